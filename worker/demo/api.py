@@ -10,12 +10,14 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from worker.demo.answer import JSON_TYPE
 from worker.demo.contract import CONTRACT
 from worker.demo.control import Control
 from worker.demo.dice import Dice
 from worker.demo.endpoint import Endpoint
 from worker.demo.faults import NO_FAULTS, Faults
 from worker.demo.journal import Received
+from worker.demo.openapi import description
 from worker.demo.store import Store
 
 
@@ -55,13 +57,32 @@ def app_of(store: Store, dice: Dice, *, token: str | None, require_key: bool) ->
         for operation in CONTRACT
     ]
     app = Starlette(
-        routes=[*contract, *Control(store, dice).routes()],
+        routes=[
+            *contract,
+            *Control(store, dice).routes(),
+            Route("/openapi.json", _description),
+            Route("/", _index),
+        ],
         middleware=[Middleware(_RawPath)],
         exception_handlers={HTTPException: not_served},
     )
     # A path that is not quite right is an error to be seen, not to be mended on the way.
     app.router.redirect_slashes = False
     return app
+
+
+async def _description(request: Request) -> Response:
+    return Response(description(), media_type=JSON_TYPE)
+
+
+async def _index(request: Request) -> Response:
+    return JSONResponse(
+        {
+            "service": "the reference Data API of sidecar-worker",
+            "contract": "/openapi.json",
+            "look": ["/demo/summary", "/demo/effects", "/demo/requests", "/demo/faults"],
+        }
+    )
 
 
 class _RawPath:

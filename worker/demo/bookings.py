@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
@@ -34,6 +35,7 @@ _ADD = """
     INSERT INTO bookings (id, numeric, starts_at, reminder_sent)
     VALUES (:id, :numeric, :starts_at, :reminder_sent)
 """
+_GET = "SELECT id, numeric FROM bookings WHERE id = :id"
 _UPCOMING = """
     SELECT * FROM bookings
     WHERE starts_at >= :start AND starts_at < :end
@@ -73,16 +75,20 @@ class Bookings:
         window = {"start": rfc3339(start), "end": rfc3339(end)}
         return [
             {
-                "id": int(row["id"]) if row["numeric"] else row["id"],
+                "id": _id(row),
                 "starts_at": row["starts_at"],
                 "reminder_sent": bool(row["reminder_sent"]),
             }
             for row in self._database.rows(_UPCOMING, window)
         ]
 
-    def remind(self, booking_id: str) -> bool:
-        """Mark the booking as reminded; False if there is none with this id."""
-        return self._database.execute(_REMIND, {"id": booking_id}) > 0
+    def remind(self, booking_id: str) -> int | str | None:
+        """Mark the booking as reminded; returns its id as it is listed, or None without one."""
+        row = self._database.row(_GET, {"id": booking_id})
+        if row is None:
+            return None
+        self._database.execute(_REMIND, {"id": booking_id})
+        return _id(row)
 
     def count(self) -> int:
         """How many bookings there are."""
@@ -98,3 +104,7 @@ class Bookings:
         """Forget all bookings."""
         self._database.execute(_CLEAR)
         self._database.execute(_RESTART)
+
+
+def _id(row: sqlite3.Row) -> int | str:
+    return int(row["id"]) if row["numeric"] else str(row["id"])

@@ -125,10 +125,11 @@ def upcoming_bookings(store: Store, call: Call) -> Answer:
 
 def remind_booking(store: Store, call: Call) -> Answer:
     """Send a reminder, whether or not one was sent before: the customer gets each of them."""
-    if not store.bookings.remind(call.subject):
+    booking_id = store.bookings.remind(call.subject)
+    if booking_id is None:
         raise Refused(404, f"there is no booking {call.subject!r}")
     store.journal.effect(Effect.REMINDER_SENT, subject=call.subject, key=call.key)
-    return Answer.json(200, {"id": call.subject, "reminder_sent": True})
+    return Answer.json(200, {"id": booking_id, "reminder_sent": True})
 
 
 CONTRACT = (

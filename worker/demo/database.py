@@ -36,16 +36,23 @@ class Database:
     """Runs statements one at a time; a `transaction()` keeps several of them together.
 
     Calls are synchronous and take microseconds, so they are made on the event loop. A caller never
-    awaits inside a transaction: it holds the lock.
+    awaits inside a transaction: it holds the lock. Raises OSError if the file cannot be used.
     """
 
     def __init__(self, path: str, *, now: Now) -> None:
         self._now = now
         self._lock = threading.RLock()
         # isolation_level None: nothing begins or commits behind our back.
-        self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        try:
+            self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        except sqlite3.Error as exc:
+            raise OSError(f"cannot open the database {path}: {exc}") from exc
         self._connection.row_factory = sqlite3.Row
-        self._connection.executescript(_PRAGMAS)
+        try:
+            self._connection.executescript(_PRAGMAS)
+        except sqlite3.Error as exc:
+            self._connection.close()
+            raise OSError(f"cannot use {path} as an SQLite database: {exc}") from exc
 
     def create(self, schema: str) -> None:
         """Run the `CREATE ... IF NOT EXISTS` statements of one table."""

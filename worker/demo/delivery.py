@@ -39,9 +39,11 @@ async def deliver(
             wire_of(scope).close()
             await _gone(receive)
         case Loss.SLOW_BODY:
-            await _send_slowly(answer, faults.slow_body, dice, wire_of(scope), send)
+            chunks = _bytewise(answer.content, faults.slow_body, dice)
+            await _stream(answer, chunks, wire_of(scope), receive, send, length=len(answer.content))
         case Loss.HUGE_BODY:
-            await _stream(answer, _padded(answer.content, faults.huge_body), wire_of(scope), send)
+            chunks = _padded(answer.content, faults.huge_body)
+            await _stream(answer, chunks, wire_of(scope), receive, send)
         case Loss.MALFORMED:
             await _send(answer, _NOT_JSON, send)
         case Loss.WRONG_SHAPE:
@@ -71,35 +73,38 @@ async def _send_half(answer: Answer, send: Send) -> None:
     await send({"type": "http.response.body", "body": half, "more_body": True})
 
 
-async def _send_slowly(answer: Answer, seconds: float, dice: Dice, wire: Wire, send: Send) -> None:
-    async def bytewise() -> AsyncIterator[bytes]:
-        for index in range(len(answer.content)):
-            try:
-                await dice.pause(seconds)
-            except Stopping:
-                wire.close()
-                return
-            yield answer.content[index : index + 1]
-
-    await _stream(answer, bytewise(), wire, send, length=len(answer.content))
-
-
 async def _stream(
     answer: Answer,
     chunks: AsyncIterator[bytes],
     wire: Wire,
+    receive: Receive,
     send: Send,
     *,
     length: int | None = None,
 ) -> None:
-    """Send chunk by chunk, until the client has had enough. Length None: it is not announced."""
+    """Send chunk by chunk, until the client has had enough, or the server stops.
+
+    Length None: it is not announced, so that the client learns of it by reading only.
+    """
     await _start(answer, length, send)
-    async for chunk in chunks:
-        if wire.closed:
-            return
-        await send({"type": "http.response.body", "body": chunk, "more_body": True})
-    if not wire.closed:
+    try:
+        async for chunk in chunks:
+            if wire.closed:
+                break
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+    except Stopping:
+        wire.close()
+    if wire.closed:
+        await _gone(receive)
+    else:
         await send({"type": "http.response.body", "body": b""})
+
+
+async def _bytewise(content: bytes, seconds: float, dice: Dice) -> AsyncIterator[bytes]:
+    """The content byte by byte, with a pause before each. Raises `Stopping`."""
+    for index in range(len(content)):
+        await dice.pause(seconds)
+        yield content[index : index + 1]
 
 
 async def _padded(content: bytes, size: int) -> AsyncIterator[bytes]:

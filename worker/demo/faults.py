@@ -9,6 +9,8 @@ from typing import Annotated, Self
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, ValidationError
 
 Rate = Annotated[float, Field(ge=0, le=1)]
+# What may stand in a header: nonsense is welcome, line breaks are not.
+HeaderText = Annotated[str, Field(pattern=r"^([!-~]([ -~]*[!-~])?)?$")]
 ErrorStatus = Annotated[int, Field(ge=400, le=599)]
 
 
@@ -48,9 +50,9 @@ class Faults(BaseModel):
     """The next n calls fail."""
     error_status: ErrorStatus | None = None
     """What failing calls answer: 503, or one of 500, 502, 503, 504 for those of `error_rate`."""
-    retry_after: str | None = None
+    retry_after: HeaderText | None = None
     """The Retry-After header of failing calls, sent as it is."""
-    redirect: str | None = None
+    redirect: HeaderText | None = None
     """A 302 to this place."""
 
     reset_in_body: bool = False

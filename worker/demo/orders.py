@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
@@ -45,10 +46,9 @@ class NewOrder(BaseModel):
     created_at: AwareDatetime | None = None
 
 
-class Order(BaseModel):
+@dataclass(frozen=True, slots=True)
+class Order:
     """One order as the service holds it."""
-
-    model_config = ConfigDict(frozen=True)
 
     id: int | str
     kind: Kind
@@ -169,7 +169,7 @@ class Orders:
 
 
 def _order(row: sqlite3.Row) -> Order:
-    return Order.model_construct(
+    return Order(
         id=int(row["id"]) if row["numeric"] else row["id"],
         kind=Kind(row["kind"]),
         status=Status(row["status"]),

@@ -7,6 +7,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
@@ -22,6 +23,7 @@ from worker.demo.store import Store
 from worker.demo.wire import WireProtocol
 
 _LONGEST_STOP_S = 1
+_KEEP_ALIVE_S = 75
 _LONGEST_START_S = 10.0
 
 
@@ -37,6 +39,9 @@ class _Server(uvicorn.Server):
             log_config=None,
             log_level="error",
             access_log=False,
+            # httpx drops an idle connection after 5 s, which is uvicorn's default too: the two
+            # would race, and a request could be sent into a connection that is being closed.
+            timeout_keep_alive=_KEEP_ALIVE_S,
             timeout_graceful_shutdown=_LONGEST_STOP_S,
         )
         super().__init__(config)
@@ -57,7 +62,7 @@ class _Server(uvicorn.Server):
 
 
 class DemoServer:
-    """The service in a thread with its own event loop; a context manager.
+    """The service in a thread with its own event loop; a context manager, to be used once.
 
     `port` 0 takes a free one. The store stays the caller's, who may read it while the server runs.
     """
@@ -77,7 +82,7 @@ class DemoServer:
         self._port = port
         self._dice = Dice(faults)
         self._app = app_of(store, self._dice, token=token, require_key=require_key)
-        self._started = threading.Event()
+        self._started: Future[None] = Future()
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None
 
@@ -98,25 +103,31 @@ class DemoServer:
     def start(self) -> None:
         """Serve; returns when connections are accepted.
 
-        Raises OSError if the port cannot be had, RuntimeError if the server does not start.
+        Raises OSError if the port cannot be had, and whatever else keeps the server from starting.
         """
         listener = listen(self._host, self._port)
         self._port = listener.getsockname()[1]
-        server = _Server(self._app, self._dice, self._started.set)
-        self._server = server
+        self._server = _Server(self._app, self._dice, lambda: self._started.set_result(None))
         self._thread = threading.Thread(
-            target=lambda: asyncio.run(server.serve([listener])), name="demo-api", daemon=True
+            target=self._run, args=(self._server, listener), name="demo-api", daemon=True
         )
         self._thread.start()
-        if not self._started.wait(_LONGEST_START_S):
-            listener.close()
-            raise RuntimeError(f"the demo API did not start within {_LONGEST_START_S:g} s")
+        self._started.result(_LONGEST_START_S)
 
     def stop(self) -> None:
         """Stop serving; returns when the thread has ended. A second call does nothing."""
         if self._server is not None and self._thread is not None:
             self._server.should_exit = True
             self._thread.join()
+
+    def _run(self, server: _Server, listener: socket.socket) -> None:
+        try:
+            asyncio.run(server.serve([listener]))
+        except BaseException as exc:
+            if self._started.done():
+                raise
+            listener.close()
+            self._started.set_exception(exc)
 
     def __enter__(self) -> Self:
         self.start()
@@ -172,12 +183,19 @@ async def _until_signal(server: _Server, listener: socket.socket) -> None:
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket. Raises OSError that says which address could not be had, and why."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # The protocol is named because asyncio turns Nagle's algorithm off only where it reads TCP, and
+    # with it an answer in two writes waits 40 ms for the client's delayed acknowledgement.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
-        return socket.create_server((host, port), family=family)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen()
     except OSError as exc:
+        listener.close()
         raise OSError(
             exc.errno, f"the demo API cannot listen on {host} port {port}: {exc.strerror or exc}"
         ) from exc
+    return listener
 
 
 def _url(host: str, port: int) -> str:

@@ -1,0 +1,275 @@
+"""The composition root: settings in, a running worker out."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import os
+import platform
+import sys
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+import structlog
+
+from worker.clock import Clock, SystemClock
+from worker.context import RunContext
+from worker.data_api import DataApi
+from worker.errors import (
+    ConfigurationError,
+    DataApiError,
+    DataApiUnreachable,
+    UnknownTaskError,
+    WorkerError,
+)
+from worker.events import Event, Events, RunFinished, Tally
+from worker.logs import EventLog, Redaction, configure_logging
+from worker.model import Run, Trigger
+from worker.retry import RetryPolicy
+from worker.runner import RunLimits, Runner
+from worker.scheduler import FirstRun, Scheduler
+from worker.supervisor import StopRequest, supervise
+from worker.tasks.register import register_all_tasks
+from worker.transport import ClientOptions, open_client
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    import httpx
+
+    from worker.settings import Settings
+
+__all__ = [
+    "Finding",
+    "Worker",
+    "check_worker",
+    "open_worker",
+    "run_task",
+    "set_up_logging",
+    "start_worker",
+]
+
+OTHER_CONNECTIONS = 16
+"""Connections beyond those that order processing takes, so that no task waits for another's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """A worker, put together and not yet started."""
+
+    settings: Settings
+    http_client: httpx.AsyncClient
+    events: Events
+    tally: Tally
+    runner: Runner
+    scheduler: Scheduler
+
+
+@asynccontextmanager
+async def open_worker(settings: Settings, *, clock: Clock | None = None) -> AsyncIterator[Worker]:
+    """Put a worker together with all its tasks; on leaving, close what it holds open.
+
+    Raises:
+        ConfigurationError: A module of ``WORKER_TASK_MODULES`` cannot be used.
+        TaskDefinitionError: A task breaks a rule.
+    """
+    clock = clock or SystemClock()
+    tally = Tally()
+    events = Events(EventLog(), tally)
+    async with open_client(client_options(settings)) as http_client:
+        limits = RunLimits(retry=retry_policy(settings), time_limit=settings.task_time_limit)
+        runner = Runner(http_client, clock=clock, events=events, limits=limits)
+        scheduler = Scheduler(
+            runner,
+            clock=clock,
+            events=events,
+            first_run=FirstRun(delay=settings.first_run_delay, spread=settings.first_run_spread),
+        )
+        register_all_tasks(scheduler, settings)
+        register_modules(scheduler, settings.task_modules)
+        yield Worker(settings, http_client, events, tally, runner, scheduler)
+
+
+async def start_worker(
+    settings: Settings, *, on_open: Callable[[Worker, StopRequest], None] | None = None
+) -> Tally:
+    """Run until a signal asks for the end; what became of the runs.
+
+    Args:
+        on_open: Given the worker before it starts, and the way to end it.
+    """
+    log = structlog.get_logger("worker")
+    stop = StopRequest()
+    with stop.on_signals():
+        async with open_worker(settings) as worker:
+            if on_open is not None:
+                on_open(worker, stop)
+            scheduled = {
+                name: task.interval.total_seconds()
+                for name, task in worker.scheduler.tasks.items()
+                if task.interval
+            }
+
+            def on_ready() -> None:
+                log.info(
+                    "worker.ready",
+                    version=version("sidecar-worker"),
+                    python=platform.python_version(),
+                    pid=os.getpid(),
+                    data_api=settings.data_api_url,
+                    intervals_s=scheduled,
+                )
+                if not scheduled:
+                    log.warning("worker.idle", hint="every task is off, nothing will ever run")
+
+            def on_stopping(reason: str) -> None:
+                log.info(
+                    "worker.stopping",
+                    reason=reason,
+                    grace_s=settings.shutdown_grace.total_seconds(),
+                    running=worker.runner.busy,
+                )
+
+            await supervise(
+                [worker.scheduler],
+                stop=stop,
+                grace=settings.shutdown_grace,
+                on_ready=on_ready,
+                on_stopping=on_stopping,
+            )
+            log.info(
+                "worker.stopped",
+                succeeded=worker.tally.total("success"),
+                failed=worker.tally.total("failure"),
+                interrupted=worker.tally.total("revoked"),
+                abandoned=worker.runner.busy,
+            )
+            return worker.tally
+
+
+async def run_task(settings: Settings, name: str) -> tuple[Run, str | None]:
+    """Run one task once, by hand; the run, and the signal that ended it early, if one did.
+
+    Raises:
+        UnknownTaskError: No task has that name.
+    """
+    stop = StopRequest()
+    finished: list[Run] = []
+
+    def keep(event: Event) -> None:
+        if isinstance(event, RunFinished):
+            finished.append(event.run)
+
+    with stop.on_signals():
+        async with open_worker(settings) as worker:
+            task = worker.scheduler.tasks.get(name)
+            if task is None:
+                raise UnknownTaskError(name, worker.scheduler.tasks)
+            worker.events.subscribe(keep)
+            running = asyncio.create_task(
+                worker.runner.run(task.definition, trigger=Trigger.MANUAL), name=f"manual:{name}"
+            )
+            asked = asyncio.create_task(stop.wait(), name="stop-request")
+            await asyncio.wait({running, asked}, return_when=asyncio.FIRST_COMPLETED)
+            running.cancel()
+            asked.cancel()
+            await asyncio.wait({running, asked})
+    return finished[0], stop.reason
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that `check_worker` looked at."""
+
+    ok: bool
+    what: str
+    unreachable: bool = False
+
+
+async def check_worker(settings: Settings) -> list[Finding]:
+    """Load all tasks, and make the Data API's cheapest safe call once, without retries."""
+    async with open_worker(settings) as worker:
+        tasks = worker.scheduler.tasks
+        on = sum(1 for task in tasks.values() if task.interval)
+        token = "with a token" if settings.data_api_token else "without a token"
+        findings = [
+            Finding(True, "the configuration is valid"),
+            Finding(True, f"{len(tasks)} tasks are registered, {on} of them on a schedule"),
+        ]
+        run = RunContext(task="check", retry=RetryPolicy(attempts=1))
+        began = run.clock.monotonic()
+        try:
+            await DataApi(worker.http_client, run).pending_orders(offset=0, limit=1)
+        except DataApiError as exc:
+            unreachable = isinstance(exc, DataApiUnreachable)
+            findings.append(Finding(False, f"the Data API: {exc}", unreachable))
+        else:
+            took_ms = (run.clock.monotonic() - began) * 1000
+            where = f"{settings.data_api_url} answers {token} in {took_ms:.0f} ms"
+            findings.append(Finding(True, f"the Data API at {where}"))
+        return findings
+
+
+def set_up_logging(settings: Settings) -> None:
+    token = settings.data_api_token
+    configure_logging(
+        level=settings.log_level,
+        form=settings.log_format,
+        redact=Redaction([token.get_secret_value()] if token else []),
+    )
+
+
+def client_options(settings: Settings) -> ClientOptions:
+    token = settings.data_api_token
+    return ClientOptions(
+        base_url=settings.data_api_url,
+        token=token.get_secret_value() if token is not None else None,
+        timeout=settings.data_api_timeout,
+        connect_timeout=settings.data_api_timeout / 2,
+        connections=settings.orders_concurrency + OTHER_CONNECTIONS,
+        body_limit=settings.data_api_body_limit,
+        trust_env=settings.data_api_trust_env,
+        user_agent=f"sidecar-worker/{version('sidecar-worker')}",
+    )
+
+
+def retry_policy(settings: Settings) -> RetryPolicy:
+    return RetryPolicy(
+        attempts=settings.retry_attempts,
+        base=settings.retry_base,
+        longest=settings.retry_longest,
+        retry_after_cap=settings.retry_after_cap,
+    )
+
+
+def register_modules(scheduler: Scheduler, modules: tuple[str, ...]) -> None:
+    """Import each module and have it register its tasks.
+
+    Raises:
+        ConfigurationError: A module cannot be imported, has no ``register``, or that fails.
+    """
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.insert(0, os.getcwd())  # as `python -m` does, so that a script beside it is found
+    for name in modules:
+        try:
+            register = importlib.import_module(name).register
+        except Exception as exc:
+            raise ConfigurationError(
+                [f"WORKER_TASK_MODULES: {name}: {import_problem(exc)}"]
+            ) from exc
+        try:
+            register(scheduler)
+        except WorkerError:
+            raise
+        except Exception as exc:
+            raise ConfigurationError(
+                [f"WORKER_TASK_MODULES: {name}.register failed: {type(exc).__name__}: {exc}"]
+            ) from exc
+
+
+def import_problem(exc: Exception) -> str:
+    if isinstance(exc, AttributeError):
+        return "expected a function register(scheduler) in it"
+    return f"cannot be imported: {type(exc).__name__}: {exc}"

@@ -1,0 +1,352 @@
+"""The command ``worker``: parses, calls `worker.app`, prints.
+
+Standard output is for results, standard error for logs and complaints.
+
+========  ============================================================
+exit      meaning
+========  ============================================================
+0         success; also a worker that was asked to stop
+1         the task failed, or `check` found the Data API unfit
+2         wrong usage, or no such task
+69        the Data API could not be reached
+78        the configuration is wrong; nothing was started
+128 + n   ended by signal n (130: Ctrl-C, 143: SIGTERM, 141: broken pipe)
+========  ============================================================
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import threading
+from contextlib import contextmanager
+from enum import IntEnum
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from worker.durations import format_duration, parse_duration
+from worker.errors import (
+    ConfigurationError,
+    DataApiUnreachable,
+    TaskDefinitionError,
+    UnknownTaskError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Iterator, Sequence
+    from datetime import timedelta
+    from types import ModuleType
+
+    from worker.model import Run
+    from worker.settings import Settings
+
+__all__ = ["ExitCode", "main"]
+
+T = TypeVar("T")
+
+LINGER_S = 5.0
+"""How long code that ignores its cancellation may hold up the end of the process."""
+
+
+class ExitCode(IntEnum):
+    """The exit codes, from ``sysexits.h`` where it has one."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    UNREACHABLE = 69
+    CONFIGURATION = 78
+
+
+app = typer.Typer(
+    name="worker",
+    help="Runs tasks beside a Data API: periodically, or one by hand.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse the arguments, do what they say, and exit."""
+    try:
+        try:
+            app(args=list(sys.argv[1:] if arguments is None else arguments), prog_name="worker")
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
+
+
+def show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"sidecar-worker {version('sidecar-worker')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version.", callback=show_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Runs tasks beside a Data API: periodically, or one by hand.
+
+    Everything is configured by environment variables WORKER_…, or in a file .env.
+    """
+
+
+@app.command()
+def start() -> None:
+    """Run all tasks on their schedules, until SIGTERM or Ctrl-C."""
+    from worker.app import start_worker
+
+    with complaints():
+        settings = ready_settings()
+        run_to_end(start_worker(settings))
+
+
+@app.command()
+def run(
+    name: Annotated[str, typer.Argument(help="The task's name, as `worker list` shows it.")],
+    as_json: Annotated[bool, typer.Option("--json", help="The result on one line.")] = False,
+) -> None:
+    """Run one task once, and print what came of it as JSON."""
+    from worker.app import run_task
+
+    async def run_and_print(settings: Settings) -> ExitCode | int:
+        done, ended_by = await run_task(settings, name)
+        indent = 2 if sys.stdout.isatty() and not as_json else None
+        print_json(describe_run(done), indent=indent)
+        if ended_by is not None:
+            return 128 + signal.Signals[ended_by]
+        if done.error is None:
+            return ExitCode.OK
+        unreachable = done.error.type == DataApiUnreachable.__name__
+        return ExitCode.UNREACHABLE if unreachable else ExitCode.FAILED
+
+    with complaints():
+        code = run_to_end(run_and_print(ready_settings()))
+    raise typer.Exit(code)
+
+
+@app.command("list")
+def list_tasks(
+    as_json: Annotated[bool, typer.Option("--json", help="As a JSON list.")] = False,
+) -> None:
+    """Show the tasks, how often each runs, and where it is defined."""
+    from worker.app import open_worker
+
+    async def collect(settings: Settings) -> list[dict[str, Any]]:
+        async with open_worker(settings) as worker:
+            return [
+                {
+                    "name": name,
+                    "interval_s": task.interval.total_seconds() if task.interval else None,
+                    "every": format_duration(task.interval) if task.interval else "off",
+                    "defined_in": task.definition.defined_in,
+                    "summary": task.definition.summary,
+                }
+                for name, task in worker.scheduler.tasks.items()
+            ]
+
+    with complaints():
+        tasks = run_to_end(collect(ready_settings()))
+    if as_json:
+        print_json(tasks, indent=None)
+        return
+    print_table(
+        ("task", "every", "defined in"),
+        [(task["name"], task["every"], task["defined_in"]) for task in tasks],
+    )
+
+
+@app.command()
+def check() -> None:
+    """Validate the configuration, reach the Data API, and say what was found."""
+    from worker.app import check_worker
+
+    with complaints():
+        findings = run_to_end(check_worker(ready_settings()))
+    for finding in findings:
+        typer.echo(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.what}")
+    if all(finding.ok for finding in findings):
+        return
+    unreachable = any(finding.unreachable for finding in findings)
+    raise typer.Exit(ExitCode.UNREACHABLE if unreachable else ExitCode.FAILED)
+
+
+def duration_option(text: str) -> timedelta:
+    try:
+        return parse_duration(text)
+    except ValueError as exc:
+        raise typer.BadParameter(str(exc)) from exc
+
+
+@app.command()
+def demo(
+    length: Annotated[
+        Any,
+        typer.Option(
+            "--for",
+            parser=duration_option,
+            metavar="DURATION",
+            help="End after this long, with a summary. Otherwise Ctrl-C ends it.",
+        ),
+    ] = None,
+) -> None:
+    """Start a Data API with sample orders, run the worker against it, and show what happens."""
+    showcase = needs_extra("worker.demo.showcase")
+    with complaints():
+        code = run_to_end(showcase.show(length))
+    raise typer.Exit(code)
+
+
+@app.command()
+def demo_api(
+    port: Annotated[int, typer.Option(help="Where to listen; 0 takes a free port.")] = 8000,
+    host: Annotated[str, typer.Option(help="On which address.")] = "127.0.0.1",
+    database: Annotated[
+        str, typer.Option(help="SQLite file that outlives the service; in memory if not given.")
+    ] = ":memory:",
+    token: Annotated[str | None, typer.Option(help="Bearer token that callers need.")] = None,
+    fault: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Misbehave, e.g. latency_s=0.02; repeatable."),
+    ] = None,
+    orders: Annotated[int, typer.Option(min=0, help="Pending orders to begin with.")] = 0,
+    poison: Annotated[int, typer.Option(min=0, help="How many of them can never succeed.")] = 0,
+    lingering: Annotated[int, typer.Option(min=0, help="How many of them stay listed.")] = 0,
+    old_orders: Annotated[int, typer.Option(min=0, help="Old orders, for the cleanup.")] = 0,
+    bookings: Annotated[int, typer.Option(min=0, help="Bookings in the next hour.")] = 0,
+) -> None:
+    """Run the reference Data API alone."""
+    server = needs_extra("worker.demo.server")
+    try:
+        faults = server.Faults.parse(fault or [])
+        seed = server.SeedSpec(
+            orders=orders,
+            poison=poison,
+            lingering=lingering,
+            old_orders=old_orders,
+            bookings=bookings,
+        )
+    except ValueError as exc:
+        raise typer.BadParameter(str(exc)) from exc
+    code = server.serve(
+        host=host,
+        port=port,
+        database=database,
+        token=token,
+        faults=faults,
+        seed=seed,
+        announce=lambda url: typer.echo(f"Data API at {url}"),
+    )
+    raise typer.Exit(code)
+
+
+def ready_settings() -> Settings:
+    """The settings, with logging set up as they say."""
+    from worker.app import set_up_logging
+    from worker.settings import load_settings
+
+    settings = load_settings()
+    set_up_logging(settings)
+    return settings
+
+
+@contextmanager
+def complaints() -> Iterator[None]:
+    """Turn what is the caller's to mend into a message and an exit code."""
+    try:
+        yield
+    except (ConfigurationError, TaskDefinitionError) as exc:
+        typer.echo(f"worker: {exc}", err=True)
+        raise typer.Exit(ExitCode.CONFIGURATION) from exc
+    except UnknownTaskError as exc:
+        typer.echo(f"worker: {exc}", err=True)
+        raise typer.Exit(ExitCode.USAGE) from exc
+
+
+def run_to_end(work: Coroutine[Any, Any, T]) -> T:
+    """Run ``work`` in an event loop of its own.
+
+    When it is done the process is soon done too: a thread or task that does not want to end gets
+    `LINGER_S`, then the process exits without it.
+    """
+    code: list[int] = [ExitCode.OK]
+
+    async def bounded() -> T:
+        try:
+            result = await work
+            if isinstance(result, int):
+                code[0] = result
+            return result
+        except BaseException:
+            code[0] = ExitCode.FAILED
+            raise
+        finally:
+            sys.stdout.flush()
+            linger = threading.Timer(LINGER_S, lambda: os._exit(code[0]))
+            linger.daemon = True
+            linger.start()
+
+    return asyncio.run(bounded())
+
+
+def needs_extra(module: str) -> ModuleType:
+    import importlib
+
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as exc:
+        typer.echo(
+            f"worker: {exc.name} is not installed; expected: pip install 'sidecar-worker[demo]'",
+            err=True,
+        )
+        raise typer.Exit(ExitCode.CONFIGURATION) from exc
+
+
+def describe_run(run: Run) -> dict[str, Any]:
+    return {
+        "task": run.task,
+        "run_id": run.run_id,
+        "state": run.state.value,
+        "result": run.result,
+        "attempts": run.attempts,
+        "duration_ms": run.duration_ms,
+        "error": {"type": run.error.type, "message": run.error.message} if run.error else None,
+    }
+
+
+def print_json(value: object, *, indent: int | None) -> None:
+    from pydantic_core import to_jsonable_python
+
+    plain = to_jsonable_python(value, serialize_unknown=True, inf_nan_mode="null", fallback=str)
+    typer.echo(json.dumps(plain, ensure_ascii=False, indent=indent))
+
+
+def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table for a terminal; aligned columns, nothing cut, for a pipe."""
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(*head, box=None, header_style="bold", pad_edge=False)
+        for row in rows:
+            table.add_row(*(Text(cell) for cell in row))
+        Console().print(table)
+        return
+    widths = [max(len(row[n]) for row in (head, *rows)) for n in range(len(head))]
+    for row in rows:
+        typer.echo(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        )

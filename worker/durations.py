@@ -1,0 +1,58 @@
+"""Durations as people write them: ``90``, ``90s``, ``5m``, ``1h30m``, ``2d``, ISO 8601."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+
+from pydantic import TypeAdapter, ValidationError
+
+__all__ = ["format_duration", "parse_duration"]
+
+UNITS = {
+    "d": timedelta(days=1),
+    "h": timedelta(hours=1),
+    "m": timedelta(minutes=1),
+    "s": timedelta(seconds=1),
+    "ms": timedelta(milliseconds=1),
+}
+SECONDS = re.compile(r"\d+(\.\d+)?")
+PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[dhms])")
+WHOLE = re.compile(r"(\d+(\.\d+)?d)?(\d+(\.\d+)?h)?(\d+(\.\d+)?m)?(\d+(\.\d+)?s)?(\d+(\.\d+)?ms)?")
+ISO = TypeAdapter(timedelta)
+EXPECTED = "expected a duration such as 90s, 5m, 1h30m, 2d, a number of seconds, or ISO 8601"
+
+
+def parse_duration(text: str) -> timedelta:
+    """The duration that ``text`` names.
+
+    Raises:
+        ValueError: It names none, or a negative one.
+    """
+    compact = text.strip()
+    try:
+        if SECONDS.fullmatch(compact):
+            return timedelta(seconds=float(compact))
+        if compact[:1] in ("P", "p"):
+            parsed = ISO.validate_python(compact.upper())
+            if parsed >= timedelta(0):
+                return parsed
+        elif compact and WHOLE.fullmatch(compact.lower()):
+            parts = PART.findall(compact.lower())
+            return sum((float(number) * UNITS[unit] for number, unit in parts), timedelta(0))
+    except (ValidationError, OverflowError):
+        pass
+    raise ValueError(f"{EXPECTED}, got {text!r}")
+
+
+def format_duration(duration: timedelta) -> str:
+    """The shortest text that `parse_duration` reads as ``duration``: ``1h30m``, ``250ms``."""
+    if not duration:
+        return "0s"
+    rest = duration
+    parts = []
+    for unit, length in UNITS.items():
+        count, rest = divmod(rest, length)
+        if count:
+            parts.append(f"{count}{unit}")
+    return "".join(parts) or f"{duration.total_seconds():g}s"

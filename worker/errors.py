@@ -1,0 +1,162 @@
+"""Every error this package raises on purpose.
+
+::
+
+    WorkerError
+    ├── ConfigurationError         settings, or what they point at, are wrong
+    ├── TaskDefinitionError        a task's class or registration is wrong
+    ├── UnknownTaskError           no task has that name
+    ├── TaskFailed                 a task's own verdict: the run achieved nothing
+    ├── TimeLimitExceeded          a run took longer than its time limit
+    ├── TaskCrashed                a task tried to end more than its own run
+    ├── RunInterrupted             the worker ended the run, the task did not
+    └── DataApiError               a call of the Data API did not succeed
+        ├── DataApiUnreachable     no complete answer: connection, timeout, broken transfer
+        ├── UnexpectedStatus       an answer with an error status
+        │   └── UnexpectedRedirect a 3xx, which is never followed
+        ├── MalformedAnswer        not JSON, or not of the contract's shape
+        ├── AnswerTooLarge         the body is over the configured limit
+        └── InvalidId              an id that cannot be one segment of a path
+
+A message says what was expected, what came, and what to do. It never holds a secret, nor a URL
+with its query.
+"""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = [
+    "AnswerTooLarge",
+    "ConfigurationError",
+    "DataApiError",
+    "DataApiUnreachable",
+    "InvalidId",
+    "MalformedAnswer",
+    "RunInterrupted",
+    "TaskCrashed",
+    "TaskDefinitionError",
+    "TaskFailed",
+    "TimeLimitExceeded",
+    "UnexpectedRedirect",
+    "UnexpectedStatus",
+    "UnknownTaskError",
+    "WorkerError",
+]
+
+
+class WorkerError(Exception):
+    """Base of all errors of this package."""
+
+
+class ConfigurationError(WorkerError):
+    """The configuration cannot be used; ``problems`` holds one sentence for each fault."""
+
+    def __init__(self, problems: Iterable[str]) -> None:
+        self.problems = tuple(problems)
+        count = len(self.problems)
+        head = "the configuration has a problem" if count == 1 else f"{count} problems"
+        super().__init__("\n".join([f"{head}:", *(f"  - {problem}" for problem in self.problems)]))
+
+
+class TaskDefinitionError(WorkerError):
+    """A task class, or the way it is registered, breaks a rule; refused before anything runs."""
+
+
+class UnknownTaskError(WorkerError):
+    """No registered task has the asked name."""
+
+    def __init__(self, name: str, known: Iterable[str]) -> None:
+        names = sorted(known)
+        super().__init__(f"unknown task {name!r}{nearest(name, names)}; known: {', '.join(names)}")
+
+
+class TaskFailed(WorkerError):
+    """A task says of itself that the run failed. ``result`` is what it found out so far."""
+
+    def __init__(self, message: str, *, result: object = None) -> None:
+        super().__init__(message)
+        self.result = result
+
+
+class TimeLimitExceeded(WorkerError):
+    """A run was ended because it took longer than its time limit."""
+
+
+class TaskCrashed(WorkerError):
+    """A task raised what ends a process or a loop (``SystemExit``, a stray ``CancelledError``)."""
+
+
+class RunInterrupted(WorkerError):
+    """The worker cancelled the run, to shut down; it does not count against the task."""
+
+
+class DataApiError(WorkerError):
+    """A call of the Data API failed.
+
+    Attributes:
+        call: The call's name in the contract, such as ``orders.process``.
+        transient: Whether the same call may succeed a little later, and may be repeated safely.
+        retry_after_s: Seconds the service asked to wait, if it did so sensibly.
+        attempts: How many requests were spent before giving up.
+    """
+
+    def __init__(
+        self,
+        call: str,
+        message: str,
+        *,
+        transient: bool = False,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(f"{call}: {message}")
+        self.call = call
+        self.transient = transient
+        self.retry_after_s = retry_after_s
+        self.attempts = 1
+
+
+class DataApiUnreachable(DataApiError):
+    """There was no complete answer: refused, reset, timed out, cut short, or not HTTP."""
+
+
+class UnexpectedStatus(DataApiError):
+    """The service answered with a status other than 2xx."""
+
+    def __init__(
+        self,
+        call: str,
+        message: str,
+        *,
+        status: int,
+        transient: bool = False,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(call, message, transient=transient, retry_after_s=retry_after_s)
+        self.status = status
+
+
+class UnexpectedRedirect(UnexpectedStatus):
+    """The service answered 3xx; the message names where it pointed, without its query."""
+
+
+class MalformedAnswer(DataApiError):
+    """The answer's body is not JSON, or not of the shape the contract promises."""
+
+
+class AnswerTooLarge(DataApiError):
+    """The answer's body is larger than the configured limit; it was abandoned while it came."""
+
+
+class InvalidId(DataApiError):
+    """An id that no path segment can carry (empty, ``.``, ``..``); nothing was sent."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """``" (did you mean 'x'?)"`` for the closest of ``known``, or an empty text."""
+    matches = get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f" (did you mean {matches[0]!r}?)" if matches else ""

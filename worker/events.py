@@ -1,0 +1,144 @@
+"""What the worker announces, and who listens.
+
+Logs, metrics and displays only listen: they are told, they never reach in. A listener that fails
+is dropped from nothing and stops nothing; its failure is logged by the standard library's logger,
+since the usual one may be what failed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
+    from worker.model import Run, RunId
+
+__all__ = [
+    "CallRetrying",
+    "Event",
+    "Events",
+    "RunAbandoned",
+    "RunFinished",
+    "RunRetrying",
+    "RunStarted",
+    "SlotSkipped",
+    "Tally",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Something that happened."""
+
+    task: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunStarted(Event):
+    """A run begins."""
+
+    run: Run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRetrying(Event):
+    """An attempt of a run failed in a way that may pass; another follows after ``wait_s``."""
+
+    run_id: RunId
+    attempt: int
+    wait_s: float
+    failure: BaseException
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallRetrying(Event):
+    """A call of the Data API failed in a way that may pass; it is repeated after ``wait_s``."""
+
+    run_id: RunId
+    call: str
+    attempt: int
+    wait_s: float
+    failure: BaseException
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFinished(Event):
+    """A run ended; ``failure`` is what it raised, with its traceback."""
+
+    run: Run
+    failure: BaseException | None = None
+    calls_retried: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunAbandoned(Event):
+    """A run's code goes on although it was cancelled; its task takes no slot until it ends."""
+
+    run_id: RunId
+    waited_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotSkipped(Event):
+    """A slot did not become a run.
+
+    Attributes:
+        reason: ``overlap`` (the previous run still goes on), ``missed`` (its moment had passed
+            when the worker could look, and a later slot was due too), or ``stopping``.
+        count: How many slots this speaks of; ``slot`` is the first of them.
+        running_since: When the run that is in the way started.
+    """
+
+    slot: datetime
+    reason: str
+    count: int = 1
+    running_since: datetime | None = None
+
+
+class Events:
+    """Hands every event to every listener, in the order in which they subscribed."""
+
+    def __init__(self, *listeners: Callable[[Event], None]) -> None:
+        self._listeners = list(listeners)
+
+    def subscribe(self, listener: Callable[[Event], None]) -> None:
+        """Call ``listener`` with each later event. It must return quickly: it runs in the loop."""
+        self._listeners.append(listener)
+
+    def announce(self, event: Event) -> None:
+        """Tell all listeners. Never raises."""
+        for listener in self._listeners:
+            try:
+                listener(event)
+            except Exception:
+                logging.getLogger(__name__).exception(
+                    "listener %r failed on %s", listener, type(event).__name__
+                )
+
+
+class Tally:
+    """Counts what became of runs and slots: ``(task, what)`` → how often.
+
+    ``what`` is a run's state in lower case (``success``), or ``skipped_overlap`` and the like.
+    """
+
+    def __init__(self) -> None:
+        self.counts: Counter[tuple[str, str]] = Counter()
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case RunFinished(run=run):
+                self.counts[run.task, run.state.value.lower()] += 1
+            case SlotSkipped():
+                self.counts[event.task, f"skipped_{event.reason}"] += event.count
+            case CallRetrying():
+                self.counts[event.task, "calls_retried"] += 1
+
+    def total(self, what: str) -> int:
+        """How often ``what`` happened, over all tasks."""
+        return sum(count for (_, kind), count in self.counts.items() if kind == what)

@@ -1,0 +1,289 @@
+"""What the worker writes to its log: one line an event, a constant name, and keys.
+
+JSON where a machine reads along, colours where a person does. Whatever a line is made of, it holds
+no secret and no query of a URL, and a JSON line stays one line.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import re
+import signal
+import sys
+import threading
+from typing import TYPE_CHECKING, Any, TextIO, cast
+
+import structlog
+
+from worker.errors import DataApiError, RunInterrupted, TaskFailed, TimeLimitExceeded
+from worker.events import (
+    CallRetrying,
+    Event,
+    RunAbandoned,
+    RunFinished,
+    RunRetrying,
+    RunStarted,
+    SlotSkipped,
+)
+from worker.model import State
+from worker.summary import describe, format_traceback, summarize
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from structlog.typing import EventDict, Processor
+
+__all__ = ["EventLog", "Redaction", "configure_logging"]
+
+QUIET_LIBRARIES = ("httpx", "httpcore", "apscheduler", "asyncio", "uvicorn")
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+URL = re.compile(r"(?P<scheme>https?://)(?:[^\s/?#@'\"]*@)?(?P<place>[^\s?#'\"]*)(?:\?[^\s'\"]*)?")
+
+
+class Redaction:
+    """Takes secrets, and the queries and credentials of URLs, out of a text."""
+
+    def __init__(self, secrets: Iterable[str] = ()) -> None:
+        self._secrets = [
+            form for secret in secrets if secret for form in {secret, json.dumps(secret)[1:-1]}
+        ]
+
+    def __call__(self, text: str) -> str:
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return URL.sub(r"\g<scheme>\g<place>", text) if "://" in text else text
+
+
+def configure_logging(
+    *, level: str = "info", form: str = "auto", redact: Redaction | None = None
+) -> None:
+    """Send all logs, the libraries' too, to standard error.
+
+    Args:
+        level: The least level that is written.
+        form: ``json``, ``console``, or ``auto``: console if standard error is a terminal.
+    """
+    number = logging.getLevelNamesMapping()[level.upper()]
+    console = form == "console" or (form == "auto" and sys.stderr.isatty())
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+        render_failure,
+    ]
+    output: list[Processor] = [
+        escape_controls if console else order_keys,
+        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), timestamp_key="time")
+        if console
+        else structlog.processors.JSONRenderer(ensure_ascii=False, default=safe_text),
+        Redacted(redact or Redaction()),
+    ]
+    structlog.configure(
+        processors=[*shared, *output],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", LogStream(sys.stderr))),
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(LogStream(sys.stderr))
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *output],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(number)
+    for name in QUIET_LIBRARIES:
+        logging.getLogger(name).setLevel(max(number, logging.WARNING))
+    logging.captureWarnings(True)
+
+
+class LogStream:
+    """Standard error, whose reader may go away.
+
+    A worker that nobody can hear any more ends as one that was asked to: with SIGTERM to itself,
+    once. Nothing is raised into the code that logs. Any other failure to write is ignored: a full
+    disk is no reason to stop working.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._lost = False
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except (OSError, ValueError) as exc:
+            self._reader_gone(exc)
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except (OSError, ValueError) as exc:
+            self._reader_gone(exc)
+
+    def _reader_gone(self, exc: Exception) -> None:
+        if isinstance(exc, OSError) and exc.errno == errno.EPIPE and not self._lost:
+            self._lost = True
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+
+
+class Redacted:
+    """The last processor: redacts the finished line."""
+
+    def __init__(self, redact: Redaction) -> None:
+        self._redact = redact
+
+    def __call__(self, logger: object, method: str, line: Any) -> Any:
+        return self._redact(line)
+
+
+def render_failure(logger: object, method: str, event: EventDict) -> EventDict:
+    """``exc_info`` becomes the text ``exception``, of a bounded length."""
+    failure = event.pop("exc_info", None)
+    if failure is True:
+        failure = sys.exc_info()[1]
+    elif isinstance(failure, tuple):
+        failure = failure[1]
+    if isinstance(failure, BaseException):
+        event["exception"] = format_traceback(failure)
+    return event
+
+
+def order_keys(logger: object, method: str, event: EventDict) -> EventDict:
+    """The keys that every line has come first."""
+    first = {key: event.pop(key) for key in ("time", "level", "event", "task") if key in event}
+    return {**first, **event}
+
+
+def escape_controls(logger: object, method: str, event: EventDict) -> EventDict:
+    """Keep values on their line, and terminal escapes out of the terminal."""
+    return {
+        key: CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", value)
+        if isinstance(value, str) and key != "exception"
+        else value
+        for key, value in event.items()
+    }
+
+
+def safe_text(value: object) -> str:
+    try:
+        return str(value)
+    except Exception:
+        return f"<{type(value).__name__}>"
+
+
+class EventLog:
+    """A listener that logs what the worker announces, and does not flood.
+
+    A failure that repeats itself run after run is told with its traceback once, then by a line
+    with the count; its end is told too. Of the repeated calls of a run the first of each kind is
+    told, the number is in the run's last line.
+    """
+
+    def __init__(self) -> None:
+        self._log = structlog.get_logger("worker")
+        self._failing: dict[str, tuple[str, int]] = {}
+        self._told: dict[str, set[tuple[str, str]]] = {}
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case RunStarted():
+                self._run_started(event)
+            case CallRetrying():
+                self._call_retrying(event)
+            case RunRetrying():
+                self._log.warning(
+                    "run.retrying",
+                    attempt=event.attempt,
+                    wait_s=round(event.wait_s, 3),
+                    error=describe(event.failure),
+                )
+            case RunFinished():
+                self._run_finished(event)
+            case RunAbandoned():
+                self._log.error(
+                    "run.abandoned",
+                    waited_s=event.waited_s,
+                    hint="its code goes on after it was cancelled; the task waits for its end",
+                )
+            case SlotSkipped():
+                self._slot_skipped(event)
+
+    def _run_started(self, event: RunStarted) -> None:
+        keys: dict[str, Any] = {}
+        if event.run.slot is not None and event.run.late_ms is not None:
+            keys = {"slot": event.run.slot.isoformat(), "late_ms": round(event.run.late_ms, 1)}
+        self._log.info("run.started", **keys)
+
+    def _slot_skipped(self, event: SlotSkipped) -> None:
+        keys: dict[str, Any] = {"slot": event.slot.isoformat(), "reason": event.reason}
+        if event.count > 1:
+            keys["count"] = event.count
+        if event.running_since is not None:
+            keys["running_since"] = event.running_since.isoformat()
+        self._log.warning("slot.skipped", task=event.task, **keys)
+
+    def _call_retrying(self, event: CallRetrying) -> None:
+        told = self._told.setdefault(event.run_id, set())
+        kind = (event.call, describe(event.failure))
+        if kind in told or len(told) >= 10:
+            return
+        told.add(kind)
+        self._log.warning(
+            "call.retrying",
+            call=event.call,
+            attempt=event.attempt,
+            wait_s=round(event.wait_s, 3),
+            error=describe(event.failure),
+        )
+
+    def _run_finished(self, event: RunFinished) -> None:
+        run = event.run
+        self._told.pop(run.run_id, None)
+        keys: dict[str, Any] = {
+            "outcome": run.state.value.lower(),
+            "attempt": run.attempts,
+            "duration_ms": run.duration_ms,
+        }
+        if event.calls_retried:
+            keys["calls_retried"] = event.calls_retried
+        match run.state:
+            case State.FAILURE:
+                self._run_failed(event, keys)
+            case State.REVOKED:
+                self._log.warning("run.interrupted", **keys)
+            case _:
+                _, failures = self._failing.pop(run.task, ("", 0))
+                if failures:
+                    self._log.info("run.recovered", after_failures=failures)
+                self._log.info("run.finished", **keys, result=summarize(run.result))
+
+    def _run_failed(self, event: RunFinished, keys: dict[str, Any]) -> None:
+        failure, error = event.failure, event.run.error
+        assert failure is not None
+        assert error is not None
+        kind = f"{error.type}: {error.message}"
+        before, failures = self._failing.get(event.task, ("", 0))
+        self._failing[event.task] = (kind, failures + 1)
+        if event.run.result is not None:
+            keys["result"] = summarize(event.run.result)
+        self._log.error(
+            "run.failed",
+            **keys,
+            error_type=error.type,
+            error=error.message,
+            consecutive=failures + 1,
+            exc_info=None if kind == before or is_plain(failure) else failure,
+        )
+
+
+def is_plain(failure: BaseException) -> bool:
+    """Whether the message says it all: these come from known places, for known reasons."""
+    return isinstance(failure, DataApiError | TaskFailed | TimeLimitExceeded | RunInterrupted)

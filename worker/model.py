@@ -1,0 +1,75 @@
+"""The worker's nouns, as frozen values without any I/O."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, NewType
+from uuid import uuid4
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+__all__ = ["Run", "RunError", "RunId", "State", "Trigger", "new_run_id"]
+
+RunId = NewType("RunId", str)
+
+
+def new_run_id() -> RunId:
+    """A fresh id, unique over all workers."""
+    return RunId(uuid4().hex)
+
+
+class Trigger(StrEnum):
+    """The door through which a run came."""
+
+    SCHEDULE = "schedule"
+    MANUAL = "manual"
+
+
+class State(StrEnum):
+    """Where a run stands, in the field's words."""
+
+    STARTED = "STARTED"
+    SUCCESS = "SUCCESS"
+    FAILURE = "FAILURE"
+    REVOKED = "REVOKED"
+    """The worker ended the run, to shut down: neither a success nor the task's failure."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunError:
+    """Why a run failed: the exception's type and its message."""
+
+    type: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One execution of a task.
+
+    Attributes:
+        slot: The nominal time it was due, for a run that a schedule triggered.
+        started_at: Wall time, UTC.
+        duration_ms: On the monotonic clock; ``None`` while it runs.
+        attempts: How often ``execute`` was begun.
+    """
+
+    run_id: RunId
+    task: str
+    trigger: Trigger
+    state: State
+    started_at: datetime
+    slot: datetime | None = None
+    attempts: int = 1
+    duration_ms: float | None = None
+    result: object = None
+    error: RunError | None = None
+
+    @property
+    def late_ms(self) -> float | None:
+        """How long after its slot the run started."""
+        if self.slot is None:
+            return None
+        return (self.started_at - self.slot).total_seconds() * 1000

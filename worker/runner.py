@@ -1,0 +1,235 @@
+"""Runs one thing. Every door leads here, and what is promised of runs is kept here.
+
+A run's code lives in an asyncio task of its own. Whatever it does there — raise, hang, exit,
+cancel itself, recurse without end — ends that task, and the runner records what came of it.
+
+Who cancelled is told by where it arrives: a cancellation of the code that nobody here asked for is
+the code's own doing, and a failure; one of `Runner.run` itself is the worker shutting down.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from functools import partial
+from typing import TYPE_CHECKING
+
+import structlog
+
+from worker.context import RunContext
+from worker.errors import (
+    DataApiError,
+    RunInterrupted,
+    TaskCrashed,
+    TaskFailed,
+    TimeLimitExceeded,
+)
+from worker.events import RunAbandoned, RunFinished, RunRetrying, RunStarted
+from worker.model import Run, RunError, State, Trigger
+from worker.retry import RetryPolicy, is_transient
+from worker.summary import describe
+
+if TYPE_CHECKING:
+    import httpx
+
+    from worker.clock import Clock
+    from worker.events import Events
+    from worker.tasks.base import Execute, TaskDefinition
+
+__all__ = ["RunLimits", "Runner"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunLimits:
+    """What holds for a task that does not say otherwise.
+
+    Attributes:
+        retry: How transient failures are tried again.
+        time_limit: The longest a run may take, retries included.
+        cancel_grace: How long cancelled code may take to clean up before it is left behind.
+    """
+
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    time_limit: timedelta = timedelta(minutes=5)
+    cancel_grace: timedelta = timedelta(seconds=5)
+
+
+class Runner:
+    """Runs tasks, one call of `run` a run. Any number may go on at once, but one a task."""
+
+    def __init__(
+        self,
+        http_client: httpx.AsyncClient,
+        *,
+        clock: Clock,
+        events: Events,
+        limits: RunLimits = RunLimits(),
+    ) -> None:
+        self._client = http_client
+        self._clock = clock
+        self._events = events
+        self._limits = limits
+        self._running: dict[str, tuple[asyncio.Task[object], datetime]] = {}
+
+    def running_since(self, task: str) -> datetime | None:
+        """When the run of ``task`` started that still goes on, even if it was given up."""
+        running = self._running.get(task)
+        return running[1] if running else None
+
+    @property
+    def busy(self) -> list[str]:
+        """The tasks whose code still goes on."""
+        return sorted(self._running)
+
+    async def run(
+        self, task: TaskDefinition, *, trigger: Trigger, slot: datetime | None = None
+    ) -> Run:
+        """Run ``task`` once, and return what came of it. Raises nothing that the task raised.
+
+        Raises:
+            asyncio.CancelledError: The worker shuts down; the run was recorded as ``REVOKED``.
+            RuntimeError: A run of the task goes on; ask `running_since` first.
+        """
+        if task.name in self._running:
+            raise RuntimeError(f"a run of {task.name} goes on already")
+        context = RunContext(
+            task=task.name,
+            trigger=trigger,
+            slot=slot,
+            clock=self._clock,
+            retry=task.retry or self._limits.retry,
+            events=self._events,
+        )
+        run = Run(
+            run_id=context.run_id,
+            task=task.name,
+            trigger=trigger,
+            state=State.STARTED,
+            started_at=self._clock.now(),
+            slot=slot,
+        )
+        began = self._clock.monotonic()
+        with (
+            context.entered(),
+            structlog.contextvars.bound_contextvars(
+                task=task.name, run_id=run.run_id, trigger=trigger.value
+            ),
+        ):
+            self._events.announce(RunStarted(task=task.name, run=run))
+            result: object = None
+            failure: BaseException | None = None
+            cancelled: asyncio.CancelledError | None = None
+            try:
+                result = await self._bounded(task, context, run.started_at)
+            except asyncio.CancelledError as exc:
+                failure = RunInterrupted("the worker is shutting down")
+                failure.__cause__ = cancelled = exc
+            except BaseException as exc:
+                failure = exc
+            run = replace(
+                run,
+                state=state_of(failure),
+                attempts=context.attempt,
+                duration_ms=round((self._clock.monotonic() - began) * 1000, 1),
+                result=failure.result if isinstance(failure, TaskFailed) else result,
+                error=RunError(type(failure).__name__, describe(failure)) if failure else None,
+            )
+            self._events.announce(
+                RunFinished(
+                    task=task.name,
+                    run=run,
+                    failure=failure,
+                    calls_retried=context.calls_retried,
+                )
+            )
+        if cancelled is not None:
+            raise cancelled
+        return run
+
+    async def _bounded(
+        self, task: TaskDefinition, context: RunContext, started_at: datetime
+    ) -> object:
+        """The code's result, or the exception that tells why there is none."""
+        limit = task.time_limit or self._limits.time_limit
+        code = asyncio.create_task(
+            self._contained(task, context), name=f"run:{task.name}:{context.run_id}"
+        )
+        self._running[task.name] = (code, started_at)
+        code.add_done_callback(partial(self._ended, task.name))
+        try:
+            await asyncio.wait({code}, timeout=limit.total_seconds())
+        except asyncio.CancelledError:
+            await self._cancel(code, context)
+            raise
+        if not code.done():
+            await self._cancel(code, context)
+            raise TimeLimitExceeded(f"took longer than its time limit of {limit}")
+        if code.cancelled():
+            raise TaskCrashed("the task was cancelled by its own code, not by the worker")
+        return code.result()
+
+    def _ended(self, name: str, code: asyncio.Task[object]) -> None:
+        del self._running[name]
+        if not code.cancelled():
+            code.exception()  # seen: of code that was left behind, nobody else would look
+
+    async def _cancel(self, code: asyncio.Task[object], context: RunContext) -> None:
+        grace_s = self._limits.cancel_grace.total_seconds()
+        code.cancel()
+        await asyncio.wait({code}, timeout=grace_s)
+        if not code.done():
+            self._events.announce(
+                RunAbandoned(task=context.task, run_id=context.run_id, waited_s=grace_s)
+            )
+
+    async def _contained(self, task: TaskDefinition, context: RunContext) -> object:
+        """The code, with what would end the event loop turned into a failure of the run."""
+        try:
+            return await self._attempts(task, context)
+        except (SystemExit, KeyboardInterrupt) as exc:
+            raise TaskCrashed(f"the task raised {type(exc).__name__}({exc})") from exc
+
+    async def _attempts(self, task: TaskDefinition, context: RunContext) -> object:
+        execute: Execute | None = None
+        number = 0
+
+        async def attempt() -> object:
+            nonlocal execute, number
+            number += 1
+            context.attempt = number
+            execute = execute or task.prepare(self._client)
+            return await execute()
+
+        def should_retry(failure: BaseException) -> bool:
+            # A DataApiError comes from a call that was repeated already: retries do not multiply.
+            return (
+                context.repeatable
+                and not isinstance(failure, DataApiError)
+                and is_transient(failure)
+            )
+
+        def before_wait(number: int, wait_s: float, failure: BaseException) -> None:
+            self._events.announce(
+                RunRetrying(
+                    task=task.name,
+                    run_id=context.run_id,
+                    attempt=number,
+                    wait_s=wait_s,
+                    failure=failure,
+                )
+            )
+
+        return await context.retry.call(
+            attempt, clock=self._clock, should_retry=should_retry, before_wait=before_wait
+        )
+
+
+def state_of(failure: BaseException | None) -> State:
+    match failure:
+        case None:
+            return State.SUCCESS
+        case RunInterrupted():
+            return State.REVOKED
+        case _:
+            return State.FAILURE

@@ -1,0 +1,276 @@
+"""Everything that can be configured, from the environment (``WORKER_…``) and from ``.env``.
+
+`load_settings` is the only way in: it finds every fault at once, names the nearest known name for
+one that does not exist, and never repeats a secret.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from dotenv import dotenv_values
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from worker.durations import parse_duration
+from worker.errors import ConfigurationError, nearest
+
+__all__ = ["PREFIX", "Settings", "load_settings"]
+
+PREFIX = "WORKER_"
+OFF = timedelta(0)
+KUBERNETES_LINK = re.compile(
+    r"WORKER_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)"
+)
+
+
+def as_duration(value: object) -> object:
+    return parse_duration(value) if isinstance(value, str) else value
+
+
+def as_duration_or_off(value: object) -> object:
+    if isinstance(value, str) and value.strip().lower() == "off":
+        return OFF
+    return as_duration(value)
+
+
+def as_names(value: object) -> object:
+    if isinstance(value, str):
+        return tuple(name.strip() for name in value.split(",") if name.strip())
+    return value
+
+
+Duration = Annotated[timedelta, BeforeValidator(as_duration), Field(gt=OFF)]
+DurationOrOff = Annotated[timedelta, BeforeValidator(as_duration_or_off), Field(ge=OFF)]
+
+
+class Settings(BaseSettings):
+    """The worker's settings. Each is read from ``WORKER_`` and its name in capitals."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_file=".env",
+        env_file_encoding="utf-8",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        validate_default=False,
+    )
+
+    data_api_url: str = Field(
+        description="Base URL of the Data API, `http://` or `https://`. Required."
+    )
+    data_api_token: SecretStr | None = Field(
+        None, description="Bearer token for the Data API; none is sent without it."
+    )
+    data_api_timeout: Duration = Field(
+        timedelta(seconds=10),
+        description="How long to wait for the Data API's next sign of life, and for a free "
+        "connection. Connecting may take half of it.",
+    )
+    data_api_body_limit: int = Field(
+        10 * 1024 * 1024, gt=0, description="Largest answer that is read, in bytes."
+    )
+    data_api_trust_env: bool = Field(
+        False, description="Take proxies and certificates from the environment (`HTTPS_PROXY` …)."
+    )
+    retry_attempts: int = Field(
+        3, ge=1, le=100, description="Tries a call gets in all while its failures are transient."
+    )
+    retry_base: Duration = Field(
+        timedelta(seconds=0.5), description="Longest wait before the first repetition; it doubles."
+    )
+    retry_longest: Duration = Field(
+        timedelta(seconds=30), description="Longest wait before any repetition."
+    )
+    retry_after_cap: Duration = Field(
+        timedelta(seconds=60), description="Longest wait that a `Retry-After` can ask for."
+    )
+    cleanup_interval: DurationOrOff = Field(
+        timedelta(hours=1), description="How often `cleanup_old_orders` runs; `off` for never."
+    )
+    cleanup_max_age: Duration = Field(
+        timedelta(days=30), description="Age beyond which `cleanup_old_orders` deletes."
+    )
+    reminders_interval: DurationOrOff = Field(
+        timedelta(minutes=5), description="How often `send_reminders` runs; `off` for never."
+    )
+    reminders_window: Duration = Field(
+        timedelta(hours=1), description="How far ahead `send_reminders` looks for bookings."
+    )
+    sync_interval: DurationOrOff = Field(
+        timedelta(minutes=30), description="How often `sync_external_data` runs; `off` for never."
+    )
+    orders_interval: DurationOrOff = Field(
+        timedelta(minutes=5),
+        description="How often `process_pending_orders` runs; `off` for never.",
+    )
+    orders_batch_size: int = Field(
+        100, ge=2, le=10_000, description="Orders `process_pending_orders` asks for in one page."
+    )
+    orders_concurrency: int = Field(
+        32, ge=1, le=1_000, description="Orders that are processed at the same time."
+    )
+    task_modules: Annotated[tuple[str, ...], NoDecode, BeforeValidator(as_names)] = Field(
+        (), description="Modules with tasks of your own, separated by commas."
+    )
+    task_time_limit: Duration = Field(
+        timedelta(minutes=5), description="Longest a run may take, if its task does not say."
+    )
+    first_run_delay: DurationOrOff = Field(
+        timedelta(seconds=1), description="From the start of the worker to the first runs."
+    )
+    first_run_spread: DurationOrOff = Field(
+        timedelta(seconds=5), description="Over how long the first runs of all tasks are spread."
+    )
+    shutdown_grace: DurationOrOff = Field(
+        timedelta(seconds=25), description="How long runs may go on after SIGTERM."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least level that is logged: `debug`, `info`, `warning`, `error`."
+    )
+    log_format: Literal["auto", "json", "console"] = Field(
+        "auto", description="`json` lines, readable `console`, or `auto`: by where the log goes."
+    )
+
+    @field_validator("data_api_url")
+    @classmethod
+    def _is_base_url(cls, value: str) -> str:
+        match = re.fullmatch(r"(https?)://([^/?#\s]+)(/[^?#\s]*)?", value.strip(), re.IGNORECASE)
+        if match is None:
+            raise ValueError(
+                "expected the address of a service such as http://orders:8000, without a query"
+            )
+        if "@" in match[2]:
+            raise ValueError("credentials do not belong in the URL; use WORKER_DATA_API_TOKEN")
+        host, _, port = match[2].rpartition(":") if ":" in match[2] else (match[2], "", "80")
+        if not host or not re.fullmatch(r"\[[0-9A-Fa-f:.]+\]|[^\[\]:]+", host):
+            raise ValueError(f"expected a host name, got {match[2]!r}")
+        if not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
+            raise ValueError(f"expected a port from 1 to 65535, got {port!r}")
+        return value.strip()
+
+    @field_validator("data_api_token")
+    @classmethod
+    def _is_token(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not re.fullmatch(r"[\x21-\x7e]+", value.get_secret_value()):
+            raise ValueError("expected printable ASCII without spaces, and not nothing")
+        return value
+
+    @field_validator("log_level", "log_format", mode="before")
+    @classmethod
+    def _lower(cls, value: object) -> object:
+        return value.strip().lower() if isinstance(value, str) else value
+
+    @field_validator("task_modules")
+    @classmethod
+    def _are_modules(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if not all(part.isidentifier() for part in name.split(".")):
+                raise ValueError(f"expected module names such as shop.tasks, got {name!r}")
+        return value
+
+    @model_validator(mode="after")
+    def _waits_fit(self) -> Settings:
+        if self.retry_longest < self.retry_base:
+            raise ValueError("WORKER_RETRY_LONGEST must not be shorter than WORKER_RETRY_BASE")
+        return self
+
+
+SECRETS = ("data_api_token",)
+"""Settings that a file may hold, named by ``WORKER_…_FILE``; their values are never shown."""
+UNSHOWN = (*SECRETS, "data_api_url")
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Read the settings: the environment wins over ``.env``, ``overrides`` win over both.
+
+    Raises:
+        ConfigurationError: Anything at all is wrong; it names every problem.
+    """
+    problems: list[str] = []
+    given = our_variables(problems)
+    problems += unknown_names(given)
+    secrets = read_secret_files(given, problems)
+    try:
+        settings = Settings(**{**secrets, **overrides})
+    except ValidationError as exc:
+        problems += [explain(error) for error in exc.errors(include_url=False)]
+    if problems:
+        raise ConfigurationError(problems)
+    return settings
+
+
+def our_variables(problems: list[str]) -> dict[str, str]:
+    """The variables that begin with ``WORKER_``, from the file and from the environment."""
+    try:
+        from_file = dotenv_values(".env", encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        problems.append(f".env cannot be read: {exc}")
+        from_file = {}
+    both = {**from_file, **os.environ}
+    return {name.upper(): value or "" for name, value in both.items() if is_ours(name)}
+
+
+def is_ours(name: str) -> bool:
+    """False for what Kubernetes adds by itself where some Service is called ``worker…``."""
+    if "KUBERNETES_SERVICE_HOST" in os.environ and KUBERNETES_LINK.fullmatch(name):
+        return False
+    return name.upper().startswith(PREFIX)
+
+
+def unknown_names(given: Mapping[str, str]) -> list[str]:
+    known = {variable(name) for name in Settings.model_fields}
+    known |= {f"{variable(name)}_FILE" for name in SECRETS}
+    return [
+        f"{name} is not a setting{nearest(name, known)}"
+        for name in sorted(given)
+        if name not in known
+    ]
+
+
+def read_secret_files(given: Mapping[str, str], problems: list[str]) -> dict[str, str]:
+    secrets = {}
+    for name in SECRETS:
+        direct, by_file = variable(name), f"{variable(name)}_FILE"
+        path = given.get(by_file)
+        if not path:
+            continue
+        if given.get(direct):
+            problems.append(f"{direct} and {by_file} are both given; keep one")
+            continue
+        try:
+            secrets[name] = Path(path).read_text("utf-8").strip()
+        except (OSError, ValueError) as exc:
+            reason = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8 text"
+            problems.append(f"{by_file}: {path!r} cannot be read: {reason}")
+    return secrets
+
+
+def explain(error: Any) -> str:
+    """One fault that pydantic found, in the words of the environment."""
+    if not error["loc"]:
+        return str(error["msg"]).removeprefix("Value error, ")
+    name = str(error["loc"][0])
+    if error["type"] == "missing":
+        return f"{variable(name)} is required: {Settings.model_fields[name].description}"
+    message = str(error["msg"]).removeprefix("Value error, ")
+    shown = "" if name in UNSHOWN or ", got " in message else f", got {error['input']!r}"
+    return f"{variable(name)}: {message}{shown}"
+
+
+def variable(name: str) -> str:
+    """The environment variable of a setting."""
+    return PREFIX + name.upper()

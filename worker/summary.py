@@ -1,0 +1,69 @@
+"""Results and exceptions, cut down to what a log line can hold."""
+
+from __future__ import annotations
+
+import traceback
+
+__all__ = ["describe", "format_traceback", "summarize"]
+
+LONGEST_TEXT = 200
+LONGEST_TRACEBACK = 8_000
+MOST_KEYS = 12
+
+
+def summarize(result: object) -> object:
+    """The gist of a result: scalars as they are, containers as their sizes, texts cut.
+
+    A mapping keeps its first entries, each summarized once more: ``{"processed": 990,
+    "failed_ids": […]}`` becomes ``{"processed": 990, "failed_ids": "10 items"}``.
+    """
+    if isinstance(result, dict):
+        shown = {shorten(str(key)): gist(value) for key, value in list(result.items())[:MOST_KEYS]}
+        if len(result) > MOST_KEYS:
+            shown["…"] = f"{len(result) - MOST_KEYS} more"
+        return shown
+    return gist(result)
+
+
+def gist(value: object) -> object:
+    match value:
+        case None | bool() | int() | float():
+            return value
+        case str():
+            return shorten(value)
+        case dict() | list() | tuple() | set() | frozenset():
+            return f"{len(value)} items"
+        case _:
+            return shorten(safe_repr(value))
+
+
+def describe(failure: BaseException) -> str:
+    """An exception's message on one line; its type where it has none. Never raises."""
+    try:
+        text = " ".join(str(failure).split())
+    except Exception:
+        text = "(its message could not be made)"
+    return shorten(text or type(failure).__name__, 500)
+
+
+def format_traceback(failure: BaseException) -> str:
+    """The traceback as text, its middle left out when it is long (endless recursion is)."""
+    try:
+        text = "".join(traceback.format_exception(failure)).rstrip()
+    except Exception:
+        return f"{type(failure).__name__} (its traceback could not be made)"
+    if len(text) <= LONGEST_TRACEBACK:
+        return text
+    half = LONGEST_TRACEBACK // 2
+    return f"{text[:half]}\n… {len(text) - 2 * half} characters left out …\n{text[-half:]}"
+
+
+def shorten(text: str, longest: int = LONGEST_TEXT) -> str:
+    return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
+def safe_repr(value: object) -> str:
+    try:
+        return repr(value)
+    except Exception:
+        return f"<{type(value).__name__}>"

@@ -1,0 +1,93 @@
+"""Starts and stops the services of a worker, and hears the signals.
+
+The first SIGTERM or SIGINT ends the worker in good order: no new work, a drain, a deadline. The
+second ends it at once, even when the event loop is blocked, and as PID 1 of a container too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from datetime import timedelta
+    from types import FrameType
+
+__all__ = ["Service", "StopRequest", "supervise"]
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Service(Protocol):
+    """A part of the worker that runs until it is stopped."""
+
+    def start(self, group: asyncio.TaskGroup) -> None:
+        """Begin to work; the group owns every asyncio task of the service."""
+        ...
+
+    async def stop(self, grace: timedelta) -> None:
+        """Take no new work, let what goes on end within ``grace``, cancel the rest; then return."""
+        ...
+
+
+class StopRequest:
+    """The wish that the worker ends, and why. Create it inside of the event loop."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._asked = asyncio.Event()
+        self.reason: str | None = None
+
+    def ask(self, reason: str) -> None:
+        """Ask the worker to end. Safe to call from any thread and from a signal handler."""
+        if self.reason is None:
+            self.reason = reason
+            self._loop.call_soon_threadsafe(self._asked.set)
+
+    async def wait(self) -> str:
+        """Return, with the reason, once the worker shall end."""
+        await self._asked.wait()
+        assert self.reason is not None
+        return self.reason
+
+    @contextmanager
+    def on_signals(self) -> Iterator[None]:
+        """Ask at the first SIGTERM or SIGINT; end the process at the second.
+
+        The handlers are Python's own, not the loop's, because a blocked loop would never call
+        its, and the default action does nothing for PID 1.
+        """
+
+        def handle(number: int, frame: FrameType | None) -> None:
+            if self.reason is not None:
+                os._exit(128 + number)
+            self.ask(signal.Signals(number).name)
+
+        before = {number: signal.signal(number, handle) for number in SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+async def supervise(
+    services: Sequence[Service],
+    *,
+    stop: StopRequest,
+    grace: timedelta,
+    on_ready: Callable[[], None],
+    on_stopping: Callable[[str], None],
+) -> None:
+    """Start the services, run until ``stop`` is asked for, and stop them in reverse order."""
+    async with asyncio.TaskGroup() as group:
+        for service in services:
+            service.start(group)
+        on_ready()
+        on_stopping(await stop.wait())
+        for service in reversed(services):
+            await service.stop(grace)

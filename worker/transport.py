@@ -1,0 +1,270 @@
+"""The one HTTP client of a worker, and the transport of slots under it.
+
+Everything that makes the client fast or safe is here, behind httpx's transport interface, so that
+another connection can slip in later. What it gives beyond ``httpx.AsyncClient(base_url=…)``:
+
+* **Slots.** One httpcore pool that many callers wait on hands one idle connection to several of
+  them, and gets slower the more it is asked. Here each slot is a stock transport with a single
+  connection, a free list hands out slots, and a slot comes back when its response is closed.
+* **No leak.** A slot whose request did not end cleanly (an error, a cancellation at whatever
+  moment) is thrown away and replaced, so nothing that httpcore forgot to release can stay.
+* **A cap on bodies**, enforced while they stream.
+* **No surprises**: no redirects, no cookies, no proxies from the environment unless asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+from urllib.request import getproxies, proxy_bypass
+
+import httpx
+
+from worker.context import current_run
+from worker.errors import AnswerTooLarge
+from worker.retry import may_repeat
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import AsyncIterator
+
+__all__ = ["ClientOptions", "SlotTransport", "open_client"]
+
+DEFAULT_BODY_LIMIT = 10 * 1024 * 1024
+KEEPALIVE_EXPIRY_S = 4.0
+"""Under the five seconds after which many servers hang up on an idle connection."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientOptions:
+    """How the shared client reaches the Data API.
+
+    Attributes:
+        timeout: For each of: reading or writing a piece, waiting for a free connection.
+        connect_timeout: For making a connection; ``timeout`` if that is shorter.
+        connections: How many requests can be under way at once.
+        body_limit: The largest body that is accepted, in bytes as transferred.
+        trust_env: Whether proxies and certificates come from the environment (``HTTPS_PROXY``…).
+    """
+
+    base_url: str
+    token: str | None = None
+    timeout: timedelta = timedelta(seconds=10)
+    connect_timeout: timedelta = timedelta(seconds=5)
+    connections: int = 48
+    body_limit: int = DEFAULT_BODY_LIMIT
+    trust_env: bool = False
+    user_agent: str = "sidecar-worker"
+
+
+class SlotTransport(httpx.AsyncBaseTransport):
+    """``connections`` single-connection transports behind a free list, sharing one SSL context.
+
+    Raises what the stock transport raises, and `httpx.PoolTimeout` when no slot came free in time.
+    The slot used last is used next, so that few connections stay open when little is going on.
+    """
+
+    def __init__(
+        self,
+        *,
+        connections: int,
+        body_limit: int | None = None,
+        trust_env: bool = False,
+        proxy: str | None = None,
+    ) -> None:
+        self._ssl_context: ssl.SSLContext = httpx.create_ssl_context(trust_env=trust_env)
+        self._trust_env = trust_env
+        self._proxy = proxy
+        self._body_limit = body_limit
+        self._free: asyncio.LifoQueue[httpx.AsyncHTTPTransport | None] = asyncio.LifoQueue()
+        for _ in range(connections):
+            self._free.put_nowait(None)  # made when first used
+        self._closing: set[asyncio.Task[None]] = set()
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        slot = await self._take(request) or self._new_slot()
+        try:
+            response = await slot.handle_async_request(request)
+        except BaseException:
+            self._discard(slot)
+            raise
+        assert isinstance(response.stream, httpx.AsyncByteStream)
+        response.stream = SlotStream(self, slot, response.stream, request)
+        return response
+
+    async def aclose(self) -> None:
+        """Close every connection that is not in use."""
+        while not self._free.empty():
+            slot = self._free.get_nowait()
+            if slot is not None:
+                await slot.aclose()
+        if self._closing:
+            await asyncio.wait(self._closing)
+
+    @property
+    def body_limit(self) -> int | None:
+        return self._body_limit
+
+    @property
+    def free(self) -> int:
+        """How many more requests could be sent right now."""
+        return self._free.qsize()
+
+    async def _take(self, request: httpx.Request) -> httpx.AsyncHTTPTransport | None:
+        if not self._free.empty():
+            return self._free.get_nowait()
+        limit_s = request.extensions.get("timeout", {}).get("pool")
+        try:
+            async with asyncio.timeout(limit_s):
+                return await self._free.get()
+        except TimeoutError as exc:
+            raise httpx.PoolTimeout(
+                f"no connection came free within {limit_s:g} s", request=request
+            ) from exc
+
+    def _new_slot(self) -> httpx.AsyncHTTPTransport:
+        return httpx.AsyncHTTPTransport(
+            verify=self._ssl_context,
+            trust_env=self._trust_env,
+            proxy=self._proxy,
+            limits=httpx.Limits(
+                max_connections=1,
+                max_keepalive_connections=1,
+                keepalive_expiry=KEEPALIVE_EXPIRY_S,
+            ),
+        )
+
+    def _release(self, slot: httpx.AsyncHTTPTransport) -> None:
+        self._free.put_nowait(slot)
+
+    def _discard(self, slot: httpx.AsyncHTTPTransport) -> None:
+        """Put a fresh slot in the place of one whose state is unknown."""
+        self._free.put_nowait(None)
+        closing = asyncio.get_running_loop().create_task(slot.aclose(), name="http-slot-close")
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+
+
+class SlotStream(httpx.AsyncByteStream):
+    """A response's body; gives its slot back when it is closed, and counts its bytes."""
+
+    def __init__(
+        self,
+        transport: SlotTransport,
+        slot: httpx.AsyncHTTPTransport,
+        stream: httpx.AsyncByteStream,
+        request: httpx.Request,
+    ) -> None:
+        self._transport = transport
+        self._slot: httpx.AsyncHTTPTransport | None = slot
+        self._stream = stream
+        self._request = request
+        self._complete = False
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        limit = self._transport.body_limit
+        size = 0
+        async with aclosing(aiter(self._stream)) as chunks:  # type: ignore[type-var]
+            async for chunk in chunks:
+                size += len(chunk)
+                if limit is not None and size > limit:
+                    raise too_large(f"{self._request.method} {self._request.url.path}", limit)
+                yield chunk
+        self._complete = True
+
+    async def aclose(self) -> None:
+        slot, self._slot = self._slot, None
+        if slot is None:
+            return
+        if not self._complete:
+            self._transport._discard(slot)  # the rest of the body would be read by the next user
+            return
+        try:
+            await self._stream.aclose()
+        except BaseException:
+            self._transport._discard(slot)
+            raise
+        self._transport._release(slot)
+
+
+class NoCookies(httpx.Cookies):
+    """Keeps nothing: a worker has no session, and the jar costs a third of a request's CPU."""
+
+    def extract_cookies(self, response: httpx.Response) -> None:
+        pass
+
+
+class DataApiClient(httpx.AsyncClient):
+    """The shared client: an ordinary `httpx.AsyncClient` but for what this module's head says.
+
+    The token goes to the Data API's own origin and to no other, whatever URL a task calls.
+    """
+
+    def __init__(self, options: ClientOptions) -> None:
+        super().__init__(
+            base_url=options.base_url,
+            headers={
+                "Accept": "application/json",
+                # What was not compressed cannot be a small body that unpacks to a huge one.
+                "Accept-Encoding": "identity",
+                "User-Agent": options.user_agent,
+            },
+            timeout=httpx.Timeout(
+                options.timeout.total_seconds(),
+                connect=min(options.timeout, options.connect_timeout).total_seconds(),
+            ),
+            follow_redirects=False,
+            trust_env=False,  # asked for, it is the transport's matter
+            event_hooks={"request": [self._before_request]},
+            transport=SlotTransport(
+                connections=options.connections,
+                body_limit=options.body_limit,
+                trust_env=options.trust_env,
+                proxy=environment_proxy(options.base_url) if options.trust_env else None,
+            ),
+        )
+        self.body_limit = options.body_limit
+        self._no_cookies = NoCookies()
+        self._origin = origin(self.base_url)
+        self._authorization = f"Bearer {options.token}" if options.token is not None else None
+
+    @property
+    def cookies(self) -> httpx.Cookies:
+        return self._no_cookies
+
+    @cookies.setter
+    def cookies(self, cookies: object) -> None:
+        raise AttributeError("the shared client keeps no cookies")
+
+    async def _before_request(self, request: httpx.Request) -> None:
+        if self._authorization is not None and origin(request.url) == self._origin:
+            request.headers.setdefault("Authorization", self._authorization)
+        if not may_repeat(request):
+            run = current_run()
+            if run is not None:
+                run.repeatable = False
+
+
+def open_client(options: ClientOptions) -> httpx.AsyncClient:
+    """The client that all tasks of a worker share. Close it with ``aclose`` or ``async with``."""
+    return DataApiClient(options)
+
+
+def origin(url: httpx.URL) -> tuple[str, str, int | None]:
+    return url.scheme, url.host, url.port
+
+
+def environment_proxy(base_url: str) -> str | None:
+    """The proxy that ``HTTP_PROXY``, ``HTTPS_PROXY``, ``ALL_PROXY`` and ``NO_PROXY`` name."""
+    url = httpx.URL(base_url)
+    if proxy_bypass(url.host):
+        return None
+    proxies = getproxies()
+    return proxies.get(url.scheme) or proxies.get("all")
+
+
+def too_large(call: str, limit: int) -> AnswerTooLarge:
+    return AnswerTooLarge(call, f"the answer's body is over the limit of {limit} bytes")
