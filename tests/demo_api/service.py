@@ -13,6 +13,9 @@ from worker.demo.faults import Faults
 from worker.demo.server import DemoServer
 from worker.demo.store import Store
 
+# For a client that gives up: it takes its time to connect, and none to wait for the answer.
+IMPATIENT = httpx.Timeout(5, read=0.05)
+
 
 @dataclass(frozen=True)
 class Service:

@@ -15,9 +15,11 @@ from worker.demo.orders import NewOrder
 from worker.demo.seed import SeedSpec
 from worker.demo.store import Store
 
-from .service import Service, wait_until, with_key
+from .service import IMPATIENT, Service, wait_until, with_key
 
 LIST = "/api/v1/orders?status=pending"
+# Two clocks and a timer's grain: a pause may measure a little less than it was.
+TIMER = 0.9
 
 
 def test_latency_delays_the_answer(service: Service) -> None:
@@ -26,7 +28,7 @@ def test_latency_delays_the_answer(service: Service) -> None:
 
     assert service.client.get(LIST).status_code == 200
 
-    assert time.monotonic() - began >= 0.05
+    assert time.monotonic() - began >= 0.05 * TIMER
 
 
 @pytest.mark.parametrize("how", ["reset_next=1", "reset_rate=1"])
@@ -63,25 +65,20 @@ def test_hung_call_is_never_answered(service: Service) -> None:
     service.inject("hang=true", "only_next=1")
 
     with pytest.raises(httpx.ReadTimeout):
-        service.client.get(LIST, timeout=0.05)
+        service.client.get(LIST, timeout=IMPATIENT)
 
     assert service.client.get(LIST).status_code == 200
     assert service.requests()[0] == ("/api/v1/orders", None, "hang")
 
 
 def test_slow_body_comes_byte_by_byte(service: Service) -> None:
-    service.store.seed(SeedSpec(orders=50))
     service.inject("slow_body=0.01")
+    began = time.monotonic()
 
-    with service.client.stream("GET", LIST) as answer:
-        chunks = answer.iter_raw()
-        assert [len(next(chunks)) for _ in range(3)] == [1, 1, 1]
+    answer = service.client.get(LIST)
 
-
-def test_slow_body_is_complete_in_the_end(service: Service) -> None:
-    service.inject("slow_body=0.001")
-
-    assert service.client.get(LIST).json() == {"items": []}
+    assert answer.json() == {"items": []}
+    assert time.monotonic() - began >= 0.01 * len(answer.content) * TIMER
 
 
 def test_huge_body_is_right_but_for_its_size(service: Service) -> None:
@@ -206,10 +203,24 @@ def test_connection_is_free_again_after_a_hang(service: Service) -> None:
     service.inject("hang=true", "only_next=1")
 
     with pytest.raises(httpx.ReadTimeout):
-        service.client.post("/api/v1/sync", headers=with_key("k"), timeout=0.05)
+        service.client.post("/api/v1/sync", headers=with_key("k"), timeout=IMPATIENT)
     wait_until(lambda: service.sync().status_code == 200, "the key is free")
 
     assert service.effects() == [("sync", None)]
+
+
+@pytest.mark.parametrize("fault", ["reset_next=1", "truncate=true", "reset_in_body=true"])
+def test_fault_of_a_connection_that_is_gone_does_nothing(
+    service: Service, fault: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    service.inject("latency_s=0.1", "only_next=1", fault)
+
+    with pytest.raises(httpx.ReadTimeout):
+        service.client.get(LIST, timeout=IMPATIENT)
+    wait_until(lambda: service.requests()[0][2] is not None, "the call met its fault")
+
+    assert service.client.get(LIST).status_code == 200
+    assert caplog.records == []
 
 
 def test_faults_are_read_from_text() -> None:

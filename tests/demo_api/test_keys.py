@@ -8,11 +8,13 @@ import contextlib
 import httpx
 import pytest
 
-from worker.demo.api import create_app
+from worker.demo.api import app_of, create_app
+from worker.demo.dice import Dice
+from worker.demo.faults import NO_FAULTS
 from worker.demo.orders import Kind, NewOrder
 from worker.demo.store import Store
 
-from .service import Service, wait_until, with_key
+from .service import IMPATIENT, Service, wait_until, with_key
 
 UNSAFE = ["/api/v1/sync", "/api/v1/orders/1/process", "/api/v1/bookings/1/remind"]
 
@@ -80,28 +82,44 @@ def test_key_of_another_request_is_refused(service: Service) -> None:
     assert service.process(2, "k2").status_code == 200
 
 
-async def test_key_in_flight_is_a_conflict_and_its_answer_is_there_later(service: Service) -> None:
-    service.inject("latency_s=0.3", "only_next=1")
-    async with httpx.AsyncClient(base_url=service.server.url, trust_env=False) as client:
+class HeldDice(Dice):
+    """Keeps every call at work until it is let go."""
 
-        async def post(path: str = "/api/v1/sync") -> httpx.Response:
-            return await client.post(path, headers=with_key("k"))
+    def __init__(self) -> None:
+        super().__init__(NO_FAULTS)
+        self.at_work = asyncio.Event()
+        self.let_go = asyncio.Event()
 
-        first = asyncio.create_task(post())
-        await asyncio.to_thread(wait_until, lambda: bool(service.requests()), "the call arrived")
-        assert (await post()).status_code == 409
-        assert (await post("/api/v1/orders/1/process")).status_code == 422
-        assert (await first).status_code == 200
-        assert (await post()).headers["idempotency-replayed"] == "true"
-    assert service.effects() == [("sync", None)]
+    async def pause(self, seconds: float) -> None:
+        self.at_work.set()
+        await self.let_go.wait()
+
+
+async def test_key_in_flight_is_a_conflict_and_its_answer_is_there_later() -> None:
+    dice = HeldDice()
+    with Store() as store:
+        transport = httpx.ASGITransport(app_of(store, dice, token=None, require_key=True))
+        async with httpx.AsyncClient(transport=transport, base_url="http://demo") as client:
+
+            async def post(path: str = "/api/v1/sync") -> httpx.Response:
+                return await client.post(path, headers=with_key("k"))
+
+            first = asyncio.create_task(post())
+            await dice.at_work.wait()
+            assert (await post()).status_code == 409
+            assert (await post("/api/v1/orders/1/process")).status_code == 422
+            assert store.effects() == []
+            dice.let_go.set()
+            assert (await first).status_code == 200
+            assert (await post()).headers["idempotency-replayed"] == "true"
+        assert len(store.effects()) == 1
 
 
 def test_call_that_the_client_gave_up_has_its_effect_all_the_same(service: Service) -> None:
-    service.inject("latency_s=0.2", "only_next=1")
+    service.inject("latency_s=0.1", "only_next=1")
 
     with pytest.raises(httpx.ReadTimeout):
-        service.client.post("/api/v1/sync", headers=with_key("k"), timeout=0.05)
-    assert service.sync().status_code == 409
+        service.client.post("/api/v1/sync", headers=with_key("k"), timeout=IMPATIENT)
     wait_until(lambda: bool(service.effects()), "the sync was done")
 
     assert service.sync().headers["idempotency-replayed"] == "true"

@@ -62,14 +62,14 @@ def process(database: Path) -> Iterator[tuple[subprocess.Popen[str], httpx.Clien
 
 
 def test_server_is_at_its_url_until_it_stops() -> None:
-    before = threading.active_count()
+    before = threading.enumerate()
     with Store() as store:
         with DemoServer(store) as server:
             assert httpx.get(f"{server.url}/demo/summary", trust_env=False).status_code == 200
         with pytest.raises(httpx.ConnectError):
             httpx.get(f"{server.url}/demo/summary", trust_env=False)
         server.stop()
-    assert threading.active_count() == before
+    assert [thread for thread in threading.enumerate() if thread not in before] == []
 
 
 def test_server_takes_the_token_and_the_faults_it_is_given() -> None:
@@ -113,7 +113,7 @@ async def test_stop_does_not_wait_for_calls_that_take_for_ever(
             await asyncio.to_thread(wait_until, lambda: bool(store.requests()), "it arrived")
             began = time.monotonic()
             await asyncio.to_thread(server.stop)
-            assert time.monotonic() - began < 2
+            assert time.monotonic() - began < 5
             (outcome,) = await asyncio.gather(call, return_exceptions=True)
         if isinstance(outcome, httpx.Response):
             assert outcome.status_code == 503

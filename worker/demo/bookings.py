@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from worker.demo.database import Database, rfc3339
 
@@ -17,7 +17,7 @@ class NewBooking(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: int | str
-    starts_in_s: float = 1800.0
+    starts_in_s: float = Field(1800.0, ge=-1e9, le=1e9)
     reminder_sent: bool = False
 
 
@@ -57,7 +57,7 @@ class Bookings:
 
     def add(self, bookings: Iterable[NewBooking]) -> None:
         """Add the bookings. Raises sqlite3.IntegrityError on an id that is taken."""
-        now = self._database.time()
+        now = self._database.now()
         rows = [
             {
                 "id": str(booking.id),

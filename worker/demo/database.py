@@ -59,13 +59,13 @@ class Database:
         with self._lock:
             self._connection.executescript(schema)
 
-    def now(self) -> str:
+    def now(self) -> datetime:
+        """The present moment, by the clock that the store was given."""
+        return self._now()
+
+    def stamp(self) -> str:
         """The present moment as it is stored."""
         return rfc3339(self._now())
-
-    def time(self) -> datetime:
-        """The present moment as a value, to calculate with."""
-        return self._now()
 
     def execute(self, statement: str, values: Mapping[str, object] | None = None) -> int:
         """Run one statement and return how many rows it changed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -59,16 +60,22 @@ class Dice:
     def __init__(self, faults: Faults) -> None:
         self.faults = faults
         self._random = random.Random(faults.seed)
+        # A test loads from its own thread, while the server's thread counts down.
+        self._lock = threading.Lock()
         self._stopping = asyncio.Event()
 
     def load(self, faults: Faults) -> None:
         """From now on these faults, the dice starting at their seed."""
-        self._random = random.Random(faults.seed)
-        self.faults = faults
+        with self._lock:
+            self._random = random.Random(faults.seed)
+            self.faults = faults
 
     def roll(self, line: str) -> Fate:
         """The fate of the call whose method and target read like this."""
-        faults = self.faults
+        with self._lock:
+            return self._roll(self.faults, line)
+
+    def _roll(self, faults: Faults, line: str) -> Fate:
         if faults.only_path is not None and faults.only_path not in line:
             return Fate(faults)
         if faults.only_next is not None and not self._count("only_next"):

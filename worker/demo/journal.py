@@ -91,12 +91,12 @@ class Journal:
     ) -> None:
         """Write down one effect. `count` is how many things it touched, which a cleanup tells."""
         row = {"kind": kind.value, "subject": subject, "key": key, "count": count}
-        self._database.insert(_ADD_EFFECT, {"at": self._database.now(), **row})
+        self._database.insert(_ADD_EFFECT, {"at": self._database.stamp(), **row})
 
     def received(self, request: Received) -> int:
         """Write down a request before anything is done about it; returns its number."""
         row = {
-            "at": self._database.now(),
+            "at": self._database.stamp(),
             "method": request.method,
             "route": request.route,
             "subject": request.subject,

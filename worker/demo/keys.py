@@ -102,7 +102,7 @@ class Keys:
             "fingerprint": request,
             "status": answer.status,
             "content": answer.content,
-            "at": self._database.now(),
+            "at": self._database.stamp(),
         }
         self._database.insert(_KEEP, row)
 

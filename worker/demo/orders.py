@@ -7,10 +7,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import Annotated
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from worker.demo.database import Database, rfc3339
+
+Seconds = Annotated[float, Field(ge=0, le=1e9)]
+Refusal = Annotated[int, Field(ge=400, le=599)]
 
 
 class Status(StrEnum):
@@ -41,8 +45,8 @@ class NewOrder(BaseModel):
     id: int | str
     kind: Kind = Kind.NORMAL
     status: Status = Status.PENDING
-    linger_s: float | None = None
-    refusal: int = 422
+    linger_s: Seconds | None = None
+    refusal: Refusal = 422
     created_at: AwareDatetime | None = None
 
 
@@ -106,7 +110,7 @@ class Orders:
 
     def add(self, orders: Iterable[NewOrder]) -> None:
         """Append the orders. Raises sqlite3.IntegrityError on an id that is taken."""
-        now = self._database.now()
+        now = self._database.stamp()
         rows = [
             {
                 "id": str(order.id),
@@ -141,7 +145,7 @@ class Orders:
     def finish_later(self, order_id: str, linger_s: float | None) -> None:
         """The order will be done in `linger_s` seconds; None means never."""
         if linger_s is not None:
-            leaves_at = rfc3339(self._database.time() + timedelta(seconds=linger_s))
+            leaves_at = rfc3339(self._database.now() + timedelta(seconds=linger_s))
             self._database.execute(_LEAVE_LATER, {"id": order_id, "leaves_at": leaves_at})
 
     def cleanup(self, before: datetime) -> int:
@@ -165,7 +169,7 @@ class Orders:
         self._database.execute(_RESTART)
 
     def _let_leave(self) -> None:
-        self._database.execute(_LEAVE, {"now": self._database.now()})
+        self._database.execute(_LEAVE, {"now": self._database.stamp()})
 
 
 def _order(row: sqlite3.Row) -> Order:

@@ -9,7 +9,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, model_validator
 
 from worker.demo.bookings import NewBooking
-from worker.demo.orders import Kind, NewOrder, Status
+from worker.demo.orders import Kind, NewOrder, Refusal, Seconds, Status
 
 _OLD = timedelta(days=400)
 _SOON_S = 3600.0
@@ -23,8 +23,9 @@ class SeedSpec(BaseModel):
     """How many of each to add.
 
     The poison and the lingering orders are among `orders`, spread evenly; the old orders (finished
-    long ago, which is what a cleanup takes) come on top. `linger_s` None means for ever. With
-    `string_ids` the ids are text that needs percent-encoding, else numbers.
+    long ago, which is what a cleanup takes) come on top. `linger_s` None means for ever; `refusal`
+    is what a poison order answers. With `string_ids` the ids are text that needs percent-encoding,
+    else numbers.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -32,8 +33,8 @@ class SeedSpec(BaseModel):
     orders: NonNegativeInt = 0
     poison: NonNegativeInt = 0
     lingering: NonNegativeInt = 0
-    linger_s: float | None = None
-    refusal: int = 422
+    linger_s: Seconds | None = None
+    refusal: Refusal = 422
     old_orders: NonNegativeInt = 0
     bookings: NonNegativeInt = 0
     string_ids: bool = False

@@ -42,8 +42,8 @@ class Store:
     def seed(self, spec: SeedSpec) -> dict[str, object]:
         """Add what the spec asks for; returns the ids, so that a test knows what to expect."""
         with self.transaction():
-            time = self._database.time()
-            orders = list(spec.new_orders(self.orders.last_number() + 1, time))
+            now = self._database.now()
+            orders = list(spec.new_orders(self.orders.last_number() + 1, now))
             bookings = list(spec.new_bookings(self.bookings.last_number() + 1))
             self.orders.add(orders)
             self.bookings.add(bookings)

@@ -24,7 +24,9 @@ class Wire:
         self._protocol = protocol
 
     def reset(self) -> None:
-        """Break the connection with a TCP reset; the client sees ECONNRESET."""
+        """Break the connection with a TCP reset; the client, if still there, sees ECONNRESET."""
+        if self.closed:
+            return
         transport = self._protocol.transport
         connection = transport.get_extra_info("socket")
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
