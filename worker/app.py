@@ -25,12 +25,13 @@ from worker.errors import (
     WorkerError,
 )
 from worker.events import Event, Events, RunFinished, Tally
+from worker.heartbeat import Heartbeat
 from worker.logs import EventLog, Redaction, configure_logging
 from worker.model import Run, Trigger
 from worker.retry import RetryPolicy
 from worker.runner import RunLimits, Runner
 from worker.scheduler import FirstRun, Scheduler
-from worker.supervisor import StopRequest, supervise
+from worker.supervisor import Service, StopRequest, supervise
 from worker.tasks.register import register_all_tasks
 from worker.transport import ClientOptions, open_client
 
@@ -132,8 +133,11 @@ async def start_worker(
                     running=worker.runner.busy,
                 )
 
+            services: list[Service] = [worker.scheduler]
+            if settings.heartbeat_file is not None:
+                services.append(Heartbeat(settings.heartbeat_file, clock=SystemClock()))
             await supervise(
-                [worker.scheduler],
+                services,
                 stop=stop,
                 grace=settings.shutdown_grace,
                 on_ready=on_ready,

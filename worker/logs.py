@@ -58,16 +58,24 @@ class Redaction:
 
 
 def configure_logging(
-    *, level: str = "info", form: str = "auto", redact: Redaction | None = None
+    *,
+    level: str = "info",
+    form: str = "auto",
+    redact: Redaction | None = None,
+    stream: TextIO | None = None,
 ) -> None:
-    """Send all logs, the libraries' too, to standard error.
+    """Send all logs, the libraries' too, to one stream.
 
     Args:
         level: The least level that is written.
-        form: ``json``, ``console``, or ``auto``: console if standard error is a terminal.
+        form: ``json``, ``console``, or ``auto``: console if the stream is a terminal.
+        redact: Takes secrets out of each line.
+        stream: Standard error unless given.
     """
     number = logging.getLevelNamesMapping()[level.upper()]
-    console = form == "console" or (form == "auto" and sys.stderr.isatty())
+    target = stream or sys.stderr
+    colors = target.isatty()
+    console = form == "console" or (form == "auto" and colors)
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -76,7 +84,7 @@ def configure_logging(
     ]
     output: list[Processor] = [
         escape_controls if console else order_keys,
-        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), timestamp_key="time")
+        structlog.dev.ConsoleRenderer(colors=colors, timestamp_key="time")
         if console
         else structlog.processors.JSONRenderer(ensure_ascii=False, default=safe_text),
         Redacted(redact or Redaction()),
@@ -84,10 +92,10 @@ def configure_logging(
     structlog.configure(
         processors=[*shared, *output],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", LogStream(sys.stderr))),
+        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", LogStream(target))),
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler(LogStream(sys.stderr))
+    handler = logging.StreamHandler(LogStream(target))
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from worker.context import RunContext
+from worker.durations import format_duration
 from worker.errors import (
     DataApiError,
     RunInterrupted,
@@ -164,7 +165,7 @@ class Runner:
             raise
         if not code.done():
             await self._cancel(code, context)
-            raise TimeLimitExceeded(f"took longer than its time limit of {limit}")
+            raise TimeLimitExceeded(f"took longer than its time limit of {format_duration(limit)}")
         if code.cancelled():
             raise TaskCrashed("the task was cancelled by its own code, not by the worker")
         return code.result()

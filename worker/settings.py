@@ -138,6 +138,10 @@ class Settings(BaseSettings):
     shutdown_grace: DurationOrOff = Field(
         timedelta(seconds=25), description="How long runs may go on after SIGTERM."
     )
+    heartbeat_file: Path | None = Field(
+        None,
+        description="File to touch every 10 s while the event loop turns, for health checks.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least level that is logged: `debug`, `info`, `warning`, `error`."
     )

@@ -1,0 +1,252 @@
+"""Shows what a worker does: a live table on a terminal, plain lines anywhere else."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Protocol
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from worker.durations import format_duration
+from worker.events import CallRetrying, Event, RunFinished, SlotSkipped
+from worker.model import State
+from worker.summary import describe
+
+if TYPE_CHECKING:
+    from worker.logs import LogStream
+    from worker.model import Run
+    from worker.scheduler import Scheduler
+
+__all__ = ["Display", "LiveDisplay", "PlainDisplay"]
+
+NEWS_SHOWN = 10
+STYLES = {State.SUCCESS: "green", State.FAILURE: "red", State.REVOKED: "yellow"}
+
+
+class Display(Protocol):
+    """Where the demo is shown."""
+
+    def begin(self, url: str, scheduler: Scheduler) -> None:
+        """The worker is about to start, against the service at ``url``."""
+        ...
+
+    def tell(self, event: Event) -> None:
+        """The worker announced something."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Something happened to the service."""
+        ...
+
+    def refresh(self, summary: dict[str, Any]) -> None:
+        """What the service counted so far."""
+        ...
+
+    def end(self, summary: dict[str, Any]) -> None:
+        """The worker has ended; what the service counted in all."""
+        ...
+
+
+class Score:
+    """What became of each task's runs."""
+
+    def __init__(self) -> None:
+        self.runs: Counter[tuple[str, State]] = Counter()
+        self.retries: Counter[str] = Counter()
+        self.skipped: Counter[str] = Counter()
+        self.last: dict[str, Run] = {}
+        self._retried: set[str] = set()
+
+    def count(self, event: Event) -> bool:
+        """Count an event; whether it is news, for only a run's first repetition is."""
+        news = not (isinstance(event, CallRetrying) and event.run_id in self._retried)
+        match event:
+            case RunFinished():
+                self.runs[event.task, event.run.state] += 1
+                self.last[event.task] = event.run
+                self._retried.discard(event.run.run_id)
+            case CallRetrying():
+                self.retries[event.task] += 1
+                self._retried.add(event.run_id)
+            case SlotSkipped():
+                self.skipped[event.task] += event.count
+        return news
+
+    def row(self, task: str) -> tuple[str, ...]:
+        """Succeeded, failed, skipped, calls repeated."""
+        return (
+            str(self.runs[task, State.SUCCESS]),
+            str(self.runs[task, State.FAILURE]),
+            str(self.skipped[task]),
+            str(self.retries[task]),
+        )
+
+
+class PlainDisplay:
+    """One line an event, for pipes and files."""
+
+    def __init__(self, out: LogStream) -> None:
+        self._out = out
+        self._score = Score()
+        self._tasks: list[str] = []
+
+    def begin(self, url: str, scheduler: Scheduler) -> None:
+        self._tasks = list(scheduler.tasks)
+        self._line(f"Data API with sample orders at {url}")
+        for name, task in scheduler.tasks.items():
+            every = format_duration(task.interval) if task.interval else "never"
+            self._line(f"{name} runs every {every}")
+
+    def tell(self, event: Event) -> None:
+        news = self._score.count(event)
+        text = headline(event)
+        if news and text is not None:
+            self._line(f"{datetime.now(UTC):%H:%M:%S} {text.plain}")
+
+    def note(self, text: str) -> None:
+        self._line(f"{datetime.now(UTC):%H:%M:%S} -- {text}")
+
+    def refresh(self, summary: dict[str, Any]) -> None:
+        pass
+
+    def end(self, summary: dict[str, Any]) -> None:
+        self._line("")
+        head = ("succeeded", "failed", "skipped", "calls repeated")
+        for task in self._tasks:
+            counts = zip(self._score.row(task), head, strict=True)
+            self._line(f"{task}: {', '.join(f'{count} {what}' for count, what in counts)}")
+        for line in verdict(summary):
+            self._line(line)
+
+    def _line(self, text: str) -> None:
+        self._out.write(text + "\n")
+        self._out.flush()
+
+
+class LiveDisplay:
+    """A table that keeps itself current, and the latest news under it."""
+
+    def __init__(self) -> None:
+        self._console = Console()
+        self._live = Live(console=self._console, auto_refresh=False, transient=True)
+        self._score = Score()
+        self._news: deque[Text] = deque(maxlen=NEWS_SHOWN)
+        self._scheduler: Scheduler | None = None
+        self._url = ""
+        self._summary: dict[str, Any] = {}
+
+    def begin(self, url: str, scheduler: Scheduler) -> None:
+        self._url = url
+        self._scheduler = scheduler
+        self._live.start()
+
+    def tell(self, event: Event) -> None:
+        news = self._score.count(event)
+        text = headline(event)
+        if news and text is not None:
+            self._add(text)
+
+    def note(self, text: str) -> None:
+        self._add(Text(text, style="bold magenta"))
+
+    def refresh(self, summary: dict[str, Any]) -> None:
+        self._summary = summary
+        self._live.update(self._picture(), refresh=True)
+
+    def end(self, summary: dict[str, Any]) -> None:
+        self._live.stop()
+        self._summary = summary
+        self._console.print(self._table(now=None))
+        for line in verdict(summary):
+            self._console.print(line, highlight=False)
+
+    def _add(self, text: Text) -> None:
+        self._news.append(Text.assemble((f"{datetime.now(UTC):%H:%M:%S} ", "dim"), text))
+
+    def _picture(self) -> Group:
+        head = Text.assemble(
+            ("sidecar-worker demo", "bold"), f"  Data API at {self._url}  ", ("Ctrl-C ends", "dim")
+        )
+        return Group(
+            head,
+            Text(),
+            self._table(now=datetime.now(UTC)),
+            Text(),
+            Text(tally(self._summary), style="cyan"),
+            Text(),
+            *self._news,
+        )
+
+    def _table(self, now: datetime | None) -> Table:
+        table = Table(box=None, header_style="bold", pad_edge=False)
+        table.add_column("task", no_wrap=True)
+        for head in ("every", "ok", "failed", "skipped", "repeated"):
+            table.add_column(head, justify="right")
+        table.add_column("next" if now else "", justify="right")
+        table.add_column("last run", no_wrap=True, overflow="ellipsis")
+        assert self._scheduler is not None
+        for name, task in self._scheduler.tasks.items():
+            due = self._scheduler.next_slot(name) if now else None
+            wait = f"{(due - now).total_seconds():.1f}s" if due and now else ""
+            run = self._score.last.get(name)
+            table.add_row(
+                Text(name),
+                format_duration(task.interval) if task.interval else "off",
+                *self._score.row(name),
+                wait,
+                outcome(run) if run else Text("-", style="dim"),
+            )
+        return table
+
+
+def headline(event: Event) -> Text | None:
+    """An event as one line of news; ``None`` for what is not news."""
+    match event:
+        case RunFinished(run=run):
+            return Text.assemble(f"{run.task}: ", outcome(run))
+        case CallRetrying():
+            return Text(
+                f"{event.task}: {describe(event.failure)}; again in {event.wait_s:.1f} s",
+                style="yellow",
+            )
+        case SlotSkipped():
+            return Text(f"{event.task}: slot skipped ({event.reason})", style="yellow")
+        case _:
+            return None
+
+
+def outcome(run: Run) -> Text:
+    style = STYLES.get(run.state, "")
+    what = run.error.message if run.error else facts(run.result)
+    took = f" in {run.duration_ms:.0f} ms  " if run.duration_ms is not None else "  "
+    return Text.assemble((run.state.value, style), took, what)
+
+
+def facts(result: object) -> str:
+    """A result for people: ``processed=40 failed=1``."""
+    if isinstance(result, dict):
+        scalars = {key: value for key, value in result.items() if isinstance(value, int | str)}
+        return " ".join(f"{key}={value}" for key, value in scalars.items())
+    return f"result={result}"
+
+
+def tally(summary: dict[str, Any]) -> str:
+    if not summary:
+        return ""
+    orders = summary["orders"]
+    return (
+        f"at the service: {orders['pending']} orders pending, {summary['processed']} processed, "
+        f"{summary['reminders']} reminders, {summary['syncs']} syncs, "
+        f"{summary['requests']} requests"
+    )
+
+
+def verdict(summary: dict[str, Any]) -> list[str]:
+    """The last lines of the demo: what the service saw of the worker."""
+    repeated = summary["repeated_effects"]
+    once = "nothing was done twice" if not repeated else f"{repeated} effects were repeated"
+    return ["", f"{tally(summary)}; {once}."]

@@ -1,0 +1,131 @@
+"""``worker demo``: a Data API, a worker beside it, and what happens, told as it happens.
+
+The service is given something to do all the time, and its bad moments: a few orders that can never
+be processed, some that stay listed for a while, single failures, and an outage now and then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TextIO
+
+import httpx
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
+
+from worker.app import Worker, start_worker
+from worker.demo.display import Display, LiveDisplay, PlainDisplay
+from worker.demo.faults import Faults
+from worker.demo.seed import SeedSpec
+from worker.demo.server import DemoServer
+from worker.demo.store import Store
+from worker.logs import LogStream, configure_logging
+from worker.settings import Settings
+
+if TYPE_CHECKING:
+    from worker.supervisor import StopRequest
+
+__all__ = ["show"]
+
+WEATHER = Faults(latency_s=0.015, latency_jitter_s=0.02, error_rate=0.03, seed=7)
+OUTAGE = WEATHER.model_copy(update={"error_rate": 1.0})
+FIRST_FILL = SeedSpec(orders=240, poison=3, lingering=6, linger_s=4.0, old_orders=60, bookings=12)
+REFILL = SeedSpec(orders=40, lingering=1, linger_s=4.0, bookings=1)
+REFILL_EVERY_S = 2.0
+OUTAGE_EVERY_S = 15.0
+OUTAGE_S = 4.0
+
+
+class DemoSettings(Settings):
+    """Short intervals, and nothing from the environment: a demo must not run anything real."""
+
+    cleanup_interval: timedelta = timedelta(seconds=5)
+    reminders_interval: timedelta = timedelta(seconds=3)
+    sync_interval: timedelta = timedelta(seconds=4)
+    orders_interval: timedelta = timedelta(seconds=2)
+    retry_base: timedelta = timedelta(seconds=0.2)
+    first_run_delay: timedelta = timedelta(seconds=0.5)
+    first_run_spread: timedelta = timedelta(seconds=1)
+    shutdown_grace: timedelta = timedelta(seconds=3)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
+
+
+async def show(length: timedelta | None = None) -> int:
+    """Run the demo until Ctrl-C or SIGTERM, or for ``length``; the exit code."""
+    display: Display
+    display = LiveDisplay() if sys.stdout.isatty() else PlainDisplay(LogStream(sys.stdout))
+    with nowhere() as stream, Store() as store:
+        configure_logging(stream=stream)  # the display tells what the log would
+        store.seed(FIRST_FILL)
+        with DemoServer(store, faults=WEATHER) as service:
+            await accompany(service, display, length)
+            display.end(store.summary())
+    return 0
+
+
+def nowhere() -> TextIO:
+    return open(os.devnull, "w", encoding="utf-8")
+
+
+async def accompany(service: DemoServer, display: Display, length: timedelta | None) -> None:
+    settings = DemoSettings(data_api_url=service.url)
+    async with (
+        httpx.AsyncClient(base_url=service.url, trust_env=False) as control,
+        asyncio.TaskGroup() as group,
+    ):
+        side_tasks: list[asyncio.Task[None]] = []
+
+        def on_open(worker: Worker, stop: StopRequest) -> None:
+            display.begin(service.url, worker.scheduler)
+            worker.events.subscribe(display.tell)
+            if length is not None:
+                asyncio.get_running_loop().call_later(
+                    length.total_seconds(), stop.ask, "the time is up"
+                )
+            side_tasks.append(group.create_task(refill(control), name="demo-refill"))
+            side_tasks.append(group.create_task(bad_moments(service, display), name="demo-weather"))
+            side_tasks.append(group.create_task(watch(control, display), name="demo-watch"))
+
+        try:
+            await start_worker(settings, on_open=on_open)
+        finally:
+            for task in side_tasks:
+                task.cancel()
+
+
+async def refill(control: httpx.AsyncClient) -> None:
+    """Let orders and bookings come in."""
+    while True:
+        await asyncio.sleep(REFILL_EVERY_S)
+        await control.post("/demo/seed", json=REFILL.model_dump(mode="json"))
+
+
+async def bad_moments(service: DemoServer, display: Display) -> None:
+    """Take the service down now and then."""
+    while True:
+        await asyncio.sleep(OUTAGE_EVERY_S - OUTAGE_S)
+        display.note(f"the Data API has an outage, for {OUTAGE_S:g} s")
+        service.inject(OUTAGE)
+        await asyncio.sleep(OUTAGE_S)
+        service.inject(WEATHER)
+        display.note("the Data API is back")
+
+
+async def watch(control: httpx.AsyncClient, display: Display) -> None:
+    """Keep the display's numbers of the service current."""
+    while True:
+        summary: dict[str, Any] = (await control.get("/demo/summary")).json()
+        display.refresh(summary)
+        await asyncio.sleep(0.25)

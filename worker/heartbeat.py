@@ -1,0 +1,59 @@
+"""A sign of life for whoever only looks from outside: a file that the event loop touches."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import structlog
+
+from worker.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+    from pathlib import Path
+
+    from worker.clock import Clock
+
+__all__ = ["Heartbeat"]
+
+EVERY_S = 10.0
+
+
+class Heartbeat:
+    """A service that touches ``path`` every ten seconds, for as long as the event loop turns.
+
+    The file's age is all that a container's health check has to look at. A clean stop removes it.
+
+    Raises:
+        ConfigurationError: The file cannot be written, when the service starts.
+    """
+
+    def __init__(self, path: Path, *, clock: Clock) -> None:
+        self._path = path
+        self._clock = clock
+        self._beating: asyncio.Task[None] | None = None
+
+    def start(self, group: asyncio.TaskGroup) -> None:
+        try:
+            self._path.touch()
+        except OSError as exc:
+            raise ConfigurationError(
+                [f"WORKER_HEARTBEAT_FILE: {str(self._path)!r} cannot be written: {exc.strerror}"]
+            ) from exc
+        self._beating = group.create_task(self._beat(), name="heartbeat")
+
+    async def stop(self, grace: timedelta) -> None:
+        if self._beating is not None:
+            self._beating.cancel()
+            self._path.unlink(missing_ok=True)
+
+    async def _beat(self) -> None:
+        while True:
+            await self._clock.sleep(EVERY_S)
+            try:
+                self._path.touch()
+            except OSError as exc:
+                structlog.get_logger("worker").error(
+                    "heartbeat.failed", path=str(self._path), error=str(exc)
+                )
