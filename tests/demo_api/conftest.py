@@ -19,11 +19,17 @@ def running() -> Iterator[DemoServer]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def client(running: DemoServer) -> Iterator[httpx.Client]:
+    """One client, for each reads the certificates of the whole world when it is made."""
+    # trust_env: a proxy in the environment is none of the tests' business.
+    with httpx.Client(base_url=running.url, timeout=5, trust_env=False) as client:
+        yield client
+
+
 @pytest.fixture
-def service(running: DemoServer) -> Iterator[Service]:
+def service(running: DemoServer, client: httpx.Client) -> Service:
     """The server, as good as new."""
     running.inject(NO_FAULTS)
     running.store.reset()
-    # trust_env: a proxy in the environment is none of the tests' business.
-    with httpx.Client(base_url=running.url, timeout=5, trust_env=False) as client:
-        yield Service(running, running.store, client)
+    return Service(running, running.store, client)

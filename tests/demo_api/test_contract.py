@@ -9,6 +9,7 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.types import Message
 
 from worker.demo.api import create_app
 from worker.demo.orders import Kind, NewOrder, Status
@@ -287,6 +288,27 @@ def test_call_that_is_not_of_the_contract_is_refused_and_written_down(
     assert answer.status_code == status
     assert "detail" in answer.json()
     assert service.requests() == [(path, status, None)]
+
+
+async def test_call_whose_client_left_before_it_was_complete_has_no_effect() -> None:
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        raise AssertionError(f"nobody is there to be sent {message}")
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/api/v1/sync",
+        "raw_path": b"/api/v1/sync",
+        "query_string": b"",
+        "headers": [(b"idempotency-key", b"k")],
+    }
+    with Store() as store:
+        await create_app(store)(scope, receive, send)
+        assert store.effects() == []
+        assert store.summary()["requests_by_status"] == {"none": 1}
 
 
 @given(

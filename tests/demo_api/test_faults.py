@@ -188,6 +188,14 @@ def test_control_side_meets_no_fault(service: Service) -> None:
     assert service.client.get("/openapi.json").status_code == 200
 
 
+def test_fault_that_was_not_met_is_not_in_the_journal(service: Service) -> None:
+    service.inject("error_rate=1", "redirect=/")
+
+    assert service.sync(key=None).status_code == 400
+
+    assert service.requests() == [("/api/v1/sync", 400, None)]
+
+
 async def test_fault_of_the_connection_needs_a_connection() -> None:
     with Store() as store:
         app = create_app(store, faults=Faults(reset_next=1))

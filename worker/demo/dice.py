@@ -37,12 +37,13 @@ class Fate:
     instead: Answer | None = None
     loss: Loss | None = None
 
-    @property
-    def name(self) -> str | None:
-        """The name under which the journal has it; a delay alone is none."""
-        if self.instead is not None:
-            return "redirect" if self.instead.status == 302 else "error"
-        return None if self.loss is None else self.loss.value
+    def name_for(self, answer: Answer) -> str | None:
+        """What the journal calls the fault that this answer met; a delay alone is none."""
+        if self.loss is not None:
+            return self.loss.value
+        if answer is not self.instead:
+            return None
+        return "redirect" if answer.status == 302 else "error"
 
     @property
     def unseen(self) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import unquote
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive, Scope, Send
 
 from worker.demo.answer import Answer, Refused
@@ -51,25 +51,28 @@ class Endpoint:
         number = self._store.journal.received(
             Received(request.method, self._operation.path, subject or None, key)
         )
-        target = scope["path"] + ("?" + request.url.query if request.url.query else "")
+        target = scope["path"] + "?" + scope["query_string"].decode("latin-1")
         fate = self._dice.roll(f"{request.method} {target}")
         call = Call(subject, key, request.query_params)
         try:
             self._check_token(request)
-            answer = await self._work(
-                call, fate, fingerprint(request.method, target, await request.body())
-            )
+            digest = fingerprint(request.method, target, await request.body())
+            answer = await self._work(call, fate, digest)
+        except ClientDisconnect:
+            return  # It left before it had said all, so there is nothing to do and no one to tell.
         except Refused as refused:
             answer = refused.answer
-        status = None if fate.unseen else answer.status
         self._store.journal.answered(
-            number, status=status, fault=fate.name, replayed=answer.replayed
+            number,
+            status=None if fate.unseen else answer.status,
+            fault=fate.name_for(answer),
+            replayed=answer.replayed,
         )
         await deliver(answer, fate, self._dice, scope, receive, send)
 
-    async def _work(self, call: Call, fate: Fate, request: str) -> Answer:
+    async def _work(self, call: Call, fate: Fate, digest: str) -> Answer:
         key = self._checked_key(call.key)
-        with self._claimed(key, request):
+        with self._claimed(key, digest):
             try:
                 await self._dice.pause(fate.delay_s)
             except Stopping:
@@ -81,16 +84,16 @@ class Endpoint:
             if key is None:
                 with self._store.transaction():
                     return self._handle(call)
-            return self._once(key, request, call)
+            return self._once(key, digest, call)
 
-    def _once(self, key: str, request: str, call: Call) -> Answer:
+    def _once(self, key: str, digest: str, call: Call) -> Answer:
         """The answer that this key got before; or the effect, now, and its answer kept."""
         with self._store.transaction():
-            replay = self._store.keys.replay(key, request)
+            replay = self._store.keys.replay(key, digest)
             if replay is not None:
                 return replay
             answer = self._handle(call)
-            self._store.keys.keep(key, request, answer)
+            self._store.keys.keep(key, digest, answer)
             return answer
 
     def _handle(self, call: Call) -> Answer:
@@ -100,11 +103,11 @@ class Endpoint:
             return refused.answer
 
     @contextmanager
-    def _claimed(self, key: str | None, request: str) -> Iterator[None]:
+    def _claimed(self, key: str | None, digest: str) -> Iterator[None]:
         if key is None:
             yield
             return
-        with self._store.keys.claim(key, request):
+        with self._store.keys.claim(key, digest):
             yield
 
     def _checked_key(self, key: str | None) -> str | None:

@@ -62,23 +62,23 @@ class Keys:
         database.create(_SCHEMA)
 
     @contextmanager
-    def claim(self, key: str, request: str) -> Iterator[None]:
-        """Work on the key, alone. `request` is the request's fingerprint.
+    def claim(self, key: str, digest: str) -> Iterator[None]:
+        """Work on the key, alone. `digest` is the request's fingerprint.
 
         Raises `Refused` with 409 if the key is being worked on, or 422 if by another request.
         """
         other = self._in_flight.get(key)
-        if other is not None and other != request:
+        if other is not None and other != digest:
             raise Refused(422, "this Idempotency-Key came with another request")
         if other is not None:
             raise Refused(409, "a request with this Idempotency-Key is in flight")
-        self._in_flight[key] = request
+        self._in_flight[key] = digest
         try:
             yield
         finally:
             del self._in_flight[key]
 
-    def replay(self, key: str, request: str) -> Answer | None:
+    def replay(self, key: str, digest: str) -> Answer | None:
         """The answer that the key got before, or None.
 
         Raises `Refused` with 422 if the key came with another request.
@@ -86,11 +86,11 @@ class Keys:
         row = self._database.row(_GET, {"key": key})
         if row is None:
             return None
-        if row["fingerprint"] != request:
+        if row["fingerprint"] != digest:
             raise Refused(422, "this Idempotency-Key came with another request")
         return Answer(row["status"], row["content"], (REPLAYED,), replayed=True)
 
-    def keep(self, key: str, request: str, answer: Answer) -> None:
+    def keep(self, key: str, digest: str, answer: Answer) -> None:
         """Remember a definite answer. Call it in the transaction that has the effect.
 
         Kept apart from the effect, a crash between the two would let the effect happen again.
@@ -99,7 +99,7 @@ class Keys:
             return
         row = {
             "key": key,
-            "fingerprint": request,
+            "fingerprint": digest,
             "status": answer.status,
             "content": answer.content,
             "at": self._database.stamp(),
