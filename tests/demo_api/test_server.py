@@ -19,7 +19,7 @@ import pytest
 import worker.demo
 from worker.demo.faults import Faults
 from worker.demo.seed import SeedSpec
-from worker.demo.server import DemoServer, serve
+from worker.demo.server import DemoServer, listen, serve
 from worker.demo.store import Store
 
 from .service import wait_until, with_key
@@ -89,6 +89,12 @@ def test_port_that_is_taken_is_an_error_that_names_it() -> None:
             DemoServer(store, port=port).start()
         with pytest.raises(OSError, match=expected):
             serve(port=port, announce=lambda url: None)
+
+
+def test_socket_says_that_it_is_tcp() -> None:
+    """Or asyncio would leave Nagle's algorithm on, at 40 ms an answer."""
+    with listen("127.0.0.1", 0) as listener:
+        assert listener.proto == socket.IPPROTO_TCP
 
 
 def test_database_that_is_none_is_an_error_that_names_it(tmp_path: Path) -> None:
