@@ -229,6 +229,10 @@ def demo_api(
 ) -> None:
     """Run the reference Data API alone."""
     server = needs_extra("worker.demo.server")
+    from pydantic import ValidationError
+
+    from worker.demo.faults import explain
+
     try:
         faults = server.Faults.parse(fault or [])
         seed = server.SeedSpec(
@@ -238,17 +242,23 @@ def demo_api(
             old_orders=old_orders,
             bookings=bookings,
         )
+    except ValidationError as exc:
+        raise typer.BadParameter(explain(exc)) from exc
     except ValueError as exc:
         raise typer.BadParameter(str(exc)) from exc
-    code = server.serve(
-        host=host,
-        port=port,
-        database=database,
-        token=token,
-        faults=faults,
-        seed=seed,
-        announce=lambda url: typer.echo(f"Data API at {url}"),
-    )
+    try:
+        code = server.serve(
+            host=host,
+            port=port,
+            database=database,
+            token=token,
+            faults=faults,
+            seed=seed,
+            announce=lambda url: typer.echo(f"Data API at {url}"),
+        )
+    except OSError as exc:
+        typer.echo(f"worker: {exc.strerror or exc}", err=True)
+        raise typer.Exit(ExitCode.FAILED) from exc
     raise typer.Exit(code)
 
 

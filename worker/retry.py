@@ -52,6 +52,7 @@ class RetryPolicy:
         base: The upper bound of the first wait.
         longest: The upper bound of any wait that the service did not ask for.
         retry_after_cap: The longest wait that the service can ask for.
+        retry_on: Further exceptions that are worth another try, beside the transient ones.
 
     Raises:
         ValueError: ``attempts`` is under 1, or a duration is negative.
@@ -61,6 +62,7 @@ class RetryPolicy:
     base: timedelta = timedelta(seconds=0.5)
     longest: timedelta = timedelta(seconds=30)
     retry_after_cap: timedelta = timedelta(seconds=60)
+    retry_on: tuple[type[Exception], ...] = ()
 
     def __post_init__(self) -> None:
         if self.attempts < 1:
@@ -68,6 +70,10 @@ class RetryPolicy:
         for name in ("base", "longest", "retry_after_cap"):
             if getattr(self, name) < timedelta(0):
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+
+    def covers(self, failure: BaseException) -> bool:
+        """Whether ``failure`` is worth another try."""
+        return isinstance(failure, self.retry_on) or is_transient(failure)
 
     async def call(
         self,
@@ -82,7 +88,7 @@ class RetryPolicy:
 
         Args:
             sleep: How to wait, in seconds; the clock's way unless given.
-            should_retry: Which failures to repeat; `is_transient` unless given.
+            should_retry: Which failures to repeat; those that the policy `covers` unless given.
             before_wait: Told the number of the attempt that failed, the seconds to wait, and why.
 
         Raises:
@@ -105,7 +111,7 @@ class RetryPolicy:
         retrying = AsyncRetrying(
             stop=stop_after_attempt(self.attempts),
             wait=wait,
-            retry=retry_if_exception(should_retry or is_transient),
+            retry=retry_if_exception(should_retry or self.covers),
             sleep=sleep or clock.sleep,
             before_sleep=announce,
             reraise=True,

@@ -28,7 +28,7 @@ from worker.errors import (
 )
 from worker.events import RunAbandoned, RunFinished, RunRetrying, RunStarted
 from worker.model import Run, RunError, State, Trigger
-from worker.retry import RetryPolicy, is_transient
+from worker.retry import RetryPolicy
 from worker.summary import describe
 
 if TYPE_CHECKING:
@@ -207,7 +207,7 @@ class Runner:
             return (
                 context.repeatable
                 and not isinstance(failure, DataApiError)
-                and is_transient(failure)
+                and context.retry.covers(failure)
             )
 
         def before_wait(number: int, wait_s: float, failure: BaseException) -> None:

@@ -185,8 +185,8 @@ class LiveDisplay:
         table = Table(box=None, header_style="bold", pad_edge=False)
         table.add_column("task", no_wrap=True)
         for head in ("every", "ok", "failed", "skipped", "repeated"):
-            table.add_column(head, justify="right")
-        table.add_column("next" if now else "", justify="right")
+            table.add_column(head, justify="right", min_width=len(head))
+        table.add_column("next" if now else "", justify="right", min_width=5)
         table.add_column("last run", no_wrap=True, overflow="ellipsis")
         assert self._scheduler is not None
         for name, task in self._scheduler.tasks.items():
