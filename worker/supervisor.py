@@ -12,6 +12,8 @@ import signal
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
+from worker.errors import WorkerError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from datetime import timedelta
@@ -83,11 +85,24 @@ async def supervise(
     on_ready: Callable[[], None],
     on_stopping: Callable[[str], None],
 ) -> None:
-    """Start the services, run until ``stop`` is asked for, and stop them in reverse order."""
+    """Start the services, run until ``stop`` is asked for, and stop them in reverse order.
+
+    Raises:
+        WorkerError: A service refused to start; those before it were stopped again.
+    """
+    refusal: WorkerError | None = None
+    started: list[Service] = []
     async with asyncio.TaskGroup() as group:
-        for service in services:
-            service.start(group)
-        on_ready()
-        on_stopping(await stop.wait())
-        for service in reversed(services):
+        try:
+            for service in services:
+                service.start(group)
+                started.append(service)
+        except WorkerError as exc:
+            refusal = exc
+        else:
+            on_ready()
+            on_stopping(await stop.wait())
+        for service in reversed(started):
             await service.stop(grace)
+    if refusal is not None:
+        raise refusal

@@ -1,0 +1,337 @@
+"""What the runner promises of every run, whatever its code does."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+from worker import (
+    BaseTask,
+    DataApiUnreachable,
+    Events,
+    RetryPolicy,
+    Run,
+    Runner,
+    RunLimits,
+    State,
+    SystemClock,
+    TaskFailed,
+    Trigger,
+    current_run,
+)
+from worker.events import Event, RunAbandoned, RunFinished, RunRetrying, RunStarted
+from worker.tasks.base import TaskDefinition
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+SHORT = timedelta(milliseconds=50)
+NO_WAIT = RetryPolicy(attempts=3, base=timedelta(0))
+
+
+@dataclass
+class Bench:
+    """A runner, and what it announced."""
+
+    limits: RunLimits = field(default_factory=lambda: RunLimits(retry=NO_WAIT, cancel_grace=SHORT))
+    announced: list[Event] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.client = httpx.AsyncClient()
+        self.runner = Runner(
+            self.client,
+            clock=SystemClock(),
+            events=Events(self.announced.append),
+            limits=self.limits,
+        )
+
+    async def run(self, task: Any, **options: Any) -> Run:
+        definition = TaskDefinition.of(task, **options)
+        return await self.runner.run(definition, trigger=Trigger.MANUAL)
+
+    def kinds(self) -> list[type[Event]]:
+        return [type(event) for event in self.announced]
+
+
+@pytest.fixture
+async def bench() -> AsyncIterator[Bench]:
+    bench = Bench()
+    yield bench
+    await bench.client.aclose()
+
+
+async def test_a_run_that_succeeds_has_its_result(bench: Bench) -> None:
+    async def answer() -> int:
+        return 42
+
+    run = await bench.run(answer)
+    assert (run.state, run.result, run.error, run.attempts) == (State.SUCCESS, 42, None, 1)
+    assert run.duration_ms is not None
+    assert bench.kinds() == [RunStarted, RunFinished]
+
+
+async def test_each_run_has_a_new_instance_with_the_shared_client(bench: Bench) -> None:
+    instances = []
+
+    class Remembers(BaseTask):
+        name = "remembers"
+
+        async def execute(self) -> None:
+            instances.append(self)
+
+    await bench.run(Remembers)
+    await bench.run(Remembers)
+    first, second = instances
+    assert first is not second
+    assert first.http_client is second.http_client is bench.client
+
+
+async def exits() -> None:
+    raise SystemExit(3)
+
+
+async def interrupts() -> None:
+    raise KeyboardInterrupt
+
+
+async def cancels_itself() -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
+    await asyncio.sleep(0)
+
+
+async def raises_cancelled() -> None:
+    raise asyncio.CancelledError
+
+
+async def recurses() -> None:
+    def deeper() -> None:
+        deeper()
+
+    deeper()
+
+
+async def cannot_say_why() -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no words")
+
+    raise Mute
+
+
+@pytest.mark.parametrize(
+    ("hostile", "error"),
+    [
+        (exits, "TaskCrashed"),
+        (interrupts, "TaskCrashed"),
+        (cancels_itself, "TaskCrashed"),
+        (raises_cancelled, "TaskCrashed"),
+        (recurses, "RecursionError"),
+        (cannot_say_why, "Mute"),
+    ],
+)
+async def test_whatever_the_code_raises_is_its_own_runs_failure(
+    bench: Bench, hostile: Callable[[], Any], error: str
+) -> None:
+    run = await bench.run(hostile)
+    assert run.state is State.FAILURE
+    assert run.error is not None
+    assert run.error.type == error
+    assert run.error.message
+
+
+async def test_a_task_that_cannot_be_constructed_is_a_failed_run(bench: Bench) -> None:
+    class Broken(BaseTask):
+        name = "broken"
+
+        def __init__(self, http_client: httpx.AsyncClient) -> None:
+            raise LookupError("no config")
+
+        async def execute(self) -> None: ...
+
+    run = await bench.run(Broken)
+    assert run.error is not None
+    assert run.error.type == "LookupError"
+
+
+async def test_a_hanging_run_ends_at_its_time_limit(bench: Bench) -> None:
+    cleaned_up = asyncio.Event()
+
+    async def hangs() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cleaned_up.set()
+
+    run = await bench.run(hangs, time_limit=SHORT)
+    assert run.state is State.FAILURE
+    assert run.error is not None
+    assert run.error.message == "took longer than its time limit of 50ms"
+    assert cleaned_up.is_set()
+    assert bench.runner.busy == []
+
+
+async def test_code_that_ignores_its_cancellation_is_left_behind_and_keeps_its_task_busy(
+    bench: Bench,
+) -> None:
+    release = asyncio.Event()
+
+    async def stubborn() -> None:
+        while not release.is_set():
+            try:
+                await release.wait()
+            except asyncio.CancelledError:
+                continue
+        raise ValueError("nobody is interested any more")
+
+    run = await bench.run(stubborn, time_limit=SHORT)
+    assert run.state is State.FAILURE
+    assert RunAbandoned in bench.kinds()
+    assert bench.runner.busy == ["stubborn"]
+    with pytest.raises(RuntimeError, match="goes on already"):
+        await bench.run(stubborn)
+
+    release.set()
+    async with asyncio.timeout(5):
+        while bench.runner.busy:
+            await asyncio.sleep(0)
+    gc.collect()  # an exception that nobody saw would be reported now
+
+
+async def test_the_time_limit_covers_the_retries(bench: Bench) -> None:
+    class Slow(BaseTask):
+        name = "slow_retries"
+        time_limit = SHORT
+        retry = RetryPolicy(attempts=50, base=timedelta(seconds=30), retry_on=(OSError,))
+
+        async def execute(self) -> None:
+            raise OSError
+
+    run = await bench.run(Slow)
+    assert run.error is not None
+    assert run.error.type == "TimeLimitExceeded"
+
+
+async def test_a_transient_failure_is_tried_again_until_the_attempts_are_spent(
+    bench: Bench,
+) -> None:
+    attempts = []
+
+    async def unreachable() -> None:
+        run = current_run()
+        assert run is not None
+        attempts.append(run.attempt)
+        raise httpx.ConnectError("down", request=httpx.Request("GET", "http://x"))
+
+    run = await bench.run(unreachable)
+    assert (run.state, run.attempts) == (State.FAILURE, 3)
+    assert attempts == [1, 2, 3]
+    assert bench.kinds() == [RunStarted, RunRetrying, RunRetrying, RunFinished]
+
+
+async def test_a_failure_that_passes_is_a_success_in_the_end(bench: Bench) -> None:
+    answers = iter([httpx.ReadTimeout("slow", request=httpx.Request("GET", "http://x")), None])
+
+    async def flaky() -> str:
+        failure = next(answers)
+        if failure:
+            raise failure
+        return "done"
+
+    run = await bench.run(flaky)
+    assert (run.state, run.result, run.attempts) == (State.SUCCESS, "done", 2)
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        ValueError("a defect"),
+        httpx.ReadTimeout("an unsafe call", request=httpx.Request("POST", "http://x")),
+        DataApiUnreachable("sync", "already repeated by the call itself", transient=True),
+    ],
+)
+async def test_what_is_not_for_the_runner_to_repeat_is_not_repeated(
+    bench: Bench, failure: Exception
+) -> None:
+    async def fails() -> None:
+        raise failure
+
+    run = await bench.run(fails)
+    assert run.attempts == 1
+
+
+async def test_a_task_may_name_further_failures_that_are_worth_another_try(bench: Bench) -> None:
+    async def fails() -> None:
+        raise LookupError
+
+    policy = RetryPolicy(attempts=4, base=timedelta(0), retry_on=(LookupError,))
+    run = await bench.run(fails, retry=policy)
+    assert run.attempts == 4
+
+
+async def test_a_task_that_gives_up_can_still_say_what_it_found(bench: Bench) -> None:
+    async def nothing_done() -> None:
+        raise TaskFailed("nothing went through", result={"failed": 3})
+
+    run = await bench.run(nothing_done)
+    assert (run.state, run.result) == (State.FAILURE, {"failed": 3})
+
+
+async def test_a_cancelled_runner_revokes_its_run_and_passes_the_cancellation_on(
+    bench: Bench,
+) -> None:
+    began = asyncio.Event()
+
+    async def works() -> None:
+        began.set()
+        await asyncio.Event().wait()
+
+    running = asyncio.create_task(bench.run(works))
+    await began.wait()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    last = bench.announced[-1]
+    assert isinstance(last, RunFinished)
+    assert last.run.state is State.REVOKED
+    assert bench.runner.busy == []
+
+
+async def test_a_listener_that_fails_stops_neither_the_run_nor_other_listeners(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    heard: list[Event] = []
+
+    def fails(event: Event) -> None:
+        raise RuntimeError("broken listener")
+
+    events = Events(fails, heard.append)
+    runner = Runner(bench.client, clock=SystemClock(), events=events)
+
+    async def fine() -> None: ...
+
+    run = await runner.run(TaskDefinition.of(fine), trigger=Trigger.MANUAL)
+    assert run.state is State.SUCCESS
+    assert len(heard) == 2
+    assert "broken listener" in caplog.text
+
+
+async def test_runs_of_different_tasks_go_on_at_the_same_time(bench: Bench) -> None:
+    both = asyncio.Barrier(2)
+
+    async def one() -> None:
+        await both.wait()
+
+    async def other() -> None:
+        await both.wait()
+
+    async with asyncio.timeout(5):
+        runs = await asyncio.gather(bench.run(one), bench.run(other))
+    assert [run.state for run in runs] == [State.SUCCESS, State.SUCCESS]
