@@ -24,7 +24,7 @@ from urllib.request import getproxies, proxy_bypass
 import httpx
 
 from worker.context import current_run
-from worker.errors import AnswerTooLarge
+from worker.errors import AnswerTooLarge, ConfigurationError
 from worker.retry import may_repeat
 
 if TYPE_CHECKING:
@@ -79,13 +79,18 @@ class SlotTransport(httpx.AsyncBaseTransport):
         self._trust_env = trust_env
         self._proxy = proxy
         self._body_limit = body_limit
-        self._free: asyncio.LifoQueue[httpx.AsyncHTTPTransport | None] = asyncio.LifoQueue()
-        for _ in range(connections):
-            self._free.put_nowait(None)  # made when first used
+        # A slot is made when it is first used, but for one, so that a proxy that cannot be used is
+        # refused here. Places are first come, first served: a busy caller cannot take the slot
+        # that it gave back past those who wait.
+        self._free: list[httpx.AsyncHTTPTransport | None] = [None] * connections
+        self._free[-1] = self._new_slot()
+        self._places = asyncio.Semaphore(connections)
+        self._closed = False
         self._closing: set[asyncio.Task[None]] = set()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        slot = await self._take(request) or self._new_slot()
+        await self._take_place(request)
+        slot = self._free.pop() or self._new_slot()
         try:
             response = await slot.handle_async_request(request)
         except BaseException:
@@ -96,11 +101,12 @@ class SlotTransport(httpx.AsyncBaseTransport):
         return response
 
     async def aclose(self) -> None:
-        """Close every connection that is not in use."""
-        while not self._free.empty():
-            slot = self._free.get_nowait()
-            if slot is not None:
-                await slot.aclose()
+        """Close every connection: now, or when its response is closed if it is in use."""
+        self._closed = True
+        idle = [slot for slot in self._free if slot is not None]
+        self._free = [None] * len(self._free)
+        for slot in idle:
+            await slot.aclose()
         if self._closing:
             await asyncio.wait(self._closing)
 
@@ -111,15 +117,16 @@ class SlotTransport(httpx.AsyncBaseTransport):
     @property
     def free(self) -> int:
         """How many more requests could be sent right now."""
-        return self._free.qsize()
+        return len(self._free)
 
-    async def _take(self, request: httpx.Request) -> httpx.AsyncHTTPTransport | None:
-        if not self._free.empty():
-            return self._free.get_nowait()
+    async def _take_place(self, request: httpx.Request) -> None:
+        if not self._places.locked():
+            await self._places.acquire()  # at once: a timer would cost more than the request
+            return
         limit_s = request.extensions.get("timeout", {}).get("pool")
         try:
             async with asyncio.timeout(limit_s):
-                return await self._free.get()
+                await self._places.acquire()
         except TimeoutError as exc:
             raise httpx.PoolTimeout(
                 f"no connection came free within {limit_s:g} s", request=request
@@ -138,11 +145,16 @@ class SlotTransport(httpx.AsyncBaseTransport):
         )
 
     def _release(self, slot: httpx.AsyncHTTPTransport) -> None:
-        self._free.put_nowait(slot)
+        if self._closed:
+            self._discard(slot)
+            return
+        self._free.append(slot)
+        self._places.release()
 
     def _discard(self, slot: httpx.AsyncHTTPTransport) -> None:
-        """Put a fresh slot in the place of one whose state is unknown."""
-        self._free.put_nowait(None)
+        """Put a fresh slot in the place of one whose state is unknown, or not wanted any more."""
+        self._free.append(None)
+        self._places.release()
         closing = asyncio.get_running_loop().create_task(slot.aclose(), name="http-slot-close")
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
@@ -249,8 +261,15 @@ class DataApiClient(httpx.AsyncClient):
 
 
 def open_client(options: ClientOptions) -> httpx.AsyncClient:
-    """The client that all tasks of a worker share. Close it with ``aclose`` or ``async with``."""
-    return DataApiClient(options)
+    """The client that all tasks of a worker share. Close it with ``aclose`` or ``async with``.
+
+    Raises:
+        ConfigurationError: The environment names a proxy that cannot be used.
+    """
+    try:
+        return DataApiClient(options)
+    except (ValueError, ImportError) as exc:
+        raise ConfigurationError([f"the environment's proxy cannot be used: {exc}"]) from exc
 
 
 def origin(url: httpx.URL) -> tuple[str, str, int | None]:
@@ -263,7 +282,8 @@ def environment_proxy(base_url: str) -> str | None:
     if proxy_bypass(url.host):
         return None
     proxies = getproxies()
-    return proxies.get(url.scheme) or proxies.get("all")
+    proxy = proxies.get(url.scheme) or proxies.get("all")
+    return f"http://{proxy}" if proxy and "://" not in proxy else proxy
 
 
 def too_large(call: str, limit: int) -> AnswerTooLarge:

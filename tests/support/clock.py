@@ -1,0 +1,49 @@
+"""Clocks that tests move."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+START = datetime(2026, 11, 21, 9, 30, tzinfo=UTC)
+
+
+class FakeClock:
+    """A `worker.clock.Clock` that does not wait: a sleep moves it, and is written down."""
+
+    def __init__(self, now: datetime = START) -> None:
+        self._now = now
+        self._monotonic = 1000.0
+        self.slept: list[float] = []
+
+    def now(self) -> datetime:
+        return self._now
+
+    def monotonic(self) -> float:
+        return self._monotonic
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.advance(seconds)
+        await asyncio.sleep(0)
+
+    def advance(self, seconds: float) -> None:
+        self._now += timedelta(seconds=seconds)
+        self._monotonic += seconds
+
+
+class GatedClock(FakeClock):
+    """A clock on which whoever sleeps sleeps until the test opens ``gate``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = asyncio.Event()
+        self.sleeping = 0
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.sleeping += 1
+        try:
+            await self.gate.wait()
+        finally:
+            self.sleeping -= 1
