@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
+from tests.support.waiting import wait_until
 from worker import (
     BaseTask,
     DataApiUnreachable,
     Events,
     RetryPolicy,
     Run,
-    Runner,
     RunLimits,
+    Runner,
     State,
     SystemClock,
     TaskFailed,
@@ -199,9 +200,7 @@ async def test_code_that_ignores_its_cancellation_is_left_behind_and_keeps_its_t
         await bench.run(stubborn)
 
     release.set()
-    async with asyncio.timeout(5):
-        while bench.runner.busy:
-            await asyncio.sleep(0)
+    await wait_until(lambda: not bench.runner.busy, "the stubborn code has ended")
     gc.collect()  # an exception that nobody saw would be reported now
 
 

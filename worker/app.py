@@ -47,6 +47,7 @@ __all__ = [
     "Worker",
     "check_worker",
     "open_worker",
+    "redaction",
     "run_task",
     "set_up_logging",
     "start_worker",
@@ -217,12 +218,16 @@ async def check_worker(settings: Settings) -> list[Finding]:
 
 
 def set_up_logging(settings: Settings) -> None:
-    token = settings.data_api_token
+    """Log as the settings say."""
     configure_logging(
-        level=settings.log_level,
-        form=settings.log_format,
-        redact=Redaction([token.get_secret_value()] if token else []),
+        level=settings.log_level, form=settings.log_format, redact=redaction(settings)
     )
+
+
+def redaction(settings: Settings) -> Redaction:
+    """What takes the settings' secrets out of a text."""
+    token = settings.data_api_token
+    return Redaction([token.get_secret_value()] if token else [])
 
 
 def client_options(settings: Settings) -> ClientOptions:
@@ -259,7 +264,7 @@ def register_modules(scheduler: Scheduler, modules: tuple[str, ...]) -> None:
     for name in modules:
         try:
             register = importlib.import_module(name).register
-        except Exception as exc:
+        except (Exception, SystemExit) as exc:
             raise ConfigurationError(
                 [f"WORKER_TASK_MODULES: {name}: {import_problem(exc)}"]
             ) from exc
@@ -273,7 +278,7 @@ def register_modules(scheduler: Scheduler, modules: tuple[str, ...]) -> None:
             ) from exc
 
 
-def import_problem(exc: Exception) -> str:
+def import_problem(exc: BaseException) -> str:
     if isinstance(exc, AttributeError):
         return "expected a function register(scheduler) in it"
     return f"cannot be imported: {type(exc).__name__}: {exc}"

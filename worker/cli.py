@@ -119,12 +119,12 @@ def run(
     as_json: Annotated[bool, typer.Option("--json", help="The result on one line.")] = False,
 ) -> None:
     """Run one task once, and print what came of it as JSON."""
-    from worker.app import run_task
+    from worker.app import redaction, run_task
 
     async def run_and_print(settings: Settings) -> ExitCode | int:
         done, ended_by = await run_task(settings, name)
         indent = 2 if sys.stdout.isatty() and not as_json else None
-        print_json(describe_run(done), indent=indent)
+        typer.echo(redaction(settings)(as_text(describe_run(done), indent=indent)))
         if ended_by is not None:
             return 128 + signal.Signals[ended_by]
         if done.error is None:
@@ -160,7 +160,7 @@ def list_tasks(
     with complaints():
         tasks = run_to_end(collect(ready_settings()))
     if as_json:
-        print_json(tasks, indent=None)
+        typer.echo(as_text(tasks, indent=None))
         return
     print_table(
         ("task", "every", "defined in"),
@@ -336,11 +336,12 @@ def describe_run(run: Run) -> dict[str, Any]:
     }
 
 
-def print_json(value: object, *, indent: int | None) -> None:
+def as_text(value: object, *, indent: int | None) -> str:
+    """JSON of any value: what JSON does not know becomes a text, NaN becomes null."""
     from pydantic_core import to_jsonable_python
 
     plain = to_jsonable_python(value, serialize_unknown=True, inf_nan_mode="null", fallback=str)
-    typer.echo(json.dumps(plain, ensure_ascii=False, indent=indent))
+    return json.dumps(plain, ensure_ascii=False, indent=indent)
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -1,0 +1,196 @@
+"""What stands in the log, and what does not."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import structlog
+
+from tests.support.clock import START
+from worker.errors import DataApiUnreachable
+from worker.events import CallRetrying, RunFinished, RunStarted, SlotSkipped
+from worker.logs import EventLog, Redaction, configure_logging
+from worker.model import Run, RunError, RunId, State, Trigger
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Log(io.StringIO):
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.getvalue().splitlines()]
+
+
+@pytest.fixture
+def log() -> Iterator[Log]:
+    """The JSON log, at level info, with one secret."""
+    root = logging.getLogger()
+    before = (root.handlers[:], root.level)
+    stream = Log()
+    configure_logging(level="info", form="json", redact=Redaction(['s3"cret']), stream=stream)
+    yield stream
+    root.handlers[:], level = before
+    root.setLevel(level)
+    logging.captureWarnings(False)
+    structlog.reset_defaults()
+
+
+def run(state: State = State.SUCCESS, **changes: Any) -> Run:
+    values: dict[str, Any] = {
+        "run_id": RunId("r1"),
+        "task": "sync",
+        "trigger": Trigger.SCHEDULE,
+        "state": state,
+        "started_at": START,
+        "duration_ms": 12.5,
+        **changes,
+    }
+    return Run(**values)
+
+
+def failed(failure: BaseException) -> RunFinished:
+    error = RunError(type(failure).__name__, str(failure))
+    return RunFinished(task="sync", run=run(State.FAILURE, error=error), failure=failure)
+
+
+def test_a_line_is_json_with_the_time_first_and_the_libraries_log_the_same_way(log: Log) -> None:
+    structlog.get_logger().info("run.started", task="sync")
+    logging.getLogger("some.library").warning("it is %s", "late")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.warn("old", DeprecationWarning, stacklevel=1)
+    ours, theirs, warned = log.lines()
+    assert list(ours)[:4] == ["time", "level", "event", "task"]
+    assert ours["time"].endswith("Z")
+    assert (theirs["level"], theirs["event"]) == ("warning", "it is late")
+    assert theirs["logger"] == "some.library"
+    assert "DeprecationWarning" in warned["event"]
+
+
+def test_a_value_with_a_newline_stays_on_one_line(log: Log) -> None:
+    structlog.get_logger().info("odd", value="one\ntwo\u2028three", exc_info=ValueError("a\nb"))
+    assert len(log.getvalue().splitlines()) == log.getvalue().count("\n") + (
+        "\u2028" in log.getvalue()
+    )
+    assert json.loads(log.getvalue())["value"] == "one\ntwo\u2028three"
+
+
+def test_on_a_terminal_control_characters_are_shown_and_not_obeyed() -> None:
+    stream = io.StringIO()
+    configure_logging(form="console", stream=stream)
+    structlog.get_logger().info("odd", value="\x1b[2Jone\ntwo")
+    structlog.reset_defaults()
+    assert "\x1b[2J" not in stream.getvalue()
+    assert stream.getvalue().count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "redacted"),
+    [
+        ('the token s3"cret leaked', "the token *** leaked"),
+        ("GET http://api:1/x?before=2026&a=b failed", "GET http://api:1/x failed"),
+        ("see https://user:pw@api/x for more", "see https://api/x for more"),
+        ("'http://api/x?y' and 'http://b/?z'", "'http://api/x' and 'http://b/'"),
+        ("nothing to hide", "nothing to hide"),
+    ],
+)
+def test_secrets_and_queries_are_taken_out(text: str, redacted: str) -> None:
+    assert Redaction(['s3"cret'])(text) == redacted
+
+
+def test_redaction_holds_for_every_line_and_traceback(log: Log) -> None:
+    try:
+        raise ValueError('s3"cret at http://u:p@api/x?token=t')
+    except ValueError:
+        structlog.get_logger().exception("broke", value='s3"cret')
+    logging.getLogger("lib").error('s3"cret')
+    assert "s3" not in log.getvalue()
+    assert "token=t" not in log.getvalue()
+    assert "u:p@" not in log.getvalue()
+    assert "ValueError" in log.lines()[0]["exception"]
+
+
+def test_httpx_requests_are_not_logged(log: Log) -> None:
+    logging.getLogger("httpx").info("HTTP Request: GET http://x?secret")
+    assert log.getvalue() == ""
+
+
+def test_endless_recursion_does_not_make_an_endless_line(log: Log) -> None:
+    def one(n: int) -> None:
+        other(n)
+
+    def other(n: int) -> None:
+        one(n + 1)
+
+    try:
+        one(0)
+    except RecursionError:
+        structlog.get_logger().exception("broke")
+    assert len(log.getvalue()) < 20_000
+    assert "left out" in log.lines()[0]["exception"]
+
+
+def test_a_failure_is_told_with_its_traceback_once_and_then_counted(log: Log) -> None:
+    listener = EventLog()
+    for _ in range(3):
+        listener(failed(ValueError("boom")))
+    listener(failed(KeyError("other")))
+    listener(RunFinished(task="sync", run=run()))
+    first, second, third, other, recovered, finished = log.lines()
+    assert "exception" in first
+    assert "exception" not in second
+    assert [line["consecutive"] for line in (first, second, third, other)] == [1, 2, 3, 4]
+    assert "exception" in other
+    assert (recovered["event"], recovered["after_failures"]) == ("run.recovered", 4)
+    assert finished["outcome"] == "success"
+
+
+def test_an_outage_is_told_without_a_traceback(log: Log) -> None:
+    EventLog()(failed(DataApiUnreachable("sync", "no connection to api:80")))
+    (line,) = log.lines()
+    assert line["error"] == "sync: no connection to api:80"
+    assert "exception" not in line
+
+
+def test_of_the_repeated_calls_of_a_run_the_first_of_each_kind_is_told(log: Log) -> None:
+    listener = EventLog()
+    for attempt in range(1, 200):
+        listener(
+            CallRetrying(
+                task="orders",
+                run_id=RunId("r1"),
+                call="orders.process",
+                attempt=attempt,
+                wait_s=0.1,
+                failure=ValueError("503"),
+            )
+        )
+    listener(RunFinished(task="orders", run=run(task="orders"), calls_retried=199))
+    retrying, finished = log.lines()
+    assert (retrying["event"], retrying["call"]) == ("call.retrying", "orders.process")
+    assert finished["calls_retried"] == 199
+
+
+def test_a_run_and_a_skipped_slot_say_when_they_were_due(log: Log) -> None:
+    listener = EventLog()
+    listener(RunStarted(task="sync", run=run(State.STARTED, slot=START)))
+    listener(SlotSkipped(task="sync", slot=START, reason="overlap", running_since=START))
+    started, skipped = log.lines()
+    assert (started["slot"], started["late_ms"]) == (START.isoformat(), 0.0)
+    assert (skipped["reason"], skipped["running_since"]) == ("overlap", START.isoformat())
+
+
+def test_a_full_disk_does_not_stop_whoever_logs() -> None:
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(28, "No space left on device")
+
+    configure_logging(form="json", stream=Full())
+    structlog.get_logger().info("unheard")
+    logging.getLogger("lib").error("unheard")
+    structlog.reset_defaults()

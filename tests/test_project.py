@@ -1,0 +1,130 @@
+"""The project keeps its own word: documents, public names, layers of imports."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import worker
+from tests.support.processes import clean_environment, demo_api, worker_command
+from worker.durations import parse_duration
+from worker.settings import SECRETS, Settings, variable
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text("utf-8")
+ENV_EXAMPLE = (ROOT / ".env.example").read_text("utf-8")
+EVENT_NAME = re.compile(r'"((?:run|call|slot|worker|order|reminder|heartbeat)\.[a-z_]+)"')
+MODULES = sorted((ROOT / "worker").rglob("*.py"))
+
+
+def marked(kind: str, name: str) -> str:
+    """The code block of the README that follows the comment ``<!-- kind: name -->``."""
+    block = re.search(rf"<!-- {kind}: {re.escape(name)} -->\n```\w+\n(.*?)```", README, re.DOTALL)
+    assert block is not None, f"the README has no {kind} {name}"
+    return block[1]
+
+
+async def test_the_task_in_the_readme_runs(tmp_path: Path) -> None:
+    example = marked("example", "shop_tasks.py")
+    assert len([line for line in example.splitlines() if line.strip()]) <= 10
+    (tmp_path / "shop_tasks.py").write_text(example)
+    async with demo_api("--orders", "12") as api:
+        code, out, _ = await worker_command(
+            "run",
+            "count_pending",
+            environment={"WORKER_DATA_API_URL": api.url, "WORKER_TASK_MODULES": "shop_tasks"},
+            cwd=tmp_path,
+        )
+    assert code == 0
+    assert json.loads(out)["result"] == 12
+
+
+def test_the_readmes_two_commands_do_all_the_set_up() -> None:
+    for name, ending in (("demo", ".venv/bin/worker demo"), ("test", ".venv/bin/pytest")):
+        command = marked("command", name).strip()
+        assert "\n" not in command
+        assert command.startswith("python3 -m venv .venv && ")
+        assert command.endswith(ending)
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_every_setting_is_documented_with_its_default(name: str) -> None:
+    field = Settings.model_fields[name]
+    assert field.description
+    row = re.search(rf"^\| `{variable(name)}` \| (.*?) \| (.*) \|$", README, re.MULTILINE)
+    assert row is not None, f"{variable(name)} is missing in the README"
+    assert row[2] == field.description
+    example = re.search(rf"^#?{variable(name)}=(.*)$", ENV_EXAMPLE, re.MULTILINE)
+    assert example is not None, f"{variable(name)} is missing in .env.example"
+    if not field.is_required() and field.default not in (None, ()):
+        shown = row[1].strip("`")
+        assert example[1] == shown
+        default = field.default
+        assert (parse_duration(shown) if hasattr(default, "days") else shown) == (
+            default if hasattr(default, "days") else str(default).lower()
+        )
+
+
+def test_the_documents_name_no_setting_that_does_not_exist() -> None:
+    known = {variable(name) for name in Settings.model_fields}
+    known |= {f"{variable(name)}_FILE" for name in SECRETS}
+    for document in ("README.md", ".env.example", "Dockerfile"):
+        named = set(re.findall(r"WORKER_[A-Z_]+\b", (ROOT / document).read_text("utf-8")))
+        assert named <= known, document
+
+
+def test_every_log_event_is_in_the_readme() -> None:
+    sources = [path.read_text() for path in MODULES if "demo" not in path.parts]
+    logged = {event for source in sources for event in EVENT_NAME.findall(source)}
+    assert len(logged) > 10
+    assert {event for event in logged if f"`{event}`" not in README} == set()
+
+
+def test_public_names_are_sorted_and_exist() -> None:
+    assert sorted(worker.__all__) == worker.__all__
+    for path in MODULES:
+        tree = ast.parse(path.read_text())
+        for node in tree.body:
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+                names = ast.literal_eval(node.value)
+                assert names == sorted(names), path
+    for name in worker.__all__:
+        assert getattr(worker, name).__doc__, f"{name} has no docstring"
+
+
+def test_nothing_in_the_package_silences_the_type_checker() -> None:
+    for path in MODULES:
+        assert "type: ignore" not in path.read_text(), path
+
+
+def test_the_worker_alone_imports_neither_the_demo_nor_a_database() -> None:
+    code = (
+        "import sys, worker.cli, worker.app\n"
+        "heavy = {'starlette', 'uvicorn', 'sqlite3', 'worker.demo', 'sqlalchemy', 'redis'}\n"
+        "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_lower_layers_do_not_import_the_higher_ones() -> None:
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / "lint-imports"), "--no-cache"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
