@@ -147,7 +147,7 @@ def measure(report: Report, smoke: bool) -> None:
 
 def measure_memory(report: Report) -> None:
     with running_api(0) as api:
-        soon = environment(api.url, WORKER_FIRST_RUN_DELAY="500ms", WORKER_FIRST_RUN_SPREAD="100ms")
+        soon = environment(api.url, WORKER_FIRST_RUN_DELAY="200ms", WORKER_FIRST_RUN_SPREAD="100ms")
         with started(WORKER_THAT_COUNTS, soon) as worker:
             worker.wait_for("worker.ready")
             at_ready = worker.memory_mb()
