@@ -84,9 +84,11 @@ def test_on_a_terminal_control_characters_are_shown_and_not_obeyed() -> None:
     stream = io.StringIO()
     configure_logging(form="console", stream=stream)
     structlog.get_logger().info("odd", value="\x1b[2Jone\ntwo")
+    assert stream.getvalue().count("\n") == 1
+    structlog.get_logger().info("odd", exc_info=ValueError("\x1b[2Jthree"))
     structlog.reset_defaults()
     assert "\x1b[2J" not in stream.getvalue()
-    assert stream.getvalue().count("\n") == 1
+    assert "ValueError: \\x1b[2Jthree" in stream.getvalue()
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,8 @@ __all__ = ["EventLog", "Redaction", "configure_logging"]
 
 QUIET_LIBRARIES = ("httpx", "httpcore", "apscheduler", "asyncio", "uvicorn")
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+TEXT_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""As CONTROL, but a text of several lines stays one."""
 URL = re.compile(r"(?P<scheme>https?://)(?:[^\s/?#@'\"]*@)?(?P<place>[^\s?#'\"]*)(?:\?[^\s'\"]*)?")
 
 
@@ -79,16 +81,14 @@ def configure_logging(
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+        structlog.processors.TimeStamper(
+            fmt="%H:%M:%S" if console else "iso", utc=True, key="time"
+        ),
         render_failure,
+        order_keys,
     ]
-    output: list[Processor] = [
-        escape_controls if console else order_keys,
-        structlog.dev.ConsoleRenderer(colors=colors, timestamp_key="time")
-        if console
-        else structlog.processors.JSONRenderer(ensure_ascii=False, default=safe_text),
-        Redacted(redact or Redaction()),
-    ]
+    output: list[Processor] = [*(for_people(colors) if console else for_machines())]
+    output.append(Redacted(redact or Redaction()))
     structlog.configure(
         processors=[*shared, *output],
         wrapper_class=structlog.make_filtering_bound_logger(number),
@@ -108,6 +108,18 @@ def configure_logging(
     for name in QUIET_LIBRARIES:
         logging.getLogger(name).setLevel(max(number, logging.WARNING))
     logging.captureWarnings(True)
+
+
+def for_machines() -> list[Processor]:
+    return [structlog.processors.JSONRenderer(ensure_ascii=False, default=safe_text)]
+
+
+def for_people(colors: bool) -> list[Processor]:
+    return [
+        shorten_ids,
+        escape_controls,
+        structlog.dev.ConsoleRenderer(colors=colors, timestamp_key="time", sort_keys=False),
+    ]
 
 
 class LogStream:
@@ -165,19 +177,31 @@ def render_failure(logger: object, method: str, event: EventDict) -> EventDict:
 
 
 def order_keys(logger: object, method: str, event: EventDict) -> EventDict:
-    """The keys that every line has come first."""
+    """What a reader looks for comes first, what a search looks for comes last."""
     first = {key: event.pop(key) for key in ("time", "level", "event", "task") if key in event}
-    return {**first, **event}
+    last = {key: event.pop(key) for key in ("trigger", "run_id", "exception") if key in event}
+    return {**first, **event, **last}
+
+
+def shorten_ids(logger: object, method: str, event: EventDict) -> EventDict:
+    """On a terminal the first eight characters of a run's id tell it from the others."""
+    if "run_id" in event:
+        event["run_id"] = str(event["run_id"])[:8]
+    return event
 
 
 def escape_controls(logger: object, method: str, event: EventDict) -> EventDict:
     """Keep values on their line, and terminal escapes out of the terminal."""
     return {
-        key: CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", value)
-        if isinstance(value, str) and key != "exception"
+        key: (TEXT_CONTROL if key == "exception" else CONTROL).sub(escaped, value)
+        if isinstance(value, str)
         else value
         for key, value in event.items()
     }
+
+
+def escaped(found: re.Match[str]) -> str:
+    return f"\\x{ord(found[0]):02x}"
 
 
 def safe_text(value: object) -> str:
