@@ -8,6 +8,8 @@ failures (connection errors, timeouts, 408, 425, 429, 500, 502, 503, 504) as the
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -19,6 +21,7 @@ from pydantic import BaseModel, Field, StrictBool, StrictInt, StrictStr, TypeAda
 from pydantic import ValidationError as InvalidShape
 
 from worker.errors import (
+    AnswerTooLarge,
     DataApiError,
     DataApiUnreachable,
     InvalidId,
@@ -43,6 +46,9 @@ __all__ = ["Booking", "DataApi", "ItemId", "idempotency_key"]
 
 ItemId = StrictInt | StrictStr
 """What the service calls an order or a booking: an integer or an arbitrary text."""
+
+LARGEST_DRAIN = 64 * 1024
+LONGEST_DRAIN_S = 1.0
 
 KEY_NAMESPACE = UUID("a2b7c2a5-6a3e-4e39-9d6f-0b6b7a1f1c55")
 
@@ -83,7 +89,7 @@ class DataApi:
         UnexpectedStatus: The answer's status was not 2xx.
         MalformedAnswer: The answer is not JSON, or not of the contract's shape.
         AnswerTooLarge: The answer's body is over the client's limit.
-        InvalidId: An id is empty, ``.`` or ``..``; nothing was sent.
+        InvalidId: An id is empty, ``.``, ``..``, or does not fit into a URL; nothing was sent.
     """
 
     def __init__(
@@ -161,7 +167,11 @@ class DataApi:
         key: str | None = None,
     ) -> bytes:
         """Send one call until it succeeds or its attempts are spent; the answer's body."""
-        url = f"{self._base}{path}?{urlencode(query)}" if query else f"{self._base}{path}"
+        target = f"{self._base}{path}?{urlencode(query)}" if query else f"{self._base}{path}"
+        try:
+            url = httpx.URL(target)
+        except httpx.InvalidURL as exc:
+            raise InvalidId(call, f"the id does not fit into a URL: {exc}") from exc
         headers = [*self._headers, (b"Idempotency-Key", key.encode())] if key else self._headers
 
         async def attempt() -> bytes:
@@ -186,15 +196,20 @@ class DataApi:
         try:
             response = await self._client.send(request, stream=True, follow_redirects=False)
             try:
-                if not response.is_success:
-                    raise self._bad_status(call, response)
-                return await self._read(call, response)
+                if response.is_success:
+                    return await self._read(call, response)
+                refusal = self._bad_status(call, response)
+                await drain(response)
+                raise refusal
             finally:
                 await response.aclose()
         except httpx.RequestError as exc:
             raise translate(call, request, exc) from exc
 
     async def _read(self, call: str, response: httpx.Response) -> bytes:
+        coding = response.headers.get("Content-Encoding", "")
+        if "," in coding:  # a few kilobytes, packed twice, can unpack to all memory at one stroke
+            raise MalformedAnswer(call, f"the answer is encoded more than once ({coding})")
         chunks: list[bytes] = []
         size = 0
         async for chunk in response.aiter_bytes():
@@ -233,6 +248,17 @@ HINTS = {
 }
 
 
+async def drain(response: httpx.Response) -> None:
+    """Read a refusal's short body to its end: only then can its connection be used again."""
+    size = 0
+    with suppress(httpx.RequestError, AnswerTooLarge, TimeoutError):
+        async with asyncio.timeout(LONGEST_DRAIN_S):
+            async for chunk in response.aiter_raw():
+                size += len(chunk)
+                if size > LARGEST_DRAIN:
+                    return
+
+
 def translate(call: str, request: httpx.Request, exc: httpx.RequestError) -> DataApiError:
     """The one place where httpx's errors become ours."""
     if isinstance(exc, httpx.DecodingError):
@@ -260,6 +286,8 @@ def explain(exc: httpx.TransportError, request: httpx.Request) -> str:
             return f"no free connection to {where} within {timeouts.get('pool')} s"
         case httpx.ConnectError():
             return f"no connection to {where} ({exc})"
+        case httpx.LocalProtocolError():  # its message quotes the header, which may be the token
+            return f"the request to {where} is not valid HTTP; is there a line break in a header?"
         case _:
             return f"the connection to {where} broke ({type(exc).__name__}: {exc})"
 

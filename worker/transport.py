@@ -15,8 +15,9 @@ another connection can slip in later. What it gives beyond ``httpx.AsyncClient(b
 from __future__ import annotations
 
 import asyncio
+import re
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING
 from urllib.request import getproxies, proxy_bypass
@@ -48,16 +49,23 @@ class ClientOptions:
         connections: How many requests can be under way at once.
         body_limit: The largest body that is accepted, in bytes as transferred.
         trust_env: Whether proxies and certificates come from the environment (``HTTPS_PROXY``…).
+
+    Raises:
+        ValueError: ``token`` cannot be sent in a header.
     """
 
     base_url: str
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
     timeout: timedelta = timedelta(seconds=10)
     connect_timeout: timedelta = timedelta(seconds=5)
     connections: int = 48
     body_limit: int = DEFAULT_BODY_LIMIT
     trust_env: bool = False
     user_agent: str = "sidecar-worker"
+
+    def __post_init__(self) -> None:
+        if self.token is not None and not re.fullmatch(r"[\x21-\x7e]+", self.token):
+            raise ValueError("token: expected printable ASCII without spaces, and not nothing")
 
 
 class SlotTransport(httpx.AsyncBaseTransport):
