@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+import os
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -285,11 +286,23 @@ def explain(exc: httpx.TransportError, request: httpx.Request) -> str:
         case httpx.PoolTimeout():
             return f"no free connection to {where} within {timeouts.get('pool')} s"
         case httpx.ConnectError():
-            return f"no connection to {where} ({exc})"
+            return f"no connection to {where} ({root_cause(exc)})"
         case httpx.LocalProtocolError():  # its message quotes the header, which may be the token
             return f"the request to {where} is not valid HTTP; is there a line break in a header?"
         case _:
             return f"the connection to {where} broke ({type(exc).__name__}: {exc})"
+
+
+def root_cause(exc: BaseException) -> str:
+    """What the operating system said: "Connection refused" rather than "All attempts failed"."""
+    reason = str(exc)
+    cause: BaseException | None = exc
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            known = cause.errno is not None and cause.errno > 0  # a failed look-up's are negative
+            reason = os.strerror(cause.errno) if known else cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    return reason
 
 
 def parse(call: str, shape: type[T] | TypeAdapter[T], body: bytes) -> T:

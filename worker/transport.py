@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from contextlib import aclosing
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -187,12 +187,16 @@ class SlotStream(httpx.AsyncByteStream):
     async def __aiter__(self) -> AsyncIterator[bytes]:
         limit = self._transport.body_limit
         size = 0
-        async with aclosing(aiter(self._stream)) as chunks:  # type: ignore[type-var]
+        chunks = aiter(self._stream)
+        try:
             async for chunk in chunks:
                 size += len(chunk)
                 if limit is not None and size > limit:
                     raise too_large(f"{self._request.method} {self._request.url.path}", limit)
                 yield chunk
+        finally:
+            if isinstance(chunks, AsyncGenerator):
+                await chunks.aclose()  # or the garbage collector would, some time
         self._complete = True
 
     async def aclose(self) -> None:
