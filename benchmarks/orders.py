@@ -2,6 +2,10 @@
 
 Every case processes its orders with a client of its own that has no connections yet, as the run
 of a periodic task would. Only ours reads the list of orders too; the others are given the ids.
+
+Plain httpx is there twice because its default is the better of the two. With as many keep-alive
+connections as requests at once, httpcore 1.0 looks at every idle connection for every other one
+whenever a request begins or ends, and gives an idle connection to more than one request.
 """
 
 from __future__ import annotations
@@ -152,7 +156,8 @@ def measure(report: Report, smoke: bool) -> None:
     report.title(f"orders a second, {latency_s * 1000:g} ms latency")
     report.text(
         f"Median (least-most) of {rounds} interleaved rounds; connecting is part of each.\n"
-        "CPU is the client's process alone. Ours reads the list too; the others know the ids."
+        "CPU is the client's process alone. Ours reads the list too; the others know the ids.\n"
+        "A pool that fits keeps as many connections as there are orders at once; default: 20."
     )
     with quiet_log("warning"):
         asyncio.run(measure_all(every, rounds=rounds, latency_s=latency_s))
