@@ -9,8 +9,10 @@ failures (connection errors, timeouts, 408, 425, 429, 500, 502, 503, 504) as the
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 import os
+import socket
+import ssl
+from contextlib import suppress
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -251,6 +253,8 @@ HINTS = {
 
 async def drain(response: httpx.Response) -> None:
     """Read a refusal's short body to its end: only then can its connection be used again."""
+    if response.is_closed:  # as a mocked one is from the beginning
+        return
     size = 0
     with suppress(httpx.RequestError, AnswerTooLarge, TimeoutError):
         async with asyncio.timeout(LONGEST_DRAIN_S):
@@ -299,8 +303,9 @@ def root_cause(exc: BaseException) -> str:
     cause: BaseException | None = exc
     while cause is not None:
         if isinstance(cause, OSError) and cause.strerror:
-            known = cause.errno is not None and cause.errno > 0  # a failed look-up's are negative
-            reason = os.strerror(cause.errno) if known else cause.strerror
+            # TLS and the looking up of names have numbers of their own.
+            own = isinstance(cause, ssl.SSLError | socket.gaierror) or cause.errno is None
+            reason = cause.strerror if own else os.strerror(cause.errno)
         cause = cause.__cause__ or cause.__context__
     return reason
 
