@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib
 import os
 import platform
@@ -135,8 +136,10 @@ async def start_worker(
                 )
 
             services: list[Service] = [worker.scheduler]
-            if settings.heartbeat_file is not None:
-                services.append(Heartbeat(settings.heartbeat_file, clock=SystemClock()))
+            if settings.heartbeat_file is not None:  # the first to start is the last to stop
+                services.insert(0, Heartbeat(settings.heartbeat_file, clock=SystemClock()))
+            gc.collect()
+            gc.freeze()  # what was imported stays: looking through it again would delay slots
             await supervise(
                 services,
                 stop=stop,

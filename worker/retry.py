@@ -94,6 +94,19 @@ class RetryPolicy:
         Raises:
             Exception: What the last attempt raised, unchanged.
         """
+        should_retry = should_retry or self.covers
+        try:
+            return await attempt()  # nearly always all there is to do, so tenacity is spared
+        except Exception as exc:
+            if self.attempts == 1 or not should_retry(exc):
+                raise
+            first = [exc]
+
+        async def again() -> T:
+            if first:
+                raise first.pop()  # tenacity counts it as the first attempt
+            return await attempt()
+
         jittered = wait_random_exponential(
             multiplier=self.base.total_seconds(), max=self.longest.total_seconds()
         )
@@ -111,12 +124,12 @@ class RetryPolicy:
         retrying = AsyncRetrying(
             stop=stop_after_attempt(self.attempts),
             wait=wait,
-            retry=retry_if_exception(should_retry or self.covers),
+            retry=retry_if_exception(should_retry),
             sleep=sleep or clock.sleep,
             before_sleep=announce,
             reraise=True,
         )
-        return await retrying(attempt)
+        return await retrying(again)
 
 
 def failure_of(state: RetryCallState) -> BaseException:
