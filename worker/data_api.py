@@ -301,11 +301,13 @@ def root_cause(exc: BaseException) -> str:
     """What the operating system said: "Connection refused" rather than "All attempts failed"."""
     reason = str(exc)
     cause: BaseException | None = exc
-    while cause is not None:
+    seen: set[int] = set()
+    while cause is not None and id(cause) not in seen:  # respx makes a ring of the causes
+        seen.add(id(cause))
         if isinstance(cause, OSError) and cause.strerror:
             # TLS and the looking up of names have numbers of their own.
-            own = isinstance(cause, ssl.SSLError | socket.gaierror) or cause.errno is None
-            reason = cause.strerror if own else os.strerror(cause.errno)
+            own = isinstance(cause, ssl.SSLError | socket.gaierror)
+            reason = cause.strerror if own or not cause.errno else os.strerror(cause.errno)
         cause = cause.__cause__ or cause.__context__
     return reason
 

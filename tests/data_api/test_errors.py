@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import socket
 from collections.abc import Iterator
+from errno import ECONNREFUSED
 
 import httpx
 import pytest
@@ -88,11 +91,52 @@ async def test_error_while_the_body_is_read_becomes_one_of_ours() -> None:
         assert caught.value.attempts == server.accepted == 3
 
 
-async def test_message_names_the_place_and_the_time_waited() -> None:
-    port = refused_port()
-    async with open_client(ClientOptions(base_url=f"http://127.0.0.1:{port}")) as client:
-        with pytest.raises(DataApiUnreachable, match=rf"no connection to 127\.0\.0\.1:{port} "):
+async def test_message_names_the_place_and_what_the_system_said() -> None:
+    place = f"127.0.0.1:{refused_port()}"
+    async with open_client(ClientOptions(base_url=f"http://{place}")) as client:
+        with pytest.raises(DataApiUnreachable) as caught:
             await CALLS["sync"](api_of(client))
+    assert str(caught.value) == f"sync: no connection to {place} ({os.strerror(ECONNREFUSED)})"
+
+
+async def test_message_about_a_service_without_tls_says_so() -> None:
+    async def speak_plainly(connection: Connection) -> None:
+        await connection.reader.read(1)
+        await connection.send(answer(status="400 Bad Request"))
+
+    async with (
+        raw_server(speak_plainly) as server,
+        open_client(ClientOptions(base_url=f"https://127.0.0.1:{server.port}")) as client,
+    ):
+        with pytest.raises(DataApiUnreachable, match=r"no connection to .*\(\[SSL"):
+            await CALLS["sync"](api_of(client))
+
+
+async def test_message_about_an_unknown_name_says_so() -> None:
+    def look_up(request: httpx.Request) -> httpx.Response:
+        try:
+            raise socket.gaierror(8, "Name or service not known")
+        except OSError as exc:
+            raise httpx.ConnectError("All connection attempts failed") from exc
+
+    async with httpx.AsyncClient(transport=httpx.MockTransport(look_up), base_url=URL) as client:
+        with pytest.raises(DataApiUnreachable, match=r" \(Name or service not known\)$"):
+            await CALLS["sync"](api_of(client))
+
+
+async def test_failure_that_is_its_own_cause_is_told_too(
+    service: respx.MockRouter, client: httpx.AsyncClient
+) -> None:
+    def refuse(request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("refused", request=request)
+
+    service.route().mock(side_effect=refuse)
+    with pytest.raises(DataApiUnreachable, match="refused") as caught:
+        await CALLS["sync"](api_of(client))
+    ring = caught.value.__cause__
+    assert ring is not None
+    assert ring.__cause__ is not None
+    assert ring.__cause__.__cause__ is ring
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from tests.support.servers import Connection, answer, answering, raw_server
 from worker.errors import UnexpectedRedirect, UnexpectedStatus
 from worker.transport import ClientOptions, open_client
 
-from .calls import CALLS, TOKEN, api_of
+from .calls import CALLS, TOKEN, URL, api_of
 
 TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
 REGISTERED = [status.value for status in HTTPStatus if status >= 300]
@@ -117,3 +117,10 @@ async def test_status_counts_however_its_body_ends(body: bytes) -> None:
             await CALLS["orders.list"](api_of(client))
         assert caught.value.status == 401
         assert len(server.requests) == 1
+
+
+async def test_status_counts_over_a_transport_that_answers_from_memory() -> None:
+    transport = httpx.MockTransport(lambda _: httpx.Response(404, text="in memory"))
+    async with httpx.AsyncClient(transport=transport, base_url=URL) as client:
+        with pytest.raises(UnexpectedStatus, match="404"):
+            await CALLS["orders.list"](api_of(client))

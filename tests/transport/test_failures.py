@@ -158,11 +158,19 @@ async def test_connection_that_is_not_accepted_is_connect_timeout() -> None:
             assert slots(client).free == 2
 
 
-async def test_unknown_name_is_connect_error() -> None:
-    async with slot_client("http://data-api.invalid") as client:
-        with pytest.raises(httpx.ConnectError):
-            await client.get("/")
-        assert slots(client).free == 2
+async def test_server_without_tls_is_connect_error() -> None:
+    async def speak_plainly(connection: Connection) -> None:
+        await connection.reader.read(1)
+        await connection.send(answer(status="400 Bad Request"))
+
+    async with (
+        raw_server(speak_plainly) as server,
+        slot_client(f"https://127.0.0.1:{server.port}") as client,
+    ):
+        for _ in range(3):
+            with pytest.raises(httpx.ConnectError, match="SSL"):
+                await client.get("/")
+            assert slots(client).free == 2
 
 
 async def test_request_that_finds_no_slot_in_time_is_pool_timeout() -> None:

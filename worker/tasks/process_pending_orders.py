@@ -43,14 +43,15 @@ class ProcessPendingOrdersTask(BaseTask):
 
     async def execute(self) -> dict[str, Any]:
         fan_out: FanOut[ItemId] = FanOut(concurrency=self.concurrency, clock=self.context.clock)
-        api = DataApi(self.http_client, self.context, sleep=fan_out.pause)
+        listing = DataApi(self.http_client, self.context)
+        processing = DataApi(self.http_client, self.context, sleep=fan_out.pause)
         report = ItemReport(self.logger, event="order.failed", id_key="order_id")
 
         async def process(order_id: ItemId) -> None:
             async with report.item(order_id):
-                await api.process_order(order_id)
+                await processing.process_order(order_id)
 
-        await fan_out.run(pending_orders(api, self.batch_size), process)
+        await fan_out.run(pending_orders(listing, self.batch_size), process)
         result = {
             "processed": report.succeeded,
             "failed": report.failed,
@@ -72,19 +73,30 @@ async def pending_orders(api: DataApi, limit: int) -> AsyncIterator[list[ItemId]
 
     Yields:
         The ids that are new on a page; together, each once.
+
+    Raises:
+        MalformedAnswer: The list goes on for ever, or in circles, without anything new.
     """
     seen: set[str] = set()
     offset = 0
+    retreats = 0  # since something new was found: orders left, but only so many are there to leave
     while True:
         page = await api.pending_orders(offset=offset, limit=limit)
         if offset == 0 and 0 < len(page) < limit:
             limit = await page_size(api, page, limit)
         if offset > 0 and (not page or str(page[0]) not in seen):
             offset = max(0, offset - limit // 2)
+            retreats += 1
+            if retreats > 2 * len(seen) + limit:
+                raise MalformedAnswer(
+                    "orders.list",
+                    f"nothing follows behind {len(seen)} orders; is offset right?",
+                )
             continue
         fresh = {str(order_id): order_id for order_id in page if str(order_id) not in seen}
         seen.update(fresh)
         if fresh:
+            retreats = 0
             yield list(fresh.values())
         if len(page) < limit:
             return
@@ -96,7 +108,12 @@ async def pending_orders(api: DataApi, limit: int) -> AsyncIterator[list[ItemId]
 
 
 async def page_size(api: DataApi, page: list[ItemId], limit: int) -> int:
-    """The most orders the service lists at once: a short page need not be the list's last."""
+    """The most orders the service lists at once: a short page need not be the list's last.
+
+    It is the last one if only its own end follows, or if the same list comes again: then the
+    service has no pages, and this is all.
+    """
     behind = await api.pending_orders(offset=len(page) - 1, limit=limit)
-    capped = len(behind) > 1 or (bool(behind) and behind[0] != page[-1])
-    return max(2, len(page)) if capped else limit
+    if behind == page[-1:] or behind[:1] == page[:1]:
+        return limit
+    return max(2, len(page))
