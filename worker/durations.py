@@ -47,12 +47,13 @@ def parse_duration(text: str) -> timedelta:
 
 def format_duration(duration: timedelta) -> str:
     """The shortest text that `parse_duration` reads as ``duration``: ``1h30m``, ``250ms``."""
-    if not duration:
-        return "0s"
+    *whole_units, (last_unit, shortest) = UNITS.items()
     rest = duration
     parts = []
-    for unit, length in UNITS.items():
+    for unit, length in whole_units:
         count, rest = divmod(rest, length)
         if count:
             parts.append(f"{count}{unit}")
-    return "".join(parts) or f"{duration.total_seconds():g}s"
+    if rest:
+        parts.append(f"{rest / shortest:g}{last_unit}")
+    return "".join(parts) or "0s"

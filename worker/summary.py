@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import traceback
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["describe", "format_traceback", "summarize"]
 
 LONGEST_TEXT = 200
 LONGEST_TRACEBACK = 8_000
+LONGEST_INTEGER_BITS = 512
 MOST_KEYS = 12
 
 
@@ -18,23 +24,33 @@ def summarize(result: object) -> object:
     "failed_ids": […]}`` becomes ``{"processed": 990, "failed_ids": "10 items"}``.
     """
     if isinstance(result, dict):
-        shown = {shorten(str(key)): gist(value) for key, value in list(result.items())[:MOST_KEYS]}
-        if len(result) > MOST_KEYS:
-            shown["…"] = f"{len(result) - MOST_KEYS} more"
-        return shown
+        with suppress(Exception):  # of a subclass, which may do anything
+            return entries(result)
     return gist(result)
+
+
+def entries(result: dict[object, object]) -> dict[str, object]:
+    shown = {
+        shorten(safe(str, key)): gist(value) for key, value in list(result.items())[:MOST_KEYS]
+    }
+    if len(result) > MOST_KEYS:
+        shown["…"] = f"{len(result) - MOST_KEYS} more"
+    return shown
 
 
 def gist(value: object) -> object:
     match value:
-        case None | bool() | int() | float():
+        case None | bool() | float():
             return value
+        case int():
+            bits = value.bit_length()  # Python refuses to write down very long ones
+            return value if bits <= LONGEST_INTEGER_BITS else f"an integer of {bits} bits"
         case str():
             return shorten(value)
         case dict() | list() | tuple() | set() | frozenset():
-            return f"{len(value)} items"
+            return safe(lambda items: f"{len(items)} items", value)
         case _:
-            return shorten(safe_repr(value))
+            return shorten(safe(repr, value))
 
 
 def describe(failure: BaseException) -> str:
@@ -62,8 +78,9 @@ def shorten(text: str, longest: int = LONGEST_TEXT) -> str:
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
-def safe_repr(value: object) -> str:
+def safe(text_of: Callable[[Any], str], value: object) -> str:
+    """What ``text_of`` makes of ``value``; its type's name if that fails."""
     try:
-        return repr(value)
+        return text_of(value)
     except Exception:
         return f"<{type(value).__name__}>"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ssl
 from collections.abc import AsyncIterator, Iterator
 
 import httpx
@@ -9,6 +10,17 @@ import respx
 from worker.transport import ClientOptions, open_client
 
 from .calls import TOKEN, URL
+
+
+@pytest.fixture(scope="session")
+def certificates() -> ssl.SSLContext:
+    return httpx.create_ssl_context()
+
+
+@pytest.fixture(autouse=True)
+def read_certificates_once(monkeypatch: pytest.MonkeyPatch, certificates: ssl.SSLContext) -> None:
+    """Reading them takes longer than most of these tests."""
+    monkeypatch.setattr(httpx, "create_ssl_context", lambda **_: certificates)
 
 
 @pytest.fixture
