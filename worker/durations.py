@@ -16,9 +16,10 @@ UNITS = {
     "s": timedelta(seconds=1),
     "ms": timedelta(milliseconds=1),
 }
-SECONDS = re.compile(r"[0-9]+(\.[0-9]+)?")
-PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|[dhms])")
-WHOLE = re.compile(r"([0-9]+(\.[0-9]+)?d)?([0-9]+(\.[0-9]+)?h)?([0-9]+(\.[0-9]+)?m)?([0-9]+(\.[0-9]+)?s)?([0-9]+(\.[0-9]+)?ms)?")
+NUMBER = r"[0-9]+(?:\.[0-9]+)?"
+SECONDS = re.compile(NUMBER)
+PART = re.compile(rf"({NUMBER})(ms|[dhms])")
+WHOLE = re.compile("".join(rf"(?:{NUMBER}{unit})?" for unit in UNITS))
 ISO = TypeAdapter(timedelta)
 EXPECTED = "expected a duration such as 90s, 5m, 1h30m, 2d, a number of seconds, or ISO 8601"
 

@@ -69,9 +69,7 @@ class Settings(BaseSettings):
         validate_default=False,
     )
 
-    data_api_url: str = Field(
-        description="Base URL of the Data API, `http://` or `https://`."
-    )
+    data_api_url: str = Field(description="Base URL of the Data API, `http://` or `https://`.")
     data_api_token: SecretStr | None = Field(
         None, description="Bearer token for the Data API; none is sent without it."
     )
