@@ -153,6 +153,7 @@ async def test_a_wrong_configuration_exits_78_with_every_problem(
         ("raise SystemExit(0)", "cannot be imported: SystemExit"),
         ("", "expected a function register(scheduler) in it"),
         ("def register(): ...", "register failed: TypeError"),
+        ("async def register(scheduler): ...", "must be `def`, not `async def`"),
         (
             "async def sync_external_data(): ...\n"
             "def register(s): s.register_task(sync_external_data, interval_seconds=1)",
@@ -205,7 +206,7 @@ async def test_check_says_what_it_found(tmp_path: Path) -> None:
         environment["WORKER_DATA_API_TOKEN"] = "wrong"
         code, out, _ = await worker_command("check", environment=environment, cwd=tmp_path)
         assert code == 1
-        assert "FAIL  the Data API: orders.list: expected 2xx, got 401" in out
+        assert f"FAIL  the Data API at {api.url}: orders.list: expected 2xx, got 401" in out
         assert "WORKER_DATA_API_TOKEN" in out
 
     code, out, _ = await worker_command("check", environment=CLOSED, cwd=tmp_path)
@@ -235,20 +236,101 @@ async def test_a_signal_ends_a_run_by_hand_and_its_outcome_is_still_printed(
     assert json.loads(out)["state"] == "REVOKED"
 
 
-@pytest.mark.parametrize("command", ["list", "--help", "demo --for 3s", "check"])
-def test_a_reader_that_goes_away_ends_a_command_quietly(tmp_path: Path, command: str) -> None:
-    done = subprocess.run(
-        ["bash", "-c", f'"{sys.executable}" -m worker {command} | head -n 1'],
-        env=clean_environment(**CLOSED),
-        cwd=tmp_path,
+def shell(script: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a script in which ``$worker`` is the command."""
+    return subprocess.run(
+        ["bash", "-c", f'worker="{sys.executable} -m worker"; {script}'],
+        env=clean_environment(**CLOSED, **environment),
+        cwd=cwd,
         capture_output=True,
         text=True,
         timeout=25,
         check=False,
     )
-    assert done.returncode == 0
-    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["list", "--help", "demo --for 3s", "check", "run odd 2>/dev/null", "start 2>&1"],
+)
+def test_a_reader_that_goes_away_ends_a_command_quietly(
+    tmp_path: Path, own_tasks: dict[str, str], command: str
+) -> None:
+    modules = {"WORKER_TASK_MODULES": own_tasks["WORKER_TASK_MODULES"]}
+    done = shell(f"$worker {command} | head -n 1", tmp_path, **modules)
+    assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["list", "check", "run odd", "demo --for 3s", "start 2>&1"])
+def test_a_reader_that_went_away_is_exit_code_141(
+    tmp_path: Path, own_tasks: dict[str, str], command: str
+) -> None:
+    modules = {"WORKER_TASK_MODULES": own_tasks["WORKER_TASK_MODULES"]}
+    done = shell(f"$worker {command} | true; exit ${{PIPESTATUS[0]}}", tmp_path, **modules)
+    assert done.returncode == 141
+
+
+def test_a_result_that_cannot_be_written_is_told_without_a_traceback(tmp_path: Path) -> None:
+    done = shell("$worker list > /dev/full", tmp_path)
+    assert done.returncode == 1
+    assert done.stderr == "worker: the result cannot be written: No space left on device\n"
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_closed_streams_do_no_harm(tmp_path: Path, closed: str) -> None:
+    assert shell(f"$worker list {closed}", tmp_path).returncode == 0
+    assert shell(f"timeout -s TERM 2 $worker start {closed}", tmp_path).returncode == 124
+
+
+async def test_what_a_task_prints_is_no_part_of_the_result(tmp_path: Path) -> None:
+    (tmp_path / "prints.py").write_text(
+        "async def prints():\n    print('hello')\n"
+        "def register(scheduler):\n    scheduler.register_task(prints, interval_seconds=60)\n"
+    )
+    _, out, err = await worker_command(
+        "run", "prints", environment={**CLOSED, "WORKER_TASK_MODULES": "prints"}, cwd=tmp_path
+    )
+    assert json.loads(out)["state"] == "SUCCESS"
+    assert "hello" in err
+
+
+async def test_a_task_of_ones_own_that_reaches_nothing_exits_69_and_says_what(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "calls.py").write_text(
+        "async def calls(http_client):\n    await http_client.get('/x?key=hidden')\n"
+        "def register(scheduler):\n    scheduler.register_task(calls, interval_seconds=60)\n"
+    )
+    code, out, err = await worker_command(
+        "run", "calls", environment={**CLOSED, "WORKER_TASK_MODULES": "calls"}, cwd=tmp_path
+    )
+    assert code == 69
+    assert json.loads(out)["error"] == {
+        "type": "ConnectError",
+        "message": "no connection to 127.0.0.1:9 (Connection refused)",
+    }
+    assert "Traceback" not in err
+    assert "hidden" not in out + err
+
+
+async def test_check_refuses_what_start_would_refuse(tmp_path: Path) -> None:
+    alive = tmp_path / "alive"
+    environment = {**CLOSED, "WORKER_HEARTBEAT_FILE": str(alive)}
+    code, _, _ = await worker_command("check", environment=environment, cwd=tmp_path)
+    assert code == 69
+    assert not alive.exists()
+    environment["WORKER_HEARTBEAT_FILE"] = str(tmp_path / "missing" / "alive")
+    code, _, err = await worker_command("check", environment=environment, cwd=tmp_path)
+    assert code == 78
+    assert "WORKER_HEARTBEAT_FILE" in err
+
+
+async def test_the_demo_api_lists_its_faults(tmp_path: Path) -> None:
+    code, out, _ = await worker_command("demo-api", "--fault", "help", cwd=tmp_path)
+    assert code == 0
+    assert "retry_after" in out
+    assert "The Retry-After header of failing calls" in out
 
 
 async def test_the_demo_ends_by_itself_with_a_summary(tmp_path: Path) -> None:

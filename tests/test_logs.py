@@ -98,7 +98,9 @@ def test_on_a_terminal_control_characters_are_shown_and_not_obeyed() -> None:
         ("GET http://api:1/x?before=2026&a=b failed", "GET http://api:1/x failed"),
         ("see https://user:pw@api/x for more", "see https://api/x for more"),
         ("'http://api/x?y' and 'http://b/?z'", "'http://api/x' and 'http://b/'"),
-        ("nothing to hide", "nothing to hide"),
+        ("GET /api/v1/orders?key=hidden&x=1 failed", "GET /api/v1/orders failed"),
+        ("Authorization: Bearer abc.def-1", "Authorization: Bearer ***"),
+        ("nothing to hide?", "nothing to hide?"),
     ],
 )
 def test_secrets_and_queries_are_taken_out(text: str, redacted: str) -> None:
@@ -149,6 +151,7 @@ def test_a_failure_is_told_with_its_traceback_once_and_then_counted(log: Log) ->
     assert [line["consecutive"] for line in (first, second, third, other)] == [1, 2, 3, 4]
     assert "exception" in other
     assert (recovered["event"], recovered["after_failures"]) == ("run.recovered", 4)
+    assert recovered["failing_since"] == other["failing_since"] == START.isoformat()
     assert finished["outcome"] == "success"
 
 
@@ -187,12 +190,20 @@ def test_a_run_and_a_skipped_slot_say_when_they_were_due(log: Log) -> None:
     assert (skipped["reason"], skipped["running_since"]) == ("overlap", START.isoformat())
 
 
-def test_a_full_disk_does_not_stop_whoever_logs() -> None:
+def test_a_full_disk_does_not_stop_whoever_logs_and_tears_no_later_line() -> None:
     class Full(io.StringIO):
-        def write(self, text: str) -> int:
-            raise OSError(28, "No space left on device")
+        full = True
 
-    configure_logging(form="json", stream=Full())
+        def write(self, text: str) -> int:
+            if self.full:
+                super().write(text[:10])
+                raise OSError(28, "No space left on device")
+            return super().write(text)
+
+    stream = Full()
+    configure_logging(form="json", stream=stream)
     structlog.get_logger().info("unheard")
-    logging.getLogger("lib").error("unheard")
+    stream.full = False
+    structlog.get_logger().info("heard")
     structlog.reset_defaults()
+    assert json.loads(stream.getvalue().splitlines()[-1])["event"] == "heard"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import json
 import re
 import subprocess
@@ -43,6 +44,27 @@ async def test_the_task_in_the_readme_runs(tmp_path: Path) -> None:
         )
     assert code == 0
     assert json.loads(out)["result"] == 12
+
+
+async def test_the_larger_examples_in_the_readme_run_too(tmp_path: Path) -> None:
+    for name in ("more_tasks.py", "test_more_tasks.py"):
+        (tmp_path / name).write_text(marked("example", name))
+    code, out, _ = await worker_command(
+        "list",
+        environment={"WORKER_DATA_API_URL": "http://api", "WORKER_TASK_MODULES": "more_tasks"},
+        cwd=tmp_path,
+    )
+    assert code == 0
+    assert "report                  6h" in out
+    assert "ping                    30s" in out
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "pytest", "-q", "-o", "asyncio_mode=auto"),
+        cwd=tmp_path,
+        env=clean_environment(PYTHONPATH=str(tmp_path)),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    told, _ = await process.communicate()
+    assert process.returncode == 0, told.decode()
 
 
 def test_the_readmes_two_commands_do_all_the_set_up() -> None:

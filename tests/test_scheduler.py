@@ -101,6 +101,18 @@ async def test_a_task_class_a_partial_of_one_and_an_async_function_all_run(bench
     assert results == {"counts": 7, "counts_too": 1, "pings": "pong"}
 
 
+async def test_a_function_may_ask_for_the_shared_client(bench: Bench) -> None:
+    given: list[httpx.AsyncClient] = []
+
+    async def asks(http_client: httpx.AsyncClient, *, step: int = 1) -> None:
+        given.append(http_client)
+
+    bench.scheduler.register_task(partial(asks, step=2), interval=HOUR)
+    bench.scheduler.start()
+    await wait_until(lambda: bench.of(RunFinished) != [], "it has run")
+    assert given == [bench.client]
+
+
 async def test_slots_stay_on_their_nominal_times_however_late_a_run_starts(bench: Bench) -> None:
     bench.scheduler.register_task(pings, interval_seconds=0.02)
     bench.scheduler.start()
@@ -186,6 +198,25 @@ async def test_an_interval_of_zero_keeps_a_task_for_runs_by_hand(at_start: Bench
 def synchronous() -> None: ...
 
 
+async def wants_too_much(client: httpx.AsyncClient, table: str) -> None: ...
+
+
+class NeedsMore(BaseTask):
+    name = "needs_more"
+
+    def __init__(self, http_client: httpx.AsyncClient, table: str) -> None:
+        super().__init__(http_client)
+
+    async def execute(self) -> None: ...
+
+
+class NotAsync(BaseTask):
+    name = "not_async"
+
+    def execute(self) -> int:  # type: ignore[override]
+        return 1
+
+
 class Abstract(BaseTask): ...
 
 
@@ -200,6 +231,9 @@ class Abstract(BaseTask): ...
         (synchronous, {"interval": SECOND}, "expected a subclass of BaseTask or an async function"),
         (pings(), {"interval": SECOND}, "not a call of it"),
         (Abstract, {"interval": SECOND}, "abstract"),
+        (wants_too_much, {"interval": SECOND}, "without arguments or with one"),
+        (NeedsMore, {"interval": SECOND}, "needs more than the shared client"),
+        (NotAsync, {"interval": SECOND}, "write `async def execute"),
         (pings, {"interval": SECOND, "name": "no spaces"}, "letters, digits"),
         (lambda: pings(), {"interval": SECOND}, "async function"),
     ],

@@ -133,7 +133,7 @@ def test_a_secret_file_that_is_missing_empty_or_one_too_many_is_refused(
     assert "'nowhere' cannot be read: No such file" in missing
     (tmp_path / "empty").write_text("\n")
     (empty,) = problems(monkeypatch, WORKER_DATA_API_TOKEN_FILE="empty")
-    assert "WORKER_DATA_API_TOKEN" in empty
+    assert empty.startswith("WORKER_DATA_API_TOKEN_FILE: expected")
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
     (binary,) = problems(monkeypatch, WORKER_DATA_API_TOKEN_FILE="binary")
     assert "UTF-8" in binary
@@ -154,6 +154,24 @@ def test_the_environment_wins_over_the_file(
     settings = load_settings()
     assert settings.sync_interval == timedelta(minutes=7)
     assert settings.cleanup_interval == timedelta(minutes=2)
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"WORKER_LOG_LEVEL debug\n", ".env line 1: expected NAME=value"),
+        (b"A=1\nthis is junk\n", ".env line 2: expected NAME=value"),
+        (b"\xff\xfe", ".env cannot be read: it is not UTF-8 text"),
+    ],
+)
+def test_a_file_that_cannot_be_understood_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: bytes, complaint: str
+) -> None:
+    (tmp_path / ".env").write_bytes(content)
+    assert problems(monkeypatch) == [complaint]
+    (tmp_path / ".env").unlink()
+    (tmp_path / ".env").mkdir()
+    assert problems(monkeypatch) == [".env cannot be read: Is a directory"]
 
 
 def test_an_unknown_name_in_the_file_is_refused_too(

@@ -202,6 +202,8 @@ async def test_hostile_tasks_leave_the_others_on_time_and_the_worker_alive(tmp_p
         assert kinds["raises"] == "ValueError"
         assert kinds["recurses"] == "RecursionError"
         assert kinds["hangs"] == "TimeLimitExceeded"
+        first = worker.told("run.failed", task="hangs")[0]
+        assert "await asyncio.Event().wait()" in first["exception"], "where it hung"
         for name in ("exits", "interrupts", "cancels_itself", "raises_cancelled"):
             assert kinds[name] == "TaskCrashed"
         starts = worker.told("run.started", task="good")
@@ -258,6 +260,40 @@ async def test_a_second_signal_ends_the_worker_at_once(tmp_path: Path) -> None:
             worker.signal(signal.SIGTERM)
             assert await worker.ended() == 128 + signal.SIGTERM
             assert not worker.told("worker.stopped")
+            assert worker.events[-1]["event"] == "worker.killed"
+
+
+SLOW_STOP = """
+import asyncio
+
+
+async def lasts():
+    await asyncio.sleep(1)
+
+
+async def ticks(): ...
+
+
+def register(scheduler):
+    scheduler.register_task(lasts, interval_seconds=60)
+    scheduler.register_task(ticks, interval_seconds=0.1)
+"""
+
+
+async def test_slots_that_come_while_the_worker_drains_are_told(tmp_path: Path) -> None:
+    (tmp_path / "slow_stop.py").write_text(SLOW_STOP)
+    environment = {
+        **NOTHING_SCHEDULED,
+        **AT_ONCE,
+        "WORKER_DATA_API_URL": CLOSED,
+        "WORKER_TASK_MODULES": "slow_stop",
+    }
+    async with running("start", environment=environment, cwd=tmp_path) as worker:
+        await worker.logged("run.finished", task="ticks")
+        worker.signal(signal.SIGTERM)
+        assert await worker.ended() == 0
+        assert worker.told("slot.skipped", task="ticks", reason="stopping")
+        assert worker.told("run.finished", task="lasts")
 
 
 BLOCKING_TASK = """
@@ -299,7 +335,7 @@ async def test_a_worker_whose_log_nobody_reads_any_more_ends_quietly(tmp_path: P
     async with running("start", environment=environment, cwd=tmp_path) as worker:
         await worker.logged("worker.ready")
         worker.hang_up()
-        assert await worker.ended() == 0
+        assert await worker.ended() == 141
 
 
 async def test_the_heartbeat_file_is_there_while_the_worker_runs(tmp_path: Path) -> None:
@@ -310,9 +346,8 @@ async def test_the_heartbeat_file_is_there_while_the_worker_runs(tmp_path: Path)
         "WORKER_HEARTBEAT_FILE": str(alive),
     }
     async with running("start", environment=environment, cwd=tmp_path) as worker:
-        await worker.logged("worker.ready")
+        await worker.logged("worker.idle")  # one without anything to do must say so
         assert alive.exists()
-        assert worker.told("worker.idle"), "a worker without anything to do must say so"
         worker.signal(signal.SIGTERM)
         assert await worker.ended() == 0
     assert not alive.exists()

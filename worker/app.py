@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import importlib
+import inspect
 import os
 import platform
 import sys
@@ -18,6 +19,7 @@ import structlog
 from worker.clock import Clock, SystemClock
 from worker.context import RunContext
 from worker.data_api import DataApi
+from worker.durations import format_duration
 from worker.errors import (
     ConfigurationError,
     DataApiError,
@@ -27,12 +29,12 @@ from worker.errors import (
 )
 from worker.events import Event, Events, RunFinished, Tally
 from worker.heartbeat import Heartbeat
-from worker.logs import EventLog, Redaction, configure_logging
+from worker.logs import EventLog, LogStream, Redaction, configure_logging
 from worker.model import Run, Trigger
 from worker.retry import RetryPolicy
 from worker.runner import RunLimits, Runner
 from worker.scheduler import FirstRun, Scheduler
-from worker.supervisor import Service, StopRequest, supervise
+from worker.supervisor import StopRequest, supervise
 from worker.tasks.register import register_all_tasks
 from worker.transport import ClientOptions, open_client
 
@@ -135,13 +137,11 @@ async def start_worker(
                     running=worker.runner.busy,
                 )
 
-            services: list[Service] = [worker.scheduler]
-            if settings.heartbeat_file is not None:  # the first to start is the last to stop
-                services.insert(0, Heartbeat(settings.heartbeat_file, clock=SystemClock()))
             gc.collect()
             gc.freeze()  # what was imported stays: looking through it again would delay slots
             await supervise(
-                services,
+                # The first to start is the last to stop: a worker that drains is alive.
+                [*side_services(settings), worker.scheduler],
                 stop=stop,
                 grace=settings.shutdown_grace,
                 on_ready=on_ready,
@@ -155,6 +155,12 @@ async def start_worker(
                 abandoned=worker.runner.busy,
             )
             return worker.tally
+
+
+def side_services(settings: Settings) -> list[Heartbeat]:
+    """What a started worker does beside its tasks."""
+    path = settings.heartbeat_file
+    return [] if path is None else [Heartbeat(path, clock=SystemClock())]
 
 
 async def run_task(settings: Settings, name: str) -> tuple[Run, str | None]:
@@ -197,7 +203,13 @@ class Finding:
 
 
 async def check_worker(settings: Settings) -> list[Finding]:
-    """Load all tasks, and make the Data API's cheapest safe call once, without retries."""
+    """Load all tasks, and make the Data API's cheapest safe call once, without retries.
+
+    Raises:
+        ConfigurationError: What the worker would not start with.
+    """
+    for service in side_services(settings):
+        service.check()
     async with open_worker(settings) as worker:
         tasks = worker.scheduler.tasks
         on = sum(1 for task in tasks.values() if task.interval)
@@ -208,21 +220,26 @@ async def check_worker(settings: Settings) -> list[Finding]:
         ]
         run = RunContext(task="check", retry=RetryPolicy(attempts=1))
         began = run.clock.monotonic()
+        where = f"the Data API at {settings.data_api_url}"
+        limit = 2 * settings.data_api_timeout
         try:
-            await DataApi(worker.http_client, run).pending_orders(offset=0, limit=1)
+            async with asyncio.timeout(limit.total_seconds()):
+                await DataApi(worker.http_client, run).pending_orders(offset=0, limit=1)
         except DataApiError as exc:
             unreachable = isinstance(exc, DataApiUnreachable)
-            findings.append(Finding(False, f"the Data API: {exc}", unreachable))
+            findings.append(Finding(False, f"{where}: {exc}", unreachable))
+        except TimeoutError:
+            late = f"{where}: no whole answer within {format_duration(limit)}"
+            findings.append(Finding(False, late, unreachable=True))
         else:
             took_ms = (run.clock.monotonic() - began) * 1000
-            where = f"{settings.data_api_url} answers {token} in {took_ms:.0f} ms"
-            findings.append(Finding(True, f"the Data API at {where}"))
+            findings.append(Finding(True, f"{where} answers {token} in {took_ms:.0f} ms"))
         return findings
 
 
-def set_up_logging(settings: Settings) -> None:
+def set_up_logging(settings: Settings) -> LogStream:
     """Log as the settings say."""
-    configure_logging(
+    return configure_logging(
         level=settings.log_level, form=settings.log_format, redact=redaction(settings)
     )
 
@@ -271,6 +288,10 @@ def register_modules(scheduler: Scheduler, modules: tuple[str, ...]) -> None:
             raise ConfigurationError(
                 [f"WORKER_TASK_MODULES: {name}: {import_problem(exc)}"]
             ) from exc
+        if inspect.iscoroutinefunction(register):
+            raise ConfigurationError(
+                [f"WORKER_TASK_MODULES: {name}.register must be `def`, not `async def`"]
+            )
         try:
             register(scheduler)
         except WorkerError:

@@ -22,7 +22,7 @@ import os
 import signal
 import sys
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from enum import IntEnum
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -32,7 +32,6 @@ import typer
 from worker.durations import format_duration, parse_duration
 from worker.errors import (
     ConfigurationError,
-    DataApiUnreachable,
     TaskDefinitionError,
     UnknownTaskError,
 )
@@ -42,6 +41,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
     from types import ModuleType
 
+    from worker.logs import LogStream
     from worker.model import Run
     from worker.settings import Settings
 
@@ -61,6 +61,7 @@ class ExitCode(IntEnum):
     USAGE = 2
     UNREACHABLE = 69
     CONFIGURATION = 78
+    BROKEN_PIPE = 141
 
 
 app = typer.Typer(
@@ -74,14 +75,10 @@ app = typer.Typer(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the arguments, do what they say, and exit."""
-    try:
-        try:
-            app(args=list(sys.argv[1:] if arguments is None else arguments), prog_name="worker")
-        finally:
-            sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(128 + signal.SIGPIPE)
+    # Python has no such stream at all where the caller closed it.
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 - for as long as we live
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+    app(args=list(sys.argv[1:] if arguments is None else arguments), prog_name="worker")
 
 
 def show_version(wanted: bool) -> None:
@@ -109,8 +106,10 @@ def start() -> None:
     from worker.app import start_worker
 
     with complaints():
-        settings = ready_settings()
+        settings, log = ready_settings()
         run_to_end(start_worker(settings))
+    if log.reader_gone:
+        raise typer.Exit(ExitCode.BROKEN_PIPE)
 
 
 @app.command()
@@ -122,19 +121,20 @@ def run(
     from worker.app import redaction, run_task
 
     async def run_and_print(settings: Settings) -> ExitCode | int:
-        done, ended_by = await run_task(settings, name)
+        with redirect_stdout(sys.stderr):  # the task's own prints are no result
+            done, ended_by = await run_task(settings, name)
         indent = 2 if sys.stdout.isatty() and not as_json else None
-        typer.echo(redaction(settings)(as_text(describe_run(done), indent=indent)))
+        say(redaction(settings)(as_text(describe_run(done), indent=indent)))
         if ended_by is not None:
             return 128 + signal.Signals[ended_by]
         if done.error is None:
             return ExitCode.OK
-        unreachable = done.error.type == DataApiUnreachable.__name__
-        return ExitCode.UNREACHABLE if unreachable else ExitCode.FAILED
+        return ExitCode.UNREACHABLE if done.error.unreachable else ExitCode.FAILED
 
     with complaints():
-        code = run_to_end(run_and_print(ready_settings()))
-    raise typer.Exit(code)
+        settings, log = ready_settings()
+        code = run_to_end(run_and_print(settings))
+    raise typer.Exit(ExitCode.BROKEN_PIPE if log.reader_gone else code)
 
 
 @app.command("list")
@@ -158,9 +158,9 @@ def list_tasks(
             ]
 
     with complaints():
-        tasks = run_to_end(collect(ready_settings()))
+        tasks = run_to_end(collect(ready_settings()[0]))
     if as_json:
-        typer.echo(as_text(tasks, indent=None))
+        say(as_text(tasks, indent=None))
         return
     print_table(
         ("task", "every", "defined in"),
@@ -174,9 +174,8 @@ def check() -> None:
     from worker.app import check_worker
 
     with complaints():
-        findings = run_to_end(check_worker(ready_settings()))
-    for finding in findings:
-        typer.echo(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.what}")
+        findings = run_to_end(check_worker(ready_settings()[0]))
+    say("\n".join(f"{'ok  ' if found.ok else 'FAIL'}  {found.what}" for found in findings))
     if all(finding.ok for finding in findings):
         return
     unreachable = any(finding.unreachable for finding in findings)
@@ -211,7 +210,9 @@ def demo(
 
 @app.command()
 def demo_api(
-    port: Annotated[int, typer.Option(help="Where to listen; 0 takes a free port.")] = 8000,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Where to listen; 0 takes a free port.")
+    ] = 8000,
     host: Annotated[str, typer.Option(help="On which address.")] = "127.0.0.1",
     database: Annotated[
         str, typer.Option(help="SQLite file that outlives the service; in memory if not given.")
@@ -219,7 +220,10 @@ def demo_api(
     token: Annotated[str | None, typer.Option(help="Bearer token that callers need.")] = None,
     fault: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="Misbehave, e.g. latency_s=0.02; repeatable."),
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="Misbehave, e.g. latency_s=0.02; repeatable. `--fault help` lists all.",
+        ),
     ] = None,
     orders: Annotated[int, typer.Option(min=0, help="Pending orders to begin with.")] = 0,
     poison: Annotated[int, typer.Option(min=0, help="How many of them can never succeed.")] = 0,
@@ -231,10 +235,14 @@ def demo_api(
     server = needs_extra("worker.demo.server")
     from pydantic import ValidationError
 
-    from worker.demo.faults import explain
+    from worker.demo.faults import Faults, explain
 
+    if fault == ["help"]:
+        names = Faults.model_fields.items()
+        say("\n".join(f"{name:16}  {field.description}" for name, field in names))
+        return
     try:
-        faults = server.Faults.parse(fault or [])
+        faults = Faults.parse(fault or [])
         seed = server.SeedSpec(
             orders=orders,
             poison=poison,
@@ -254,7 +262,7 @@ def demo_api(
             token=token,
             faults=faults,
             seed=seed,
-            announce=lambda url: typer.echo(f"Data API at {url}"),
+            announce=lambda url: say(f"Data API at {url}"),
         )
     except OSError as exc:
         typer.echo(f"worker: {exc.strerror or exc}", err=True)
@@ -262,14 +270,13 @@ def demo_api(
     raise typer.Exit(code)
 
 
-def ready_settings() -> Settings:
-    """The settings, with logging set up as they say."""
+def ready_settings() -> tuple[Settings, LogStream]:
+    """The settings, and where the log goes that was set up as they say."""
     from worker.app import set_up_logging
     from worker.settings import load_settings
 
     settings = load_settings()
-    set_up_logging(settings)
-    return settings
+    return settings, set_up_logging(settings)
 
 
 @contextmanager
@@ -336,6 +343,20 @@ def describe_run(run: Run) -> dict[str, Any]:
     }
 
 
+def say(text: str) -> None:
+    """Print a result. Where it cannot be written the command ends, without a traceback."""
+    try:
+        sys.stdout.write(f"{text}\n")
+        sys.stdout.flush()
+    except BrokenPipeError as exc:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(ExitCode.BROKEN_PIPE) from exc
+    except OSError as exc:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        typer.echo(f"worker: the result cannot be written: {exc.strerror}", err=True)
+        raise typer.Exit(ExitCode.FAILED) from exc
+
+
 def as_text(value: object, *, indent: int | None) -> str:
     """JSON of any value: what JSON does not know becomes a text, NaN becomes null."""
     from pydantic_core import to_jsonable_python
@@ -356,8 +377,5 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
             table.add_row(*(Text(cell) for cell in row))
         Console().print(table)
         return
-    widths = [max(len(row[n]) for row in (head, *rows)) for n in range(len(head))]
-    for row in rows:
-        typer.echo(
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        )
+    widths = [max(len(row[n]) for row in rows) for n in range(len(head))]
+    say("\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows))

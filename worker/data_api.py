@@ -9,9 +9,6 @@ failures (connection errors, timeouts, 408, 425, 429, 500, 502, 503, 504) as the
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
-import ssl
 from contextlib import suppress
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -32,6 +29,7 @@ from worker.errors import (
     UnexpectedRedirect,
     UnexpectedStatus,
 )
+from worker.network import explain
 from worker.retry import (
     TRANSIENT_STATUS,
     may_repeat,
@@ -208,6 +206,8 @@ class DataApi:
                 await response.aclose()
         except httpx.RequestError as exc:
             raise translate(call, request, exc) from exc
+        except AnswerTooLarge as exc:
+            raise too_large(call, self._body_limit) from exc
 
     async def _read(self, call: str, response: httpx.Response) -> bytes:
         coding = response.headers.get("Content-Encoding", "")
@@ -271,45 +271,10 @@ def translate(call: str, request: httpx.Request, exc: httpx.RequestError) -> Dat
     if isinstance(exc, httpx.TransportError):
         return DataApiUnreachable(
             call,
-            explain(exc, request),
+            explain(exc),
             transient=passes(exc) and may_repeat(request),
         )
     return DataApiError(call, f"{type(exc).__name__}: {exc}")
-
-
-def explain(exc: httpx.TransportError, request: httpx.Request) -> str:
-    where = f"{request.url.host}:{request.url.port or request.url.scheme}"
-    timeouts = request.extensions.get("timeout", {})
-    match exc:
-        case httpx.ConnectTimeout():
-            return f"no connection to {where} within {timeouts.get('connect')} s"
-        case httpx.ReadTimeout():
-            return f"{where} sent nothing for {timeouts.get('read')} s"
-        case httpx.WriteTimeout():
-            return f"{where} took nothing for {timeouts.get('write')} s"
-        case httpx.PoolTimeout():
-            return f"no free connection to {where} within {timeouts.get('pool')} s"
-        case httpx.ConnectError():
-            return f"no connection to {where} ({root_cause(exc)})"
-        case httpx.LocalProtocolError():  # its message quotes the header, which may be the token
-            return f"the request to {where} is not valid HTTP; is there a line break in a header?"
-        case _:
-            return f"the connection to {where} broke ({type(exc).__name__}: {exc})"
-
-
-def root_cause(exc: BaseException) -> str:
-    """What the operating system said: "Connection refused" rather than "All attempts failed"."""
-    reason = str(exc)
-    cause: BaseException | None = exc
-    seen: set[int] = set()
-    while cause is not None and id(cause) not in seen:  # respx makes a ring of the causes
-        seen.add(id(cause))
-        if isinstance(cause, OSError) and cause.strerror:
-            # TLS and the looking up of names have numbers of their own.
-            own = isinstance(cause, ssl.SSLError | socket.gaierror)
-            reason = cause.strerror if own or not cause.errno else os.strerror(cause.errno)
-        cause = cause.__cause__ or cause.__context__
-    return reason
 
 
 def parse(call: str, shape: type[T] | TypeAdapter[T], body: bytes) -> T:

@@ -119,6 +119,10 @@ class DataApiError(WorkerError):
         self.retry_after_s = retry_after_s
         self.attempts = 1
 
+    def __str__(self) -> str:
+        tried = f", after {self.attempts} attempts" if self.attempts > 1 else ""
+        return f"{super().__str__()}{tried}"
+
 
 class DataApiUnreachable(DataApiError):
     """There was no complete answer: refused, reset, timed out, cut short, or not HTTP."""
@@ -158,5 +162,5 @@ class InvalidId(DataApiError):
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """``" (did you mean 'x'?)"`` for the closest of ``known``, or an empty text."""
-    matches = get_close_matches(name, list(known), n=1, cutoff=0.6)
+    matches = get_close_matches(name, list(known), n=1, cutoff=0.7)
     return f" (did you mean {matches[0]!r}?)" if matches else ""

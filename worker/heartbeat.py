@@ -34,19 +34,33 @@ class Heartbeat:
         self._clock = clock
         self._beating: asyncio.Task[None] | None = None
 
+    def check(self) -> None:
+        """Find out whether the file can be written, and leave things as they were.
+
+        Raises:
+            ConfigurationError: It cannot.
+        """
+        existed = self._path.exists()
+        self._touch_first()
+        if not existed:
+            self._path.unlink(missing_ok=True)
+
     def start(self, group: asyncio.TaskGroup) -> None:
-        try:
-            self._path.touch()
-        except OSError as exc:
-            raise ConfigurationError(
-                [f"WORKER_HEARTBEAT_FILE: {str(self._path)!r} cannot be written: {exc.strerror}"]
-            ) from exc
+        self._touch_first()
         self._beating = group.create_task(self._beat(), name="heartbeat")
 
     async def stop(self, grace: timedelta) -> None:
         if self._beating is not None:
             self._beating.cancel()
             self._path.unlink(missing_ok=True)
+
+    def _touch_first(self) -> None:
+        try:
+            self._path.touch()
+        except OSError as exc:
+            raise ConfigurationError(
+                [f"WORKER_HEARTBEAT_FILE: {str(self._path)!r} cannot be written: {exc.strerror}"]
+            ) from exc
 
     async def _beat(self) -> None:
         while True:

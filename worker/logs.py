@@ -14,11 +14,13 @@ import re
 import signal
 import sys
 import threading
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
+import httpx
 import structlog
 
-from worker.errors import DataApiError, RunInterrupted, TaskFailed, TimeLimitExceeded
+from worker.errors import DataApiError, TaskFailed
 from worker.events import (
     CallRetrying,
     Event,
@@ -33,6 +35,7 @@ from worker.summary import describe, format_traceback, summarize
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from datetime import datetime
 
     from structlog.typing import EventDict, Processor
 
@@ -42,11 +45,13 @@ QUIET_LIBRARIES = ("httpx", "httpcore", "apscheduler", "asyncio", "uvicorn")
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 TEXT_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 """As CONTROL, but a text of several lines stays one."""
+QUERY = re.compile(r"(?<=[\w/])\?[\w.%~\-\[\]]+=[^\s'\"]*")
+BEARER = re.compile(r"\b(Bearer) +[\w.~+/=-]+", re.IGNORECASE)
 URL = re.compile(r"(?P<scheme>https?://)(?:[^\s/?#@'\"]*@)?(?P<place>[^\s?#'\"]*)(?:\?[^\s'\"]*)?")
 
 
 class Redaction:
-    """Takes secrets, and the queries and credentials of URLs, out of a text."""
+    """Takes secrets, bearer tokens, and the queries and credentials of URLs out of a text."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         self._secrets = [
@@ -56,7 +61,9 @@ class Redaction:
     def __call__(self, text: str) -> str:
         for secret in self._secrets:
             text = text.replace(secret, "***")
-        return URL.sub(r"\g<scheme>\g<place>", text) if "://" in text else text
+        text = URL.sub(r"\g<scheme>\g<place>", text) if "://" in text else text
+        text = QUERY.sub("", text) if "?" in text else text
+        return BEARER.sub(r"\1 ***", text)
 
 
 def configure_logging(
@@ -65,7 +72,7 @@ def configure_logging(
     form: str = "auto",
     redact: Redaction | None = None,
     stream: TextIO | None = None,
-) -> None:
+) -> LogStream:
     """Send all logs, the libraries' too, to one stream.
 
     Args:
@@ -73,9 +80,12 @@ def configure_logging(
         form: ``json``, ``console``, or ``auto``: console if the stream is a terminal.
         redact: Takes secrets out of each line.
         stream: Standard error unless given.
+
+    Returns:
+        Where the lines go, which knows whether somebody still reads them.
     """
     number = logging.getLevelNamesMapping()[level.upper()]
-    target = stream or sys.stderr
+    target = LogStream(stream or sys.stderr)
     colors = target.isatty()
     console = form == "console" or (form == "auto" and colors)
     shared: list[Processor] = [
@@ -92,10 +102,10 @@ def configure_logging(
     structlog.configure(
         processors=[*shared, *output],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", LogStream(target))),
+        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", target)),
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler(LogStream(target))
+    handler = logging.StreamHandler(target)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],
@@ -108,6 +118,7 @@ def configure_logging(
     for name in QUIET_LIBRARIES:
         logging.getLogger(name).setLevel(max(number, logging.WARNING))
     logging.captureWarnings(True)
+    return target
 
 
 def for_machines() -> list[Processor]:
@@ -126,30 +137,39 @@ class LogStream:
     """Standard error, whose reader may go away.
 
     A worker that nobody can hear any more ends as one that was asked to: with SIGTERM to itself,
-    once. Nothing is raised into the code that logs. Any other failure to write is ignored: a full
-    disk is no reason to stop working.
+    once. Nothing is raised into the code that logs. Any other failure to write is ignored, as a
+    full disk is no reason to stop working; the next line begins on a line of its own.
+
+    Attributes:
+        reader_gone: Whether the reader went away.
     """
 
     def __init__(self, stream: TextIO) -> None:
+        self.reader_gone = False
         self._stream = stream
-        self._lost = False
+        self._torn = False
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
 
     def write(self, text: str) -> int:
+        torn, self._torn = self._torn, False
         try:
-            return self._stream.write(text)
+            return self._stream.write(f"\n{text}" if torn else text)
         except (OSError, ValueError) as exc:
-            self._reader_gone(exc)
+            self._failed(exc)
             return len(text)
 
     def flush(self) -> None:
         try:
             self._stream.flush()
         except (OSError, ValueError) as exc:
-            self._reader_gone(exc)
+            self._failed(exc)
 
-    def _reader_gone(self, exc: Exception) -> None:
-        if isinstance(exc, OSError) and exc.errno == errno.EPIPE and not self._lost:
-            self._lost = True
+    def _failed(self, exc: Exception) -> None:
+        self._torn = True
+        if isinstance(exc, OSError) and exc.errno == errno.EPIPE and not self.reader_gone:
+            self.reader_gone = True
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
 
@@ -211,6 +231,15 @@ def safe_text(value: object) -> str:
         return f"<{type(value).__name__}>"
 
 
+@dataclass(frozen=True, slots=True)
+class Failing:
+    """A task whose last runs failed: the last failure, since when, how many runs."""
+
+    kind: str
+    since: datetime
+    count: int
+
+
 class EventLog:
     """A listener that logs what the worker announces, and does not flood.
 
@@ -221,7 +250,7 @@ class EventLog:
 
     def __init__(self) -> None:
         self._log = structlog.get_logger("worker")
-        self._failing: dict[str, tuple[str, int]] = {}
+        self._failing: dict[str, Failing] = {}
         self._told: dict[str, set[tuple[str, str]]] = {}
 
     def __call__(self, event: Event) -> None:
@@ -235,6 +264,7 @@ class EventLog:
                     "run.retrying",
                     attempt=event.attempt,
                     wait_s=round(event.wait_s, 3),
+                    error_type=type(event.failure).__name__,
                     error=describe(event.failure),
                 )
             case RunFinished():
@@ -292,9 +322,13 @@ class EventLog:
             case State.REVOKED:
                 self._log.warning("run.interrupted", **keys)
             case _:
-                _, failures = self._failing.pop(run.task, ("", 0))
-                if failures:
-                    self._log.info("run.recovered", after_failures=failures)
+                failing = self._failing.pop(run.task, None)
+                if failing is not None:
+                    self._log.info(
+                        "run.recovered",
+                        after_failures=failing.count,
+                        failing_since=failing.since.isoformat(),
+                    )
                 self._log.info("run.finished", **keys, result=summarize(run.result))
 
     def _run_failed(self, event: RunFinished, keys: dict[str, Any]) -> None:
@@ -302,8 +336,10 @@ class EventLog:
         assert failure is not None
         assert error is not None
         kind = f"{error.type}: {error.message}"
-        before, failures = self._failing.get(event.task, ("", 0))
-        self._failing[event.task] = (kind, failures + 1)
+        before = self._failing.get(event.task)
+        since = before.since if before else event.run.started_at
+        now = Failing(kind, since, before.count + 1 if before else 1)
+        self._failing[event.task] = now
         if event.run.result is not None:
             keys["result"] = summarize(event.run.result)
         self._log.error(
@@ -311,11 +347,12 @@ class EventLog:
             **keys,
             error_type=error.type,
             error=error.message,
-            consecutive=failures + 1,
-            exc_info=None if kind == before or is_plain(failure) else failure,
+            consecutive=now.count,
+            failing_since=since.isoformat(),
+            exc_info=None if (before and before.kind == kind) or is_plain(failure) else failure,
         )
 
 
 def is_plain(failure: BaseException) -> bool:
     """Whether the message says it all: these come from known places, for known reasons."""
-    return isinstance(failure, DataApiError | TaskFailed | TimeLimitExceeded | RunInterrupted)
+    return isinstance(failure, DataApiError | TaskFailed | httpx.TransportError)

@@ -39,10 +39,15 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RunError:
-    """Why a run failed: the exception's type and its message."""
+    """Why a run failed: the exception's type and its message.
+
+    Attributes:
+        unreachable: The network was the reason, not an answer that came over it.
+    """
 
     type: str
     message: str
+    unreachable: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,12 +15,14 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING
 
+import httpx
 import structlog
 
 from worker.context import RunContext
 from worker.durations import format_duration
 from worker.errors import (
     DataApiError,
+    DataApiUnreachable,
     RunInterrupted,
     TaskCrashed,
     TaskFailed,
@@ -32,8 +34,6 @@ from worker.retry import RetryPolicy
 from worker.summary import describe
 
 if TYPE_CHECKING:
-    import httpx
-
     from worker.clock import Clock
     from worker.events import Events
     from worker.tasks.base import Execute, TaskDefinition
@@ -134,7 +134,7 @@ class Runner:
                 attempts=context.attempt,
                 duration_ms=round((self._clock.monotonic() - began) * 1000, 1),
                 result=failure.result if isinstance(failure, TaskFailed) else result,
-                error=RunError(type(failure).__name__, describe(failure)) if failure else None,
+                error=error_of(failure) if failure else None,
             )
             self._events.announce(
                 RunFinished(
@@ -165,7 +165,8 @@ class Runner:
             raise
         if not code.done():
             await self._cancel(code, context)
-            raise TimeLimitExceeded(f"took longer than its time limit of {format_duration(limit)}")
+            message = f"took longer than its time limit of {format_duration(limit)}"
+            raise TimeLimitExceeded(message) from interruption_of(code)
         if code.cancelled():
             raise TaskCrashed("the task was cancelled by its own code, not by the worker")
         return code.result()
@@ -224,6 +225,22 @@ class Runner:
         return await context.retry.call(
             attempt, clock=self._clock, should_retry=should_retry, before_wait=before_wait
         )
+
+
+def interruption_of(code: asyncio.Task[object]) -> BaseException | None:
+    """Where cancelled code was: its exception, whose traceback leads there."""
+    try:
+        return code.exception() if code.done() else None
+    except asyncio.CancelledError as exc:
+        return exc
+
+
+def error_of(failure: BaseException) -> RunError:
+    return RunError(
+        type(failure).__name__,
+        describe(failure),
+        unreachable=isinstance(failure, DataApiUnreachable | httpx.TransportError),
+    )
 
 
 def state_of(failure: BaseException | None) -> State:

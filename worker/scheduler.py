@@ -99,8 +99,8 @@ class Scheduler:
 
         Args:
             task: A `BaseTask` subclass, of which each run gets a new instance with the shared
-                client; or an async function without arguments. A ``functools.partial`` of either
-                fixes further arguments.
+                client; or an async function without arguments, or with one for the shared client.
+                A ``functools.partial`` of either fixes further arguments.
             interval_seconds: The interval in seconds. Give this or ``interval``, not both.
             interval: The interval. ``0`` keeps the task for ``worker run`` and schedules nothing.
             name: The task's name, if not the class's or function's own.
@@ -175,15 +175,15 @@ class Scheduler:
 
     async def stop(self, grace: timedelta) -> None:
         """Take no more slots, wait up to ``grace`` for the runs to end, then cancel the rest."""
-        self._stopping = True
-        if self._timers.running:
-            self._timers.shutdown(wait=False)
+        self._stopping = True  # the timers go on, so that a slot that is due meanwhile is told
         if self._runs:
             await asyncio.wait(self._runs, timeout=grace.total_seconds())
         for run in self._runs:
             run.cancel()
         if self._runs:
             await asyncio.wait(self._runs)  # the runner bounds this: it leaves behind what hangs
+        if self._timers.running:
+            self._timers.shutdown(wait=False)
 
     def _skip(self, name: str, slot: datetime, reason: str, count: int = 1) -> None:
         self._events.announce(

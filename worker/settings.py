@@ -10,10 +10,11 @@ import os
 import re
 from collections.abc import Mapping
 from datetime import timedelta
+from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from dotenv import dotenv_values
+from dotenv.parser import parse_stream
 from pydantic import (
     BeforeValidator,
     Field,
@@ -48,7 +49,7 @@ def as_duration_or_off(value: object) -> object:
 
 def as_names(value: object) -> object:
     if isinstance(value, str):
-        return tuple(name.strip() for name in value.split(",") if name.strip())
+        return tuple(dict.fromkeys(name.strip() for name in value.split(",") if name.strip()))
     return value
 
 
@@ -204,12 +205,14 @@ def load_settings(**overrides: Any) -> Settings:
     """
     problems: list[str] = []
     given = our_variables(problems)
+    if problems:  # nothing that the file may say can be trusted
+        raise ConfigurationError(problems)
     problems += unknown_names(given)
     secrets = read_secret_files(given, problems)
     try:
         settings = Settings(**{**secrets, **overrides})
     except ValidationError as exc:
-        problems += [explain(error) for error in exc.errors(include_url=False)]
+        problems += [explain(error, secrets) for error in exc.errors(include_url=False)]
     if problems:
         raise ConfigurationError(problems)
     return settings
@@ -217,13 +220,26 @@ def load_settings(**overrides: Any) -> Settings:
 
 def our_variables(problems: list[str]) -> dict[str, str]:
     """The variables that begin with ``WORKER_``, from the file and from the environment."""
-    try:
-        from_file = dotenv_values(".env", encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as exc:
-        problems.append(f".env cannot be read: {exc}")
-        from_file = {}
-    both = {**from_file, **os.environ}
+    both = {**env_file(Path(".env"), problems), **os.environ}
     return {name.upper(): value or "" for name, value in both.items() if is_ours(name)}
+
+
+def env_file(path: Path, problems: list[str]) -> dict[str, str | None]:
+    try:
+        text = path.read_text("utf-8-sig")
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8 text"
+        problems.append(f"{path} cannot be read: {reason}")
+        return {}
+    bindings = list(parse_stream(StringIO(text)))
+    problems += [
+        f"{path} line {binding.original.line}: expected NAME=value"
+        for binding in bindings
+        if binding.error
+    ]
+    return {binding.key: binding.value for binding in bindings if binding.key}
 
 
 def is_ours(name: str) -> bool:
@@ -261,7 +277,7 @@ def read_secret_files(given: Mapping[str, str], problems: list[str]) -> dict[str
     return secrets
 
 
-def explain(error: Any) -> str:
+def explain(error: Any, from_files: Mapping[str, str]) -> str:
     """One fault that pydantic found, in the words of the environment."""
     if not error["loc"]:
         return str(error["msg"]).removeprefix("Value error, ")
@@ -270,7 +286,8 @@ def explain(error: Any) -> str:
         return f"{variable(name)} is required: {Settings.model_fields[name].description}"
     message = str(error["msg"]).removeprefix("Value error, ")
     shown = "" if name in UNSHOWN or ", got " in message else f", got {error['input']!r}"
-    return f"{variable(name)}: {message}{shown}"
+    source = f"{variable(name)}_FILE" if name in from_files else variable(name)
+    return f"{source}: {message}{shown}"
 
 
 def variable(name: str) -> str:

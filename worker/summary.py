@@ -6,6 +6,10 @@ import traceback
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+import httpx
+
+from worker.network import explain
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -56,10 +60,10 @@ def gist(value: object) -> object:
 def describe(failure: BaseException) -> str:
     """An exception's message on one line; its type where it has none. Never raises."""
     try:
-        text = " ".join(str(failure).split())
+        text = explain(failure) if isinstance(failure, httpx.TransportError) else str(failure)
     except Exception:
         text = "(its message could not be made)"
-    return shorten(text or type(failure).__name__, 500)
+    return shorten(" ".join(text.split()) or type(failure).__name__, 500)
 
 
 def format_traceback(failure: BaseException) -> str:

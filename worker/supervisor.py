@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["Service", "StopRequest", "supervise"]
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+KILLED = b'{"level": "warning", "event": "worker.killed", "reason": "a second signal, %s"}\n'
+"""Written as it is: in a signal handler no logger may be in the middle of a line."""
 
 
 class Service(Protocol):
@@ -66,6 +68,7 @@ class StopRequest:
 
         def handle(number: int, frame: FrameType | None) -> None:
             if self.reason is not None:
+                os.write(2, KILLED % signal.Signals(number).name.encode())
                 os._exit(128 + number)
             self.ask(signal.Signals(number).name)
 

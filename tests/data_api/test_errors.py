@@ -96,7 +96,8 @@ async def test_message_names_the_place_and_what_the_system_said() -> None:
     async with open_client(ClientOptions(base_url=f"http://{place}")) as client:
         with pytest.raises(DataApiUnreachable) as caught:
             await CALLS["sync"](api_of(client))
-    assert str(caught.value) == f"sync: no connection to {place} ({os.strerror(ECONNREFUSED)})"
+    refused = f"sync: no connection to {place} ({os.strerror(ECONNREFUSED)})"
+    assert str(caught.value) == f"{refused}, after 3 attempts"
 
 
 async def test_message_about_a_service_without_tls_says_so() -> None:
@@ -120,7 +121,9 @@ async def test_message_about_an_unknown_name_says_so() -> None:
             raise httpx.ConnectError("All connection attempts failed") from exc
 
     async with httpx.AsyncClient(transport=httpx.MockTransport(look_up), base_url=URL) as client:
-        with pytest.raises(DataApiUnreachable, match=r" \(Name or service not known\)$"):
+        with pytest.raises(
+            DataApiUnreachable, match=r" \(Name or service not known\), after 3 attempts$"
+        ):
             await CALLS["sync"](api_of(client))
 
 
@@ -142,10 +145,10 @@ async def test_failure_that_is_its_own_cause_is_told_too(
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        (httpx.ConnectTimeout, "no connection to data-api.test:http within 5.0 s"),
-        (httpx.ReadTimeout, "data-api.test:http sent nothing for 10.0 s"),
-        (httpx.WriteTimeout, "data-api.test:http took nothing for 10.0 s"),
-        (httpx.PoolTimeout, "no free connection to data-api.test:http within 10.0 s"),
+        (httpx.ConnectTimeout, "no connection to data-api.test:80 within 5.0 s"),
+        (httpx.ReadTimeout, "data-api.test:80 sent nothing for 10.0 s"),
+        (httpx.WriteTimeout, "data-api.test:80 took nothing for 10.0 s"),
+        (httpx.PoolTimeout, "no free connection to data-api.test:80 within 10.0 s"),
     ],
 )
 async def test_timeout_says_which_and_how_long(
@@ -157,7 +160,7 @@ async def test_timeout_says_which_and_how_long(
     service.route().mock(side_effect=kind)
     with pytest.raises(DataApiUnreachable) as caught:
         await CALLS["sync"](api_of(client))
-    assert str(caught.value) == f"sync: {words}"
+    assert str(caught.value) == f"sync: {words}, after 3 attempts"
 
 
 NOT_JSON = [

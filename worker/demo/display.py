@@ -132,7 +132,7 @@ class LiveDisplay:
 
     def __init__(self) -> None:
         self._console = Console()
-        self._live = Live(console=self._console, auto_refresh=False, transient=True)
+        self._live = Live(console=self._console, auto_refresh=False)
         self._score = Score()
         self._news: deque[Text] = deque(maxlen=NEWS_SHOWN)
         self._scheduler: Scheduler | None = None
@@ -159,8 +159,6 @@ class LiveDisplay:
 
     def end(self, summary: dict[str, Any]) -> None:
         self._live.stop()
-        self._summary = summary
-        self._console.print(self._table(now=None))
         for line in verdict(summary):
             self._console.print(line, highlight=False)
 
@@ -174,31 +172,30 @@ class LiveDisplay:
         return Group(
             head,
             Text(),
-            self._table(now=datetime.now(UTC)),
+            self._table(datetime.now(UTC)),
             Text(),
             Text(tally(self._summary), style="cyan"),
             Text(),
             *self._news,
         )
 
-    def _table(self, now: datetime | None) -> Table:
+    def _table(self, now: datetime) -> Table:
         table = Table(box=None, header_style="bold", pad_edge=False)
         table.add_column("task", no_wrap=True)
-        for head in ("every", "ok", "failed", "skipped", "repeated"):
+        for head in ("every", "ok", "fail", "skip", "retry", "next"):
             table.add_column(head, justify="right", min_width=len(head))
-        table.add_column("next" if now else "", justify="right", min_width=5)
         table.add_column("last run", no_wrap=True, overflow="ellipsis")
         assert self._scheduler is not None
         for name, task in self._scheduler.tasks.items():
-            due = self._scheduler.next_slot(name) if now else None
-            wait = f"{(due - now).total_seconds():.1f}s" if due and now else ""
+            due = self._scheduler.next_slot(name)
+            wait = f"{(due - now).total_seconds():.0f}s" if due else ""
             run = self._score.last.get(name)
             table.add_row(
                 Text(name),
                 format_duration(task.interval) if task.interval else "off",
                 *self._score.row(name),
                 wait,
-                outcome(run) if run else Text("-", style="dim"),
+                outcome(run, brief=True) if run else Text("-", style="dim"),
             )
         return table
 
@@ -219,11 +216,10 @@ def headline(event: Event) -> Text | None:
             return None
 
 
-def outcome(run: Run) -> Text:
-    style = STYLES.get(run.state, "")
+def outcome(run: Run, *, brief: bool = False) -> Text:
     what = run.error.message if run.error else facts(run.result)
-    took = f" in {run.duration_ms:.0f} ms  " if run.duration_ms is not None else "  "
-    return Text.assemble((run.state.value, style), took, what)
+    took = f" in {run.duration_ms:.0f} ms " if run.duration_ms is not None and not brief else ""
+    return Text.assemble((run.state.value, STYLES.get(run.state, "")), took, " ", what)
 
 
 def facts(result: object) -> str:

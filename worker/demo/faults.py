@@ -21,7 +21,12 @@ class Faults(BaseModel):
     a hang, an error, a redirect, a spoilt body.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        coerce_numbers_to_str=True,
+        use_attribute_docstrings=True,
+    )
 
     only_path: str | None = None
     """Only calls whose line contains this text, as in "GET /api/v1/orders?status=pending"."""

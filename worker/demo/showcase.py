@@ -33,6 +33,9 @@ WEATHER = Faults(latency_s=0.015, latency_jitter_s=0.02, error_rate=0.03, seed=7
 OUTAGE = WEATHER.model_copy(update={"error_rate": 1.0})
 FIRST_FILL = SeedSpec(orders=240, poison=3, lingering=6, linger_s=4.0, old_orders=60, bookings=12)
 REFILL = SeedSpec(orders=40, lingering=1, linger_s=4.0, bookings=1)
+WHAT_TO_EXPECT = (
+    f"{FIRST_FILL.poison} of the orders can never be processed, and each run tries them again"
+)
 REFILL_EVERY_S = 2.0
 OUTAGE_EVERY_S = 15.0
 OUTAGE_S = 4.0
@@ -64,15 +67,15 @@ class DemoSettings(Settings):
 
 async def show(length: timedelta | None = None) -> int:
     """Run the demo until Ctrl-C or SIGTERM, or for ``length``; the exit code."""
-    display: Display
-    display = LiveDisplay() if sys.stdout.isatty() else PlainDisplay(LogStream(sys.stdout))
+    out = LogStream(sys.stdout)
+    display: Display = LiveDisplay() if out.isatty() else PlainDisplay(out)
     with nowhere() as stream, Store() as store:
         configure_logging(stream=stream)  # the display tells what the log would
         store.seed(FIRST_FILL)
         with DemoServer(store, faults=WEATHER) as service:
             await accompany(service, display, length)
             display.end(store.summary())
-    return 0
+    return 141 if out.reader_gone else 0
 
 
 def nowhere() -> TextIO:
@@ -89,6 +92,7 @@ async def accompany(service: DemoServer, display: Display, length: timedelta | N
 
         def on_open(worker: Worker, stop: StopRequest) -> None:
             display.begin(service.url, worker.scheduler)
+            display.note(WHAT_TO_EXPECT)
             worker.events.subscribe(display.tell)
             if length is not None:
                 asyncio.get_running_loop().call_later(

@@ -151,6 +151,13 @@ class TaskDefinition:
         if inspect.isclass(target) and issubclass(target, BaseTask):
             if inspect.isabstract(target):
                 raise TaskDefinitionError(f"{identify(target)} is abstract: write its execute()")
+            if not inspect.iscoroutinefunction(target.execute):
+                raise TaskDefinitionError(f"{identify(target)}: write `async def execute(self)`")
+            if not accepts(task, "the shared client"):
+                raise TaskDefinitionError(
+                    f"{identify(target)} needs more than the shared client to be made; register "
+                    "functools.partial of it with the other arguments"
+                )
             name = name or target.name
             retry = retry or target.retry
             time_limit = time_limit or target.time_limit
@@ -161,9 +168,15 @@ class TaskDefinition:
 
         elif is_async_callable(target):
             name = name or getattr(target, "__name__", None)
+            wants_client = not accepts(task)
+            if wants_client and not accepts(task, "the shared client"):
+                raise TaskDefinitionError(
+                    f"{identify(target)}: expected a function without arguments or with one, the "
+                    "shared client; functools.partial fixes others"
+                )
 
             def prepare(client: httpx.AsyncClient) -> Execute:
-                return cast("Execute", task)
+                return cast("Execute", partial(task, client) if wants_client else task)
 
         else:
             raise TaskDefinitionError(
@@ -186,6 +199,15 @@ def is_async_callable(target: object) -> bool:
         not inspect.isclass(target)
         and inspect.iscoroutinefunction(getattr(target, "__call__", None))  # noqa: B004 - its kind matters
     )
+
+
+def accepts(target: Callable[..., object], *arguments: object) -> bool:
+    """Whether ``target`` can be called with ``arguments``."""
+    try:
+        inspect.signature(target).bind(*arguments)
+    except TypeError:
+        return False
+    return True
 
 
 def identify(target: Any) -> str:
