@@ -60,7 +60,7 @@ async def test_the_larger_examples_in_the_readme_run_too(tmp_path: Path) -> None
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "pytest", "-q", "-o", "asyncio_mode=auto"),
         cwd=tmp_path,
-        env=clean_environment(PYTHONPATH=str(tmp_path)),
+        env=clean_environment(PYTHONPATH=str(tmp_path), PYTHONWARNINGS="default"),
         stdout=asyncio.subprocess.PIPE,
     )
     told, _ = await process.communicate()
