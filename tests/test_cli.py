@@ -35,6 +35,22 @@ class Fails(BaseTask):
         raise TaskFailed("tried\\nin vain with s3cret", result={"failed": 2})
 
 
+class Links(BaseTask):
+    name = "links"
+
+    async def execute(self):
+        return {"html": '<a href="http://x/?a=b">', "next": "http://api/x?page=2", "é": "s3cret"}
+
+
+class Cannot(BaseTask):
+    name = "cannot"
+
+    async def execute(self):
+        circle = {}
+        circle["self"] = circle
+        return circle
+
+
 class Odd(BaseTask):
     '''Returns what JSON does not know.'''
 
@@ -46,6 +62,8 @@ class Odd(BaseTask):
 
 def register(scheduler):
     scheduler.register_task(Fails, interval_seconds=90)
+    scheduler.register_task(Cannot, interval_seconds=60)
+    scheduler.register_task(Links, interval_seconds=60)
     scheduler.register_task(Odd, interval_seconds=60)
 """
 
@@ -101,6 +119,26 @@ async def test_a_result_that_json_does_not_know_is_printed_all_the_same(
     code, out, _ = await worker_command("run", "odd", environment=own_tasks, cwd=tmp_path)
     assert code == 0
     assert json.loads(out)["result"] == {"nan": None, "set": [1], "object": "<class 'object'>"}
+
+
+async def test_a_result_is_printed_as_it_is_but_for_secrets(
+    tmp_path: Path, own_tasks: dict[str, str]
+) -> None:
+    code, out, _ = await worker_command("run", "links", environment=own_tasks, cwd=tmp_path)
+    assert code == 0
+    assert json.loads(out)["result"] == {
+        "html": '<a href="http://x/?a=b">',
+        "next": "http://api/x?page=2",
+        "é": "***",
+    }
+
+
+async def test_a_result_that_cannot_be_written_down_leaves_its_gist(
+    tmp_path: Path, own_tasks: dict[str, str]
+) -> None:
+    code, out, _ = await worker_command("run", "cannot", environment=own_tasks, cwd=tmp_path)
+    assert code == 0
+    assert json.loads(out)["result"] == {"self": "1 items"}
 
 
 async def test_an_unreachable_api_exits_69(tmp_path: Path) -> None:
@@ -366,6 +404,18 @@ async def test_the_module_without_arguments_starts_the_worker(tmp_path: Path) ->
         await worker.logged("worker.ready")
         worker.signal(signal.SIGTERM)
         assert await worker.ended() == 0
+
+
+async def test_a_thread_that_does_not_end_does_not_change_the_exit_code(tmp_path: Path) -> None:
+    (tmp_path / "threads.py").write_text(
+        "import threading\n"
+        "threading.Thread(target=threading.Event().wait).start()\n"
+        "def register(scheduler): ...\n"
+    )
+    code, _, _ = await worker_command(
+        "check", environment={**CLOSED, "WORKER_TASK_MODULES": "threads"}, cwd=tmp_path
+    )
+    assert code == 69
 
 
 async def test_a_thread_that_does_not_end_does_not_hold_up_the_exit(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from worker import (
     Runner,
     State,
     SystemClock,
+    TaskDefinitionError,
     TaskFailed,
     Trigger,
     current_run,
@@ -334,3 +335,104 @@ async def test_runs_of_different_tasks_go_on_at_the_same_time(bench: Bench) -> N
     async with asyncio.timeout(5):
         runs = await asyncio.gather(bench.run(one), bench.run(other))
     assert [run.state for run in runs] == [State.SUCCESS, State.SUCCESS]
+
+
+async def test_a_shutdown_during_the_clean_up_of_an_overdue_run_cuts_nothing_short(
+    bench: Bench,
+) -> None:
+    cleaning, cleaned = asyncio.Event(), asyncio.Event()
+    release = asyncio.Event()
+
+    async def overdue() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cleaning.set()
+            await release.wait()
+            cleaned.set()
+
+    bench.runner = Runner(
+        bench.client,
+        clock=SystemClock(),
+        events=Events(bench.announced.append),
+        limits=RunLimits(cancel_grace=timedelta(seconds=5)),
+    )
+    running = asyncio.create_task(bench.run(overdue, time_limit=SHORT))
+    await cleaning.wait()
+    running.cancel()
+    await asyncio.sleep(0)
+    release.set()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert cleaned.is_set()
+    last = bench.announced[-1]
+    assert isinstance(last, RunFinished)
+    assert last.run.error is not None
+    assert last.run.error.type == "TimeLimitExceeded"
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_a_run_that_got_done_is_a_success_although_the_worker_shuts_down(
+    bench: Bench, late: bool
+) -> None:
+    began = asyncio.Event()
+
+    async def gets_done() -> str:
+        began.set()
+        try:
+            await asyncio.sleep(3600 if late else 0)
+        except asyncio.CancelledError:
+            return "done all the same"
+        return "done"
+
+    running = asyncio.create_task(bench.run(gets_done))
+    await began.wait()
+    if not late:
+        await asyncio.sleep(0)  # the code ends in this very tick
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    last = bench.announced[-1]
+    assert isinstance(last, RunFinished)
+    assert last.run.state is State.SUCCESS
+
+
+async def test_code_that_swallows_one_cancellation_is_asked_twice(bench: Bench) -> None:
+    async def swallows() -> None:
+        for _ in range(2):
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                continue
+
+    await bench.run(swallows, time_limit=SHORT)
+    assert bench.runner.busy == []
+    assert RunAbandoned not in bench.kinds()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"time_limit": 60},
+        {"time_limit": timedelta(0)},
+        {"time_limit": -SHORT},
+        {"retry": 5},
+    ],
+)
+async def test_limits_of_the_wrong_kind_are_refused_before_anything_runs(
+    bench: Bench, options: dict[str, Any]
+) -> None:
+    async def fine() -> None: ...
+
+    with pytest.raises(TaskDefinitionError, match="expected a"):
+        await bench.run(fine, **options)
+
+
+async def test_nothing_that_a_policy_names_can_hide_a_cancellation(bench: Bench) -> None:
+    policy = RetryPolicy(
+        attempts=5,
+        base=timedelta(0),
+        retry_on=(BaseException,),  # type: ignore[arg-type]
+    )
+    run = await bench.run(raises_cancelled, retry=policy)
+    assert run.attempts == 1

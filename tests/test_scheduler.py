@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -151,6 +152,21 @@ async def test_slots_that_passed_unseen_are_told_and_only_the_last_of_them_runs(
     assert at_start.of(RunFinished)[-1].run.slot == START + 60 * SECOND
 
 
+async def test_a_loop_that_was_blocked_loses_no_slot_in_silence(bench: Bench) -> None:
+    bench.scheduler.register_task(pings, interval_seconds=0.05)
+    bench.scheduler.start()
+    await wait_until(lambda: bench.of(RunFinished) != [], "the first run is done")
+    time.sleep(1.3)  # noqa: ASYNC251 - this is what is tested: the loop does not turn
+    count = len(bench.of(RunFinished))
+    await wait_until(lambda: len(bench.of(RunFinished)) >= count + 3, "it goes on")
+    slots = [event.run.slot for event in bench.of(RunStarted)]
+    missed = sum(event.count for event in bench.of(SlotSkipped))
+    assert missed >= 20
+    assert {event.reason for event in bench.of(SlotSkipped)} == {"missed"}
+    expected = (slots[-1] - slots[0]) // timedelta(seconds=0.05) + 1
+    assert len(slots) + missed == expected
+
+
 def test_a_week_of_sleep_is_not_a_list_of_every_slot_in_it() -> None:
     trigger = SlotTrigger(Interval(SECOND, START))
     now = START + timedelta(days=7, seconds=0.5)
@@ -228,6 +244,8 @@ class Abstract(BaseTask): ...
         (Counts, {"interval_seconds": -1}, "negative"),
         (Counts, {"interval_seconds": "often"}, "expected a number of seconds"),
         (Counts, {"interval_seconds": float("nan")}, "expected a number of seconds"),
+        (Counts, {"interval": 60}, "expected a timedelta"),
+        (Counts, {"interval": timedelta.max}, "up to 3650 days"),
         (synchronous, {"interval": SECOND}, "expected a subclass of BaseTask or an async function"),
         (pings(), {"interval": SECOND}, "not a call of it"),
         (Abstract, {"interval": SECOND}, "abstract"),

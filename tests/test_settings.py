@@ -95,6 +95,9 @@ def test_the_url_is_required(monkeypatch: pytest.MonkeyPatch) -> None:
         "http://or ders",
         "http://a:b:c",
         "http://[::1",
+        "http://[1]",
+        "http://orders/\x07",
+        "http://" + "x" * 70_000,
     ],
 )
 def test_a_url_that_is_no_base_url_is_refused_and_not_repeated(
@@ -130,7 +133,9 @@ def test_a_secret_file_that_is_missing_empty_or_one_too_many_is_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (missing,) = problems(monkeypatch, WORKER_DATA_API_TOKEN_FILE="nowhere")
-    assert "'nowhere' cannot be read: No such file" in missing
+    assert missing == (
+        "WORKER_DATA_API_TOKEN_FILE: the file cannot be read: No such file or directory"
+    )
     (tmp_path / "empty").write_text("\n")
     (empty,) = problems(monkeypatch, WORKER_DATA_API_TOKEN_FILE="empty")
     assert empty.startswith("WORKER_DATA_API_TOKEN_FILE: expected")

@@ -178,8 +178,27 @@ async def recurses():
     deeper()
 
 
+async def exits_in_a_child():
+    await asyncio.gather(exits(), asyncio.sleep(3600))
+
+
+async def exits_in_a_group():
+    async with asyncio.TaskGroup() as group:
+        group.create_task(interrupts())
+
+
+async def exits_in_its_message():
+    class Evil(Exception):
+        def __str__(self):
+            raise SystemExit(9)
+
+    raise Evil
+
+
 def register(scheduler):
-    for task in (raises, exits, interrupts, cancels_itself, raises_cancelled, recurses):
+    hostile = [raises, exits, interrupts, cancels_itself, raises_cancelled, recurses]
+    hostile += [exits_in_a_child, exits_in_a_group, exits_in_its_message]
+    for task in hostile:
         scheduler.register_task(task, interval_seconds=0.25)
     for task in (hangs, hangs_on):
         scheduler.register_task(task, interval_seconds=0.25, time_limit=timedelta(seconds=0.4))
@@ -204,7 +223,9 @@ async def test_hostile_tasks_leave_the_others_on_time_and_the_worker_alive(tmp_p
         assert kinds["hangs"] == "TimeLimitExceeded"
         first = worker.told("run.failed", task="hangs")[0]
         assert "await asyncio.Event().wait()" in first["exception"], "where it hung"
-        for name in ("exits", "interrupts", "cancels_itself", "raises_cancelled"):
+        assert kinds["exits_in_its_message"] == "Evil"
+        crashes = ("exits", "interrupts", "exits_in_a_child", "exits_in_a_group")
+        for name in (*crashes, "cancels_itself", "raises_cancelled"):
             assert kinds[name] == "TaskCrashed"
         starts = worker.told("run.started", task="good")
         assert max(line["late_ms"] for line in starts) < 1000
@@ -228,6 +249,22 @@ async def test_a_run_that_ends_within_the_grace_period_is_not_interrupted(tmp_pa
             assert worker.told("worker.stopping")[0]["running"] == ["sync_external_data"]
             assert worker.told("run.finished")
             assert worker.events[-1]["succeeded"] == 1
+
+
+async def test_a_log_reader_that_leaves_during_the_drain_cuts_nothing_short(
+    tmp_path: Path,
+) -> None:
+    environment = {**NOTHING_SCHEDULED, **AT_ONCE, "WORKER_SYNC_INTERVAL": "1h"}
+    async with demo_api("--fault", "latency_s=1") as api:
+        environment["WORKER_DATA_API_URL"] = api.url
+        async with running("start", environment=environment, cwd=tmp_path) as worker:
+            await worker.logged("run.started")
+            worker.signal(signal.SIGTERM)
+            await worker.logged("worker.stopping")
+            worker.hang_up()
+            assert await worker.ended() == 141
+        effects = await api.effects("sync")
+    assert len(effects) == 1
 
 
 async def test_a_run_beyond_the_grace_period_is_cancelled_and_the_exit_is_clean(

@@ -3,38 +3,44 @@
 A task of your own imports only this module::
 
     from worker import BaseTask, Scheduler
+
+Its names are loaded when they are first used, so that a command which needs few of them is quick.
 """
 
 from __future__ import annotations
 
-from worker.clock import Clock, SystemClock
-from worker.context import RunContext, current_run
-from worker.errors import (
-    AnswerTooLarge,
-    ConfigurationError,
-    DataApiError,
-    DataApiUnreachable,
-    InvalidId,
-    MalformedAnswer,
-    RunInterrupted,
-    TaskCrashed,
-    TaskDefinitionError,
-    TaskFailed,
-    TimeLimitExceeded,
-    UnexpectedRedirect,
-    UnexpectedStatus,
-    UnknownTaskError,
-    WorkerError,
-)
-from worker.events import Events
-from worker.model import Run, RunError, State, Trigger
-from worker.retry import RetryPolicy
-from worker.runner import RunLimits, Runner
-from worker.scheduler import FirstRun, Scheduler
-from worker.settings import Settings, load_settings
-from worker.tasks.base import BaseTask
-from worker.tasks.register import register_all_tasks
-from worker.transport import ClientOptions, open_client
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from worker.clock import Clock, SystemClock
+    from worker.context import RunContext, current_run
+    from worker.errors import (
+        AnswerTooLarge,
+        ConfigurationError,
+        DataApiError,
+        DataApiUnreachable,
+        InvalidId,
+        MalformedAnswer,
+        RunInterrupted,
+        TaskCrashed,
+        TaskDefinitionError,
+        TaskFailed,
+        TimeLimitExceeded,
+        UnexpectedRedirect,
+        UnexpectedStatus,
+        UnknownTaskError,
+        WorkerError,
+    )
+    from worker.events import Events
+    from worker.model import Run, RunError, State, Trigger
+    from worker.retry import RetryPolicy
+    from worker.runner import RunLimits, Runner
+    from worker.scheduler import FirstRun, Scheduler
+    from worker.settings import Settings, load_settings
+    from worker.tasks.base import BaseTask
+    from worker.tasks.register import register_all_tasks
+    from worker.transport import ClientOptions, open_client
 
 __all__ = [
     "AnswerTooLarge",
@@ -73,3 +79,52 @@ __all__ = [
     "open_client",
     "register_all_tasks",
 ]
+
+_DEFINED_IN = {
+    "AnswerTooLarge": "worker.errors",
+    "BaseTask": "worker.tasks.base",
+    "ClientOptions": "worker.transport",
+    "Clock": "worker.clock",
+    "ConfigurationError": "worker.errors",
+    "DataApiError": "worker.errors",
+    "DataApiUnreachable": "worker.errors",
+    "Events": "worker.events",
+    "FirstRun": "worker.scheduler",
+    "InvalidId": "worker.errors",
+    "MalformedAnswer": "worker.errors",
+    "RetryPolicy": "worker.retry",
+    "Run": "worker.model",
+    "RunContext": "worker.context",
+    "RunError": "worker.model",
+    "RunInterrupted": "worker.errors",
+    "RunLimits": "worker.runner",
+    "Runner": "worker.runner",
+    "Scheduler": "worker.scheduler",
+    "Settings": "worker.settings",
+    "State": "worker.model",
+    "SystemClock": "worker.clock",
+    "TaskCrashed": "worker.errors",
+    "TaskDefinitionError": "worker.errors",
+    "TaskFailed": "worker.errors",
+    "TimeLimitExceeded": "worker.errors",
+    "Trigger": "worker.model",
+    "UnexpectedRedirect": "worker.errors",
+    "UnexpectedStatus": "worker.errors",
+    "UnknownTaskError": "worker.errors",
+    "WorkerError": "worker.errors",
+    "current_run": "worker.context",
+    "load_settings": "worker.settings",
+    "open_client": "worker.transport",
+    "register_all_tasks": "worker.tasks.register",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _DEFINED_IN:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_DEFINED_IN[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -8,9 +8,11 @@ import importlib
 import inspect
 import os
 import platform
+import signal
 import sys
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -98,15 +100,21 @@ async def open_worker(settings: Settings, *, clock: Clock | None = None) -> Asyn
 
 
 async def start_worker(
-    settings: Settings, *, on_open: Callable[[Worker, StopRequest], None] | None = None
+    settings: Settings,
+    *,
+    output: LogStream | None = None,
+    on_open: Callable[[Worker, StopRequest], None] | None = None,
 ) -> Tally:
     """Run until a signal asks for the end; what became of the runs.
 
     Args:
+        output: Where the log goes; when nobody reads it any more, the worker ends.
         on_open: Given the worker before it starts, and the way to end it.
     """
     log = structlog.get_logger("worker")
     stop = StopRequest()
+    if output is not None:
+        output.on_reader_gone = partial(stop.ask, "nobody reads the log")
     with stop.on_signals():
         async with open_worker(settings) as worker:
             if on_open is not None:
@@ -152,6 +160,7 @@ async def start_worker(
                 succeeded=worker.tally.total("success"),
                 failed=worker.tally.total("failure"),
                 interrupted=worker.tally.total("revoked"),
+                skipped=worker.tally.skipped,
                 abandoned=worker.runner.busy,
             )
             return worker.tally
@@ -163,7 +172,7 @@ def side_services(settings: Settings) -> list[Heartbeat]:
     return [] if path is None else [Heartbeat(path, clock=SystemClock())]
 
 
-async def run_task(settings: Settings, name: str) -> tuple[Run, str | None]:
+async def run_task(settings: Settings, name: str) -> tuple[Run, signal.Signals | None]:
     """Run one task once, by hand; the run, and the signal that ended it early, if one did.
 
     Raises:
@@ -190,7 +199,7 @@ async def run_task(settings: Settings, name: str) -> tuple[Run, str | None]:
             running.cancel()
             asked.cancel()
             await asyncio.wait({running, asked})
-    return finished[0], stop.reason
+    return finished[0], stop.signal
 
 
 @dataclass(frozen=True, slots=True)

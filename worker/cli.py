@@ -22,10 +22,12 @@ import os
 import signal
 import sys
 import threading
-from contextlib import contextmanager, redirect_stdout
+import time
+from contextlib import contextmanager, redirect_stdout, suppress
 from enum import IntEnum
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from threading import Event, Thread
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
 
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
     from types import ModuleType
 
-    from worker.logs import LogStream
+    from worker.logs import LogStream, Redaction
     from worker.model import Run
     from worker.settings import Settings
 
@@ -50,7 +52,8 @@ __all__ = ["ExitCode", "main"]
 T = TypeVar("T")
 
 LINGER_S = 5.0
-"""How long code that ignores its cancellation may hold up the end of the process."""
+"""How long a thread that does not end may hold up the end of the process."""
+LEFT_BEHIND = "left-behind"
 
 
 class ExitCode(IntEnum):
@@ -78,7 +81,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Python has no such stream at all where the caller closed it.
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 - for as long as we live
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
-    app(args=list(sys.argv[1:] if arguments is None else arguments), prog_name="worker")
+    if os.getpid() == 1:  # where a signal without a handler does nothing at all
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda number, _: os._exit(128 + number))
+    try:
+        app(args=list(sys.argv[1:] if arguments is None else arguments), prog_name="worker")
+    except SystemExit as exc:
+        leave(exc.code if isinstance(exc.code, int) else int(exc.code is not None))
 
 
 def show_version(wanted: bool) -> None:
@@ -107,7 +116,7 @@ def start() -> None:
 
     with complaints():
         settings, log = ready_settings()
-        run_to_end(start_worker(settings))
+        run_to_end(start_worker(settings, output=log))
     if log.reader_gone:
         raise typer.Exit(ExitCode.BROKEN_PIPE)
 
@@ -124,17 +133,16 @@ def run(
         with redirect_stdout(sys.stderr):  # the task's own prints are no result
             done, ended_by = await run_task(settings, name)
         indent = 2 if sys.stdout.isatty() and not as_json else None
-        say(redaction(settings)(as_text(describe_run(done), indent=indent)))
+        say(as_text(describe_run(done, redaction(settings)), indent=indent))
         if ended_by is not None:
-            return 128 + signal.Signals[ended_by]
+            return 128 + ended_by
         if done.error is None:
             return ExitCode.OK
         return ExitCode.UNREACHABLE if done.error.unreachable else ExitCode.FAILED
 
     with complaints():
-        settings, log = ready_settings()
-        code = run_to_end(run_and_print(settings))
-    raise typer.Exit(ExitCode.BROKEN_PIPE if log.reader_gone else code)
+        code = run_to_end(run_and_print(ready_settings()[0]))
+    raise typer.Exit(code)
 
 
 @app.command("list")
@@ -295,27 +303,53 @@ def complaints() -> Iterator[None]:
 def run_to_end(work: Coroutine[Any, Any, T]) -> T:
     """Run ``work`` in an event loop of its own.
 
-    When it is done the process is soon done too: a thread or task that does not want to end gets
-    `LINGER_S`, then the process exits without it.
+    asyncio lets a ``SystemExit`` or ``KeyboardInterrupt`` out of the loop, whichever of its tasks
+    raised it, and that may be a task's own child. The loop is entered again then: the exception
+    is kept in the asyncio task that it ended, and what waits for that finds it there.
     """
-    code: list[int] = [ExitCode.OK]
+    loop = asyncio.new_event_loop()
+    main_task = loop.create_task(work, name="worker")
+    try:
+        while True:
+            try:
+                return loop.run_until_complete(main_task)
+            except (SystemExit, KeyboardInterrupt):
+                handled = signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+                if main_task.done() or not handled:
+                    raise
+    finally:
+        close(loop)
 
-    async def bounded() -> T:
-        try:
-            result = await work
-            if isinstance(result, int):
-                code[0] = result
-            return result
-        except BaseException:
-            code[0] = ExitCode.FAILED
-            raise
-        finally:
-            sys.stdout.flush()
-            linger = threading.Timer(LINGER_S, lambda: os._exit(code[0]))
-            linger.daemon = True
-            linger.start()
 
-    return asyncio.run(bounded())
+def close(loop: asyncio.AbstractEventLoop) -> None:
+    """End what is left in the loop, but do not wait for ever for what does not want to end."""
+    left = asyncio.all_tasks(loop)
+    for task in left:
+        task.cancel()
+    with suppress(SystemExit, KeyboardInterrupt):
+        if left:
+            _, left = loop.run_until_complete(asyncio.wait(left, timeout=LINGER_S / 5))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+    if left:  # the thread keeps them from being destroyed, which asyncio would complain about
+        Thread(target=lambda _: Event().wait(), args=[left], name=LEFT_BEHIND).start()
+    else:
+        loop.close()
+
+
+def leave(code: int) -> NoReturn:
+    """Exit, without what does not want to end."""
+    end = time.monotonic() + LINGER_S
+    others = [t for t in threading.enumerate() if t is not threading.main_thread()]
+    stubborn = [t for t in others if not t.daemon]
+    for thread in stubborn:
+        if thread.name != LEFT_BEHIND:
+            thread.join(max(0.0, end - time.monotonic()))
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    if any(thread.is_alive() for thread in stubborn):
+        os._exit(code)
+    sys.exit(code)
 
 
 def needs_extra(module: str) -> ModuleType:
@@ -331,16 +365,38 @@ def needs_extra(module: str) -> ModuleType:
         raise typer.Exit(ExitCode.CONFIGURATION) from exc
 
 
-def describe_run(run: Run) -> dict[str, Any]:
+def describe_run(run: Run, redact: Redaction) -> dict[str, Any]:
+    """The run as it is printed: an error is redacted like a log line, a result of secrets only."""
+    from worker.logs import plain
+
+    error = run.error
     return {
         "task": run.task,
         "run_id": run.run_id,
         "state": run.state.value,
-        "result": run.result,
+        "result": plain(jsonable(run.result), redact.secrets),
         "attempts": run.attempts,
         "duration_ms": run.duration_ms,
-        "error": {"type": run.error.type, "message": run.error.message} if run.error else None,
+        "error": {"type": error.type, "message": redact(error.message)} if error else None,
     }
+
+
+def jsonable(value: object) -> Any:
+    """``value`` as JSON has it: NaN as null, bytes as base64, what JSON does not know as text."""
+    from pydantic_core import to_jsonable_python
+
+    from worker.summary import summarize
+
+    try:
+        return to_jsonable_python(
+            value, inf_nan_mode="null", bytes_mode="base64", serialize_unknown=True, fallback=str
+        )
+    except Exception:  # a cycle, a text that cannot be made: its gist has to do
+        return summarize(value)
+
+
+def as_text(value: object, *, indent: int | None) -> str:
+    return json.dumps(value, indent=indent)
 
 
 def say(text: str) -> None:
@@ -355,14 +411,6 @@ def say(text: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         typer.echo(f"worker: the result cannot be written: {exc.strerror}", err=True)
         raise typer.Exit(ExitCode.FAILED) from exc
-
-
-def as_text(value: object, *, indent: int | None) -> str:
-    """JSON of any value: what JSON does not know becomes a text, NaN becomes null."""
-    from pydantic_core import to_jsonable_python
-
-    plain = to_jsonable_python(value, serialize_unknown=True, inf_nan_mode="null", fallback=str)
-    return json.dumps(plain, ensure_ascii=False, indent=indent)
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

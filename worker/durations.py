@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from datetime import timedelta
 
-from pydantic import TypeAdapter, ValidationError
-
 __all__ = ["format_duration", "parse_duration"]
 
 UNITS = {
@@ -20,7 +18,6 @@ NUMBER = r"[0-9]+(?:\.[0-9]+)?"
 SECONDS = re.compile(NUMBER)
 PART = re.compile(rf"({NUMBER})(ms|[dhms])")
 WHOLE = re.compile("".join(rf"(?:{NUMBER}{unit})?" for unit in UNITS))
-ISO = TypeAdapter(timedelta)
 EXPECTED = "expected a duration such as 90s, 5m, 1h30m, 2d, a number of seconds, or ISO 8601"
 
 
@@ -35,15 +32,21 @@ def parse_duration(text: str) -> timedelta:
         if SECONDS.fullmatch(compact):
             return timedelta(seconds=float(compact))
         if compact[:1] in ("P", "p"):
-            parsed = ISO.validate_python(compact.upper())
+            parsed = parse_iso(compact.upper())
             if parsed >= timedelta(0):
                 return parsed
         elif compact and WHOLE.fullmatch(compact.lower()):
             parts = PART.findall(compact.lower())
             return sum((float(number) * UNITS[unit] for number, unit in parts), timedelta(0))
-    except (ValidationError, OverflowError):
+    except (ValueError, OverflowError):
         pass
     raise ValueError(f"{EXPECTED}, got {text!r}")
+
+
+def parse_iso(text: str) -> timedelta:
+    from pydantic import TypeAdapter  # only here, for it takes longer to load than all the rest
+
+    return TypeAdapter(timedelta).validate_python(text)
 
 
 def format_duration(duration: timedelta) -> str:

@@ -50,7 +50,13 @@ __all__ = [
 
 
 class WorkerError(Exception):
-    """Base of all errors of this package."""
+    """Base of all errors of this package.
+
+    Attributes:
+        result: What a run that ends with this error found out so far.
+    """
+
+    result: object = None
 
 
 class ConfigurationError(WorkerError):

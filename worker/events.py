@@ -142,3 +142,8 @@ class Tally:
     def total(self, what: str) -> int:
         """How often ``what`` happened, over all tasks."""
         return sum(count for (_, kind), count in self.counts.items() if kind == what)
+
+    @property
+    def skipped(self) -> int:
+        """How many slots did not become runs, whatever the reason."""
+        return sum(n for (_, kind), n in self.counts.items() if kind.startswith("skipped_"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import structlog
@@ -52,11 +53,13 @@ class Heartbeat:
     async def stop(self, grace: timedelta) -> None:
         if self._beating is not None:
             self._beating.cancel()
-            self._path.unlink(missing_ok=True)
+            with suppress(OSError):
+                self._path.unlink()
 
     def _touch_first(self) -> None:
         try:
-            self._path.touch()
+            with self._path.open("a"):
+                self._path.touch()
         except OSError as exc:
             raise ConfigurationError(
                 [f"WORKER_HEARTBEAT_FILE: {str(self._path)!r} cannot be written: {exc.strerror}"]

@@ -9,11 +9,10 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import math
 import os
 import re
-import signal
 import sys
-import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
@@ -34,36 +33,63 @@ from worker.model import State
 from worker.summary import describe, format_traceback, summarize
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from datetime import datetime
 
     from structlog.typing import EventDict, Processor
 
-__all__ = ["EventLog", "Redaction", "configure_logging"]
+__all__ = ["EventLog", "LogStream", "Redaction", "configure_logging", "plain"]
 
 QUIET_LIBRARIES = ("httpx", "httpcore", "apscheduler", "asyncio", "uvicorn")
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 TEXT_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 """As CONTROL, but a text of several lines stays one."""
+LINE_ENDS = {number: f"\\u{number:04x}" for number in (0x85, 0x2028, 0x2029)}
+"""What JSON may hold as it is, and some readers take for the end of a line."""
 QUERY = re.compile(r"(?<=[\w/])\?[\w.%~\-\[\]]+=[^\s'\"]*")
 BEARER = re.compile(r"\b(Bearer) +[\w.~+/=-]+", re.IGNORECASE)
-URL = re.compile(r"(?P<scheme>https?://)(?:[^\s/?#@'\"]*@)?(?P<place>[^\s?#'\"]*)(?:\?[^\s'\"]*)?")
+URL = re.compile(
+    r"(?P<scheme>[a-z][a-z0-9+.-]*://)(?:[^\s/?#@'\"]*@)?(?P<place>[^\s?#'\"]*)(?:[?#][^\s'\"]*)?",
+    re.IGNORECASE,
+)
+DEEPEST = 6
 
 
 class Redaction:
-    """Takes secrets, bearer tokens, and the queries and credentials of URLs out of a text."""
+    """Takes secrets, bearer tokens, and the queries and credentials of URLs out of texts."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
-        self._secrets = [
-            form for secret in secrets if secret for form in {secret, json.dumps(secret)[1:-1]}
-        ]
+        self._secrets = [secret for secret in secrets if secret]
 
     def __call__(self, text: str) -> str:
-        for secret in self._secrets:
-            text = text.replace(secret, "***")
+        text = self.secrets(text)
         text = URL.sub(r"\g<scheme>\g<place>", text) if "://" in text else text
         text = QUERY.sub("", text) if "?" in text else text
         return BEARER.sub(r"\1 ***", text)
+
+    def secrets(self, text: str) -> str:
+        """Takes out only the known secrets."""
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return text
+
+
+def plain(value: object, edit: Callable[[str], str], depth: int = 0) -> Any:
+    """``value`` as JSON can hold it, with each text in it edited. Never raises."""
+    match value:
+        case None | bool() | int():
+            return value
+        case float():
+            return value if math.isfinite(value) else str(value)
+        case dict() if depth < DEEPEST:
+            return {safe_text(key): plain(item, edit, depth + 1) for key, item in value.items()}
+        case list() | tuple() if depth < DEEPEST:
+            return [plain(item, edit, depth + 1) for item in value]
+        case _:
+            text = safe_text(value)
+            if not text.isascii():  # half of a surrogate pair cannot be written
+                text = text.encode("utf-8", "backslashreplace").decode()
+            return edit(text)
 
 
 def configure_logging(
@@ -96,16 +122,16 @@ def configure_logging(
         ),
         render_failure,
         order_keys,
+        Redacted(redact or Redaction()),
     ]
-    output: list[Processor] = [*(for_people(colors) if console else for_machines())]
-    output.append(Redacted(redact or Redaction()))
+    output = for_people(colors) if console else for_machines()
     structlog.configure(
         processors=[*shared, *output],
         wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=structlog.WriteLoggerFactory(cast("TextIO", target)),
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler(target)
+    handler = LibraryLog(target)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],
@@ -122,7 +148,7 @@ def configure_logging(
 
 
 def for_machines() -> list[Processor]:
-    return [structlog.processors.JSONRenderer(ensure_ascii=False, default=safe_text)]
+    return [structlog.processors.JSONRenderer(ensure_ascii=False), escape_line_ends]
 
 
 def for_people(colors: bool) -> list[Processor]:
@@ -136,16 +162,17 @@ def for_people(colors: bool) -> list[Processor]:
 class LogStream:
     """Standard error, whose reader may go away.
 
-    A worker that nobody can hear any more ends as one that was asked to: with SIGTERM to itself,
-    once. Nothing is raised into the code that logs. Any other failure to write is ignored, as a
-    full disk is no reason to stop working; the next line begins on a line of its own.
+    Nothing is raised into the code that logs. A failure to write is ignored, as a full disk is no
+    reason to stop working; the next line then begins on a line of its own.
 
     Attributes:
         reader_gone: Whether the reader went away.
+        on_reader_gone: Called once when it does, by whoever writes.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self.reader_gone = False
+        self.on_reader_gone: Callable[[], None] | None = None
         self._stream = stream
         self._torn = False
 
@@ -171,17 +198,37 @@ class LogStream:
         if isinstance(exc, OSError) and exc.errno == errno.EPIPE and not self.reader_gone:
             self.reader_gone = True
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+            if self.on_reader_gone is not None:
+                self.on_reader_gone()
+
+
+class LibraryLog(logging.StreamHandler[Any]):
+    """Writes what libraries log by the standard library's logging."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Say where a log call is wrong, and not with what, for that may be a secret."""
+        where = f"{record.pathname}:{record.lineno}"
+        self.stream.write(
+            json.dumps({"level": "error", "event": "log.failed", "where": where}) + "\n"
+        )
 
 
 class Redacted:
-    """The last processor: redacts the finished line."""
+    """Makes every value plain, and redacts it."""
 
     def __init__(self, redact: Redaction) -> None:
         self._redact = redact
 
-    def __call__(self, logger: object, method: str, line: Any) -> Any:
-        return self._redact(line)
+    def __call__(self, logger: object, method: str, event: EventDict) -> EventDict:
+        # structlog's own keys, which hold a log record, are for its later processors.
+        return {
+            key: value if key.startswith("_") else plain(value, self._redact)
+            for key, value in event.items()
+        }
+
+
+def escape_line_ends(logger: object, method: str, line: Any) -> Any:
+    return line.translate(LINE_ENDS)
 
 
 def render_failure(logger: object, method: str, event: EventDict) -> EventDict:
@@ -227,7 +274,7 @@ def escaped(found: re.Match[str]) -> str:
 def safe_text(value: object) -> str:
     try:
         return str(value)
-    except Exception:
+    except (Exception, SystemExit, KeyboardInterrupt):
         return f"<{type(value).__name__}>"
 
 

@@ -73,7 +73,9 @@ class RetryPolicy:
 
     def covers(self, failure: BaseException) -> bool:
         """Whether ``failure`` is worth another try."""
-        return isinstance(failure, self.retry_on) or is_transient(failure)
+        return isinstance(failure, Exception) and (
+            isinstance(failure, self.retry_on) or is_transient(failure)
+        )
 
     async def call(
         self,

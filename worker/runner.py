@@ -25,8 +25,8 @@ from worker.errors import (
     DataApiUnreachable,
     RunInterrupted,
     TaskCrashed,
-    TaskFailed,
     TimeLimitExceeded,
+    WorkerError,
 )
 from worker.events import RunAbandoned, RunFinished, RunRetrying, RunStarted
 from worker.model import Run, RunError, State, Trigger
@@ -118,22 +118,14 @@ class Runner:
             ),
         ):
             self._events.announce(RunStarted(task=task.name, run=run))
-            result: object = None
-            failure: BaseException | None = None
-            cancelled: asyncio.CancelledError | None = None
-            try:
-                result = await self._bounded(task, context, run.started_at)
-            except asyncio.CancelledError as exc:
-                failure = RunInterrupted("the worker is shutting down")
-                failure.__cause__ = cancelled = exc
-            except BaseException as exc:
-                failure = exc
+            ending = await self._bounded(task, context, run.started_at)
+            failure = ending.failure
             run = replace(
                 run,
                 state=state_of(failure),
                 attempts=context.attempt,
                 duration_ms=round((self._clock.monotonic() - began) * 1000, 1),
-                result=failure.result if isinstance(failure, TaskFailed) else result,
+                result=failure.result if isinstance(failure, WorkerError) else ending.result,
                 error=error_of(failure) if failure else None,
             )
             self._events.announce(
@@ -144,46 +136,70 @@ class Runner:
                     calls_retried=context.calls_retried,
                 )
             )
-        if cancelled is not None:
-            raise cancelled
+        if ending.interruption is not None:
+            raise ending.interruption
         return run
 
     async def _bounded(
         self, task: TaskDefinition, context: RunContext, started_at: datetime
-    ) -> object:
-        """The code's result, or the exception that tells why there is none."""
-        limit = task.time_limit or self._limits.time_limit
+    ) -> Ending:
+        """Run the code until it ends, its time is up, or the worker shuts down."""
+        limit = self._limits.time_limit if task.time_limit is None else task.time_limit
+        limit_s = limit.total_seconds()
         code = asyncio.create_task(
             self._contained(task, context), name=f"run:{task.name}:{context.run_id}"
         )
         self._running[task.name] = (code, started_at)
         code.add_done_callback(partial(self._ended, task.name))
+        interruption: asyncio.CancelledError | None = None
         try:
-            await asyncio.wait({code}, timeout=limit.total_seconds())
-        except asyncio.CancelledError:
-            await self._cancel(code, context)
-            raise
+            await asyncio.wait({code}, timeout=limit_s)
+        except asyncio.CancelledError as exc:
+            interruption = exc
+        if code.done():
+            return own_ending(code, interruption)
+
+        overdue = interruption is None
+        interruption = await self._end(code, context) or interruption
+        cause = failure_in(code)
+        if overdue:
+            late = TimeLimitExceeded(f"took longer than its time limit of {format_duration(limit)}")
+            late.__cause__ = cause  # its traceback leads to where the code was
+            return Ending(None, late, interruption)
+        if code.done() and cause is None:
+            return Ending(code.result(), None, interruption)
+        stopped = RunInterrupted("the worker is shutting down")
+        stopped.__cause__ = cause
+        return Ending(None, stopped, interruption)
+
+    async def _end(
+        self, code: asyncio.Task[object], context: RunContext
+    ) -> asyncio.CancelledError | None:
+        """Cancel the code, let it clean up, ask once more, and leave it behind if need be.
+
+        Returns:
+            The worker's wish to shut down, if it came meanwhile: it shortens nothing.
+        """
+        interruption: asyncio.CancelledError | None = None
+        grace_s = self._limits.cancel_grace.total_seconds()
+        for wait_s in (grace_s, grace_s / 10):
+            deadline = self._clock.monotonic() + wait_s
+            code.cancel()
+            while not code.done() and (left_s := deadline - self._clock.monotonic()) > 0:
+                try:
+                    await asyncio.wait({code}, timeout=left_s)
+                except asyncio.CancelledError as exc:
+                    interruption = exc
         if not code.done():
-            await self._cancel(code, context)
-            message = f"took longer than its time limit of {format_duration(limit)}"
-            raise TimeLimitExceeded(message) from interruption_of(code)
-        if code.cancelled():
-            raise TaskCrashed("the task was cancelled by its own code, not by the worker")
-        return code.result()
+            self._events.announce(
+                RunAbandoned(task=context.task, run_id=context.run_id, waited_s=grace_s)
+            )
+        return interruption
 
     def _ended(self, name: str, code: asyncio.Task[object]) -> None:
         del self._running[name]
         if not code.cancelled():
             code.exception()  # seen: of code that was left behind, nobody else would look
-
-    async def _cancel(self, code: asyncio.Task[object], context: RunContext) -> None:
-        grace_s = self._limits.cancel_grace.total_seconds()
-        code.cancel()
-        await asyncio.wait({code}, timeout=grace_s)
-        if not code.done():
-            self._events.announce(
-                RunAbandoned(task=context.task, run_id=context.run_id, waited_s=grace_s)
-            )
 
     async def _contained(self, task: TaskDefinition, context: RunContext) -> object:
         """The code, with what would end the event loop turned into a failure of the run."""
@@ -227,10 +243,31 @@ class Runner:
         )
 
 
-def interruption_of(code: asyncio.Task[object]) -> BaseException | None:
-    """Where cancelled code was: its exception, whose traceback leads there."""
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a run's code ended, and the worker's own cancellation, to be passed on."""
+
+    result: object
+    failure: BaseException | None
+    interruption: asyncio.CancelledError | None
+
+
+def own_ending(code: asyncio.Task[object], interruption: asyncio.CancelledError | None) -> Ending:
+    """The ending of code that nobody cancelled but, perhaps, itself."""
+    if code.cancelled():
+        crash = TaskCrashed("the task was cancelled by its own code, not by the worker")
+        crash.__cause__ = failure_in(code)
+        return Ending(None, crash, interruption)
+    failure = code.exception()
+    return Ending(None if failure else code.result(), failure, interruption)
+
+
+def failure_in(code: asyncio.Task[object]) -> BaseException | None:
+    """What the code ended with; for cancelled code the cancellation, which leads to its place."""
+    if not code.done():
+        return None
     try:
-        return code.exception() if code.done() else None
+        return code.exception()
     except asyncio.CancelledError as exc:
         return exc
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["FirstRun", "ScheduledTask", "Scheduler"]
 
 OFF = timedelta(0)
+LONGEST = timedelta(days=3650)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,7 +231,8 @@ class SlotExecutor(BaseExecutor):
 
     def _do_submit_job(self, job: Any, run_times: list[datetime]) -> None:
         self._take(job.id, run_times)
-        self._run_job_success(job.id, [])  # as APScheduler's own DebugExecutor does
+        # Balances what APScheduler counts as a running instance, as its own DebugExecutor does.
+        self._run_job_success(job.id, [])
 
 
 def never_called() -> None:
@@ -253,6 +255,12 @@ def one_interval(
             raise TaskDefinitionError(
                 f"{name!r}: expected a number of seconds, got {interval_seconds!r}"
             ) from exc
+    if not isinstance(interval, timedelta):
+        raise TaskDefinitionError(f"{name!r}: expected a timedelta, got {interval!r}")
     if interval < OFF:
         raise TaskDefinitionError(f"{name!r}: an interval cannot be negative, got {interval}")
+    if interval > LONGEST:
+        raise TaskDefinitionError(
+            f"{name!r}: an interval can be up to {LONGEST.days} days, got {interval}; 0 is never"
+        )
     return interval

@@ -14,6 +14,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import httpx
 from dotenv.parser import parse_stream
 from pydantic import (
     BeforeValidator,
@@ -32,6 +33,7 @@ __all__ = ["PREFIX", "Settings", "load_settings"]
 
 PREFIX = "WORKER_"
 OFF = timedelta(0)
+LONGEST = timedelta(days=3650)
 KUBERNETES_LINK = re.compile(
     r"WORKER_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)"
 )
@@ -53,8 +55,8 @@ def as_names(value: object) -> object:
     return value
 
 
-Duration = Annotated[timedelta, BeforeValidator(as_duration), Field(gt=OFF)]
-DurationOrOff = Annotated[timedelta, BeforeValidator(as_duration_or_off), Field(ge=OFF)]
+Duration = Annotated[timedelta, BeforeValidator(as_duration), Field(gt=OFF, le=LONGEST)]
+DurationOrOff = Annotated[timedelta, BeforeValidator(as_duration_or_off), Field(ge=OFF, le=LONGEST)]
 
 
 class Settings(BaseSettings):
@@ -161,6 +163,10 @@ class Settings(BaseSettings):
         host, _, port = match[2].rpartition(":") if ":" in match[2] else (match[2], "", "80")
         if not host or not re.fullmatch(r"\[[0-9A-Fa-f:.]+\]|[^\[\]:]+", host):
             raise ValueError(f"expected a host name, got {match[2]!r}")
+        try:
+            httpx.URL(value.strip())
+        except (httpx.InvalidURL, ValueError) as exc:
+            raise ValueError(f"expected a URL, {exc}") from exc
         if not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
             raise ValueError(f"expected a port from 1 to 65535, got {port!r}")
         return value.strip()
@@ -273,7 +279,7 @@ def read_secret_files(given: Mapping[str, str], problems: list[str]) -> dict[str
             secrets[name] = Path(path).read_text("utf-8").strip()
         except (OSError, ValueError) as exc:
             reason = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8 text"
-            problems.append(f"{by_file}: {path!r} cannot be read: {reason}")
+            problems.append(f"{by_file}: the file cannot be read: {reason}")
     return secrets
 
 

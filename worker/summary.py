@@ -19,6 +19,8 @@ LONGEST_TEXT = 200
 LONGEST_TRACEBACK = 8_000
 LONGEST_INTEGER_BITS = 512
 MOST_KEYS = 12
+HOSTILE = (Exception, SystemExit, KeyboardInterrupt)
+"""What the methods of a stranger's value may raise; none of it may end more than a text."""
 
 
 def summarize(result: object) -> object:
@@ -28,7 +30,7 @@ def summarize(result: object) -> object:
     "failed_ids": […]}`` becomes ``{"processed": 990, "failed_ids": "10 items"}``.
     """
     if isinstance(result, dict):
-        with suppress(Exception):  # of a subclass, which may do anything
+        with suppress(*HOSTILE):  # of a subclass, which may do anything
             return entries(result)
     return gist(result)
 
@@ -61,7 +63,7 @@ def describe(failure: BaseException) -> str:
     """An exception's message on one line; its type where it has none. Never raises."""
     try:
         text = explain(failure) if isinstance(failure, httpx.TransportError) else str(failure)
-    except Exception:
+    except HOSTILE:
         text = "(its message could not be made)"
     return shorten(" ".join(text.split()) or type(failure).__name__, 500)
 
@@ -70,7 +72,7 @@ def format_traceback(failure: BaseException) -> str:
     """The traceback as text, its middle left out when it is long (endless recursion is)."""
     try:
         text = "".join(traceback.format_exception(failure)).rstrip()
-    except Exception:
+    except HOSTILE:
         return f"{type(failure).__name__} (its traceback could not be made)"
     if len(text) <= LONGEST_TRACEBACK:
         return text
@@ -86,5 +88,5 @@ def safe(text_of: Callable[[Any], str], value: object) -> str:
     """What ``text_of`` makes of ``value``; its type's name if that fails."""
     try:
         return text_of(value)
-    except Exception:
+    except HOSTILE:
         return f"<{type(value).__name__}>"

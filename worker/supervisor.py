@@ -39,12 +39,18 @@ class Service(Protocol):
 
 
 class StopRequest:
-    """The wish that the worker ends, and why. Create it inside of the event loop."""
+    """The wish that the worker ends, and why. Create it inside of the event loop.
+
+    Attributes:
+        reason: Why the worker shall end; ``None`` while it shall not.
+        signal: The signal that said so, if one did.
+    """
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._asked = asyncio.Event()
         self.reason: str | None = None
+        self.signal: signal.Signals | None = None
 
     def ask(self, reason: str) -> None:
         """Ask the worker to end. Safe to call from any thread and from a signal handler."""
@@ -67,10 +73,11 @@ class StopRequest:
         """
 
         def handle(number: int, frame: FrameType | None) -> None:
-            if self.reason is not None:
+            if self.signal is not None:
                 os.write(2, KILLED % signal.Signals(number).name.encode())
                 os._exit(128 + number)
-            self.ask(signal.Signals(number).name)
+            self.signal = signal.Signals(number)
+            self.ask(self.signal.name)
 
         before = {number: signal.signal(number, handle) for number in SIGNALS}
         try:

@@ -98,8 +98,9 @@ class SlotTransport(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         await self._take_place(request)
-        slot = self._free.pop() or self._new_slot()
+        slot = self._free.pop()
         try:
+            slot = slot or self._new_slot()
             response = await slot.handle_async_request(request)
         except BaseException:
             self._discard(slot)
@@ -159,10 +160,12 @@ class SlotTransport(httpx.AsyncBaseTransport):
         self._free.append(slot)
         self._places.release()
 
-    def _discard(self, slot: httpx.AsyncHTTPTransport) -> None:
+    def _discard(self, slot: httpx.AsyncHTTPTransport | None) -> None:
         """Put a fresh slot in the place of one whose state is unknown, or not wanted any more."""
         self._free.append(None)
         self._places.release()
+        if slot is None:
+            return
         closing = asyncio.get_running_loop().create_task(slot.aclose(), name="http-slot-close")
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
@@ -280,8 +283,10 @@ def open_client(options: ClientOptions) -> httpx.AsyncClient:
     """
     try:
         return DataApiClient(options)
-    except (ValueError, ImportError) as exc:
-        raise ConfigurationError([f"the environment's proxy cannot be used: {exc}"]) from exc
+    except (ValueError, ImportError, OSError, httpx.InvalidURL) as exc:
+        raise ConfigurationError(
+            [f"the environment's proxy or certificates cannot be used: {exc}"]
+        ) from exc
 
 
 def origin(url: httpx.URL) -> tuple[str, str, int | None]:

@@ -100,10 +100,11 @@ def test_name_that_is_no_text_is_refused(name: object) -> None:
 
 
 def test_task_without_a_name_is_refused_naming_the_class() -> None:
-    with pytest.raises(TaskDefinitionError, match="Nameless has no name"):
+    class Nameless(BaseTask):
+        async def execute(self) -> None: ...
 
-        class Nameless(BaseTask):
-            async def execute(self) -> None: ...
+    with pytest.raises(TaskDefinitionError, match="Nameless has no name"):
+        TaskDefinition.of(Nameless)
 
 
 def test_name_of_another_task_is_refused_naming_both() -> None:
@@ -146,10 +147,30 @@ def test_intermediate_class_needs_no_name_and_its_children_do() -> None:
         def helper(self) -> int:
             return 1
 
-    with pytest.raises(TaskDefinitionError, match="Child has no name"):
+    class Child(AlsoIntermediate):
+        async def execute(self) -> None: ...
 
-        class Child(AlsoIntermediate):
-            async def execute(self) -> None: ...
+    with pytest.raises(TaskDefinitionError, match="Child has no name"):
+        TaskDefinition.of(Child)
+
+
+def test_intermediate_class_may_leave_a_step_of_its_execute_to_its_children() -> None:
+    class Template(BaseTask):
+        async def execute(self) -> int:
+            return self.step()
+
+        @abstractmethod
+        def step(self) -> int: ...
+
+    class Concrete(Template):
+        name = "test-base:concrete"
+
+        def step(self) -> int:
+            return 7
+
+    assert TaskDefinition.of(Concrete).name == "test-base:concrete"
+    with pytest.raises(TaskDefinitionError, match="Template is abstract"):
+        TaskDefinition.of(Template)
 
 
 def test_abstract_task_cannot_be_made_or_defined() -> None:

@@ -73,7 +73,7 @@ async def show(length: timedelta | None = None) -> int:
         configure_logging(stream=stream)  # the display tells what the log would
         store.seed(FIRST_FILL)
         with DemoServer(store, faults=WEATHER) as service:
-            await accompany(service, display, length)
+            await accompany(service, display, length, out)
             display.end(store.summary())
     return 141 if out.reader_gone else 0
 
@@ -82,7 +82,9 @@ def nowhere() -> TextIO:
     return open(os.devnull, "w", encoding="utf-8")
 
 
-async def accompany(service: DemoServer, display: Display, length: timedelta | None) -> None:
+async def accompany(
+    service: DemoServer, display: Display, length: timedelta | None, out: LogStream
+) -> None:
     settings = DemoSettings(data_api_url=service.url)
     async with (
         httpx.AsyncClient(base_url=service.url, trust_env=False) as control,
@@ -103,7 +105,7 @@ async def accompany(service: DemoServer, display: Display, length: timedelta | N
             side_tasks.append(group.create_task(watch(control, display), name="demo-watch"))
 
         try:
-            await start_worker(settings, on_open=on_open)
+            await start_worker(settings, output=out, on_open=on_open)
         finally:
             for task in side_tasks:
                 task.cancel()

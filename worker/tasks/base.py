@@ -7,6 +7,7 @@ import inspect
 import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
 from weakref import WeakValueDictionary
@@ -15,15 +16,13 @@ import structlog
 
 from worker.context import RunContext, current_run
 from worker.errors import TaskDefinitionError
+from worker.retry import RetryPolicy
 from worker.summary import summarize
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-    from datetime import timedelta
 
     import httpx
-
-    from worker.retry import RetryPolicy
 
 __all__ = ["BaseTask", "TaskDefinition"]
 
@@ -43,8 +42,8 @@ class BaseTask(ABC):
             setting.
 
     Raises:
-        TaskDefinitionError: When a subclass is created without a name, with one that does not
-            fit, or with the name of another task.
+        TaskDefinitionError: When a subclass is created with a name that does not fit or that
+            another task has; when one without a name is registered.
     """
 
     name: ClassVar[str]
@@ -60,10 +59,8 @@ class BaseTask(ABC):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if getattr(cls.execute, "__isabstractmethod__", False):
-            return  # an intermediate class: only what can run needs a name
-        check_name(getattr(cls, "name", None), of=identify(cls))
         if "name" in cls.__dict__:
+            check_name(cls.__dict__["name"], of=identify(cls))
             claim_name(cls, BaseTask._by_name)
 
     @property
@@ -86,6 +83,8 @@ class BaseTask(ABC):
 
     async def run(self) -> object:
         """Execute the task on its own, without the runner's limits and retries, and log it.
+
+        For tests and scripts: a worker calls ``execute`` through its runner, and never this.
 
         Raises:
             Exception: What ``execute`` raised, after it was logged with its traceback.
@@ -158,9 +157,9 @@ class TaskDefinition:
                     f"{identify(target)} needs more than the shared client to be made; register "
                     "functools.partial of it with the other arguments"
                 )
-            name = name or target.name
-            retry = retry or target.retry
-            time_limit = time_limit or target.time_limit
+            name = name or getattr(target, "name", None)
+            retry = target.retry if retry is None else retry
+            time_limit = target.time_limit if time_limit is None else time_limit
 
             def prepare(client: httpx.AsyncClient) -> Execute:
                 instance: BaseTask = task(client)
@@ -184,11 +183,17 @@ class TaskDefinition:
                 "write `async def`, and register the class or function itself, not a call of it"
             )
         defined_in = identify(target)
+        if not isinstance(retry, RetryPolicy | None):
+            raise TaskDefinitionError(f"{defined_in}: retry: expected a RetryPolicy, got {retry!r}")
+        if time_limit is not None and not is_positive(time_limit):
+            raise TaskDefinitionError(
+                f"{defined_in}: time_limit: expected a positive timedelta, got {time_limit!r}"
+            )
         return cls(
             name=check_name(name, of=defined_in),
             prepare=prepare,
             defined_in=defined_in,
-            summary=(inspect.getdoc(target) or "").partition("\n")[0],
+            summary=(getattr(target, "__doc__", None) or "").strip().partition("\n")[0],
             retry=retry,
             time_limit=time_limit,
         )
@@ -199,6 +204,10 @@ def is_async_callable(target: object) -> bool:
         not inspect.isclass(target)
         and inspect.iscoroutinefunction(getattr(target, "__call__", None))  # noqa: B004 - its kind matters
     )
+
+
+def is_positive(duration: object) -> bool:
+    return isinstance(duration, timedelta) and duration > timedelta(0)
 
 
 def accepts(target: Callable[..., object], *arguments: object) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from worker.data_api import DataApi, ItemId
-from worker.errors import MalformedAnswer
+from worker.errors import DataApiError, MalformedAnswer
 from worker.tasks.base import BaseTask
 from worker.tasks.fan_out import FanOut
 from worker.tasks.item_report import ItemReport
@@ -51,14 +51,20 @@ class ProcessPendingOrdersTask(BaseTask):
             async with report.item(order_id):
                 await processing.process_order(order_id)
 
-        await fan_out.run(pending_orders(listing, self.batch_size), process)
-        result = {
-            "processed": report.succeeded,
-            "failed": report.failed,
-            "failed_ids": report.failed_ids,
-        }
-        report.raise_if_nothing_succeeded("orders", result)
-        return result
+        def result() -> dict[str, Any]:
+            return {
+                "processed": report.succeeded,
+                "failed": report.failed,
+                "failed_ids": report.failed_ids,
+            }
+
+        try:
+            await fan_out.run(pending_orders(listing, self.batch_size), process)
+        except DataApiError as exc:  # of the list; what it had told by then was processed
+            exc.result = result() if report.succeeded or report.failed else None
+            raise
+        report.raise_if_nothing_succeeded("orders", result())
+        return result()
 
 
 async def pending_orders(api: DataApi, limit: int) -> AsyncIterator[list[ItemId]]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import UTC
 from typing import Any
 
-from worker.data_api import DataApi, idempotency_key, rfc3339
+from worker.data_api import DataApi, idempotency_key
 from worker.tasks.base import BaseTask
 
 __all__ = ["SyncExternalDataTask"]
@@ -21,6 +22,6 @@ class SyncExternalDataTask(BaseTask):
 
     async def execute(self) -> dict[str, Any]:
         run = self.context
-        subject = rfc3339(run.slot) if run.slot is not None else run.run_id
+        subject = run.slot.astimezone(UTC).isoformat() if run.slot is not None else run.run_id
         key = idempotency_key("sync", subject)
         return await DataApi(self.http_client, run).sync(key=key)
