@@ -1,4 +1,8 @@
-"""When a task is due. Pure arithmetic: no clock, no I/O."""
+"""When a task is due. Pure arithmetic: no clock, no I/O.
+
+Slots are counted from the start of the worker. They do not drift, but a restart moves them; slots
+that are anchored to the calendar come with the ledger.
+"""
 
 from __future__ import annotations
 
