@@ -19,8 +19,8 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from benchmarks.quiet import quiet_log
 from benchmarks.report import Report, percentile, spread
 from worker import Events, FirstRun, Runner, Scheduler, SystemClock, Trigger, current_run
+from worker.event_log import EventLog
 from worker.events import Tally
-from worker.logs import EventLog
 from worker.tasks.base import TaskDefinition
 
 __all__ = ["measure"]

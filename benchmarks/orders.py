@@ -25,7 +25,7 @@ from benchmarks.light_api import LightApi, running_api
 from benchmarks.quiet import quiet_log
 from benchmarks.report import Report, spread
 from worker import ClientOptions, Events, Runner, State, SystemClock, Trigger, open_client
-from worker.logs import EventLog
+from worker.event_log import EventLog
 from worker.tasks.base import TaskDefinition
 from worker.tasks.process_pending_orders import ProcessPendingOrdersTask
 

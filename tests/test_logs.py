@@ -13,8 +13,9 @@ import structlog
 
 from tests.support.clock import START
 from worker.errors import DataApiUnreachable
+from worker.event_log import EventLog
 from worker.events import CallRetrying, RunFinished, RunStarted, SlotSkipped
-from worker.logs import EventLog, LibraryLog, Redaction, configure_logging
+from worker.logs import LibraryLog, Redaction, configure_logging
 from worker.model import Run, RunError, RunId, State, Trigger
 
 if TYPE_CHECKING:

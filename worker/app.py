@@ -29,9 +29,10 @@ from worker.errors import (
     UnknownTaskError,
     WorkerError,
 )
+from worker.event_log import EventLog
 from worker.events import Event, Events, RunFinished, Tally
 from worker.heartbeat import Heartbeat
-from worker.logs import EventLog, LogStream, Redaction, configure_logging
+from worker.logs import LogStream, Redaction, configure_logging
 from worker.model import Run, Trigger
 from worker.retry import RetryPolicy
 from worker.runner import RunLimits, Runner

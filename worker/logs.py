@@ -13,32 +13,18 @@ import math
 import os
 import re
 import sys
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
-import httpx
 import structlog
 
-from worker.errors import DataApiError, TaskFailed
-from worker.events import (
-    CallRetrying,
-    Event,
-    RunAbandoned,
-    RunFinished,
-    RunRetrying,
-    RunStarted,
-    SlotSkipped,
-)
-from worker.model import State
-from worker.summary import describe, format_traceback, summarize
+from worker.summary import format_traceback
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from datetime import datetime
 
     from structlog.typing import EventDict, Processor
 
-__all__ = ["EventLog", "LogStream", "Redaction", "configure_logging", "plain"]
+__all__ = ["LogStream", "Redaction", "configure_logging", "plain"]
 
 QUIET_LIBRARIES = ("httpx", "httpcore", "apscheduler", "asyncio", "uvicorn")
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
@@ -276,130 +262,3 @@ def safe_text(value: object) -> str:
         return str(value)
     except (Exception, SystemExit, KeyboardInterrupt):
         return f"<{type(value).__name__}>"
-
-
-@dataclass(frozen=True, slots=True)
-class Failing:
-    """A task whose last runs failed: the last failure, since when, how many runs."""
-
-    kind: str
-    since: datetime
-    count: int
-
-
-class EventLog:
-    """A listener that logs what the worker announces, and does not flood.
-
-    A failure that repeats itself run after run is told with its traceback once, then by a line
-    with the count; its end is told too. Of the repeated calls of a run the first of each kind is
-    told, the number is in the run's last line.
-    """
-
-    def __init__(self) -> None:
-        self._log = structlog.get_logger("worker")
-        self._failing: dict[str, Failing] = {}
-        self._told: dict[str, set[tuple[str, str]]] = {}
-
-    def __call__(self, event: Event) -> None:
-        match event:
-            case RunStarted():
-                self._run_started(event)
-            case CallRetrying():
-                self._call_retrying(event)
-            case RunRetrying():
-                self._log.warning(
-                    "run.retrying",
-                    attempt=event.attempt,
-                    wait_s=round(event.wait_s, 3),
-                    error_type=type(event.failure).__name__,
-                    error=describe(event.failure),
-                )
-            case RunFinished():
-                self._run_finished(event)
-            case RunAbandoned():
-                self._log.error(
-                    "run.abandoned",
-                    waited_s=event.waited_s,
-                    hint="its code goes on after it was cancelled; the task waits for its end",
-                )
-            case SlotSkipped():
-                self._slot_skipped(event)
-
-    def _run_started(self, event: RunStarted) -> None:
-        keys: dict[str, Any] = {}
-        if event.run.slot is not None and event.run.late_ms is not None:
-            keys = {"slot": event.run.slot.isoformat(), "late_ms": round(event.run.late_ms, 1)}
-        self._log.info("run.started", **keys)
-
-    def _slot_skipped(self, event: SlotSkipped) -> None:
-        keys: dict[str, Any] = {"slot": event.slot.isoformat(), "reason": event.reason}
-        if event.count > 1:
-            keys["count"] = event.count
-        if event.running_since is not None:
-            keys["running_since"] = event.running_since.isoformat()
-        self._log.warning("slot.skipped", task=event.task, **keys)
-
-    def _call_retrying(self, event: CallRetrying) -> None:
-        told = self._told.setdefault(event.run_id, set())
-        kind = (event.call, describe(event.failure))
-        if kind in told or len(told) >= 10:
-            return
-        told.add(kind)
-        self._log.warning(
-            "call.retrying",
-            call=event.call,
-            attempt=event.attempt,
-            wait_s=round(event.wait_s, 3),
-            error=describe(event.failure),
-        )
-
-    def _run_finished(self, event: RunFinished) -> None:
-        run = event.run
-        self._told.pop(run.run_id, None)
-        keys: dict[str, Any] = {
-            "outcome": run.state.value.lower(),
-            "attempt": run.attempts,
-            "duration_ms": run.duration_ms,
-        }
-        if event.calls_retried:
-            keys["calls_retried"] = event.calls_retried
-        match run.state:
-            case State.FAILURE:
-                self._run_failed(event, keys)
-            case State.REVOKED:
-                self._log.warning("run.interrupted", **keys)
-            case _:
-                failing = self._failing.pop(run.task, None)
-                if failing is not None:
-                    self._log.info(
-                        "run.recovered",
-                        after_failures=failing.count,
-                        failing_since=failing.since.isoformat(),
-                    )
-                self._log.info("run.finished", **keys, result=summarize(run.result))
-
-    def _run_failed(self, event: RunFinished, keys: dict[str, Any]) -> None:
-        failure, error = event.failure, event.run.error
-        assert failure is not None
-        assert error is not None
-        kind = f"{error.type}: {error.message}"
-        before = self._failing.get(event.task)
-        since = before.since if before else event.run.started_at
-        now = Failing(kind, since, before.count + 1 if before else 1)
-        self._failing[event.task] = now
-        if event.run.result is not None:
-            keys["result"] = summarize(event.run.result)
-        self._log.error(
-            "run.failed",
-            **keys,
-            error_type=error.type,
-            error=error.message,
-            consecutive=now.count,
-            failing_since=since.isoformat(),
-            exc_info=None if (before and before.kind == kind) or is_plain(failure) else failure,
-        )
-
-
-def is_plain(failure: BaseException) -> bool:
-    """Whether the message says it all: these come from known places, for known reasons."""
-    return isinstance(failure, DataApiError | TaskFailed | httpx.TransportError)
