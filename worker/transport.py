@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncGenerator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -201,6 +202,13 @@ class SlotStream(httpx.AsyncByteStream):
             if isinstance(chunks, AsyncGenerator):
                 await chunks.aclose()  # or the garbage collector would, some time
         self._complete = True
+
+    def __del__(self) -> None:
+        """Take back the slot of a response that nobody closed, or it would be lost to all tasks."""
+        slot, self._slot = self._slot, None
+        if slot is not None:
+            with suppress(RuntimeError):  # without a running loop there is nobody to starve
+                self._transport._discard(slot)
 
     async def aclose(self) -> None:
         slot, self._slot = self._slot, None

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 
 import httpx
+import pytest
 
 from tests.support.servers import Connection, answer, answering, raw_server
 from tests.support.waiting import wait_until
@@ -47,6 +49,21 @@ async def test_one_caller_uses_one_connection() -> None:
         for _ in range(20):
             await client.get("/")
         assert server.accepted == 1
+
+
+# The connection complains that nobody closed it, and rightly.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+async def test_responses_that_nobody_closes_cost_no_other_task_its_connection() -> None:
+    async with (
+        raw_server(answering(answer())) as server,
+        slot_client(server.url, connections=2) as client,
+    ):
+        for _ in range(6):
+            response = await client.send(client.build_request("GET", "/"), stream=True)
+            del response
+            gc.collect()
+        assert slots(client).free == 2
+        assert (await client.get("/")).status_code == 200
 
 
 async def test_closing_the_client_closes_idle_connections() -> None:
