@@ -1,16 +1,22 @@
-"""The network's failures in words."""
+"""What HTTP can carry, and the network's failures in words."""
 
 from __future__ import annotations
 
 import os
+import re
 import socket
 import ssl
 
 import httpx
 
-__all__ = ["explain"]
+__all__ = ["explain", "is_token"]
 
 PORTS = {"http": 80, "https": 443}
+
+
+def is_token(text: str) -> bool:
+    """Whether ``text`` can be sent as a bearer token: printable ASCII, no spaces, not nothing."""
+    return re.fullmatch(r"[\x21-\x7e]+", text) is not None
 
 
 def explain(exc: httpx.TransportError) -> str:

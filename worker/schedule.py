@@ -11,6 +11,11 @@ from datetime import datetime, timedelta
 
 __all__ = ["Interval", "first_slots"]
 
+OFF = timedelta(0)
+"""The interval that stands for "never"."""
+LONGEST = timedelta(days=3650)
+"""The longest interval: with it, no slot lies beyond what a date can hold."""
+
 
 @dataclass(frozen=True, slots=True)
 class Interval:

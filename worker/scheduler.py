@@ -19,7 +19,7 @@ from apscheduler.triggers.base import BaseTrigger
 from worker.errors import TaskDefinitionError
 from worker.events import SlotSkipped
 from worker.model import Trigger
-from worker.schedule import Interval, first_slots
+from worker.schedule import LONGEST, OFF, Interval, first_slots
 from worker.tasks.base import BaseTask, TaskDefinition
 
 if TYPE_CHECKING:
@@ -32,9 +32,6 @@ if TYPE_CHECKING:
     from worker.runner import Runner
 
 __all__ = ["FirstRun", "ScheduledTask", "Scheduler"]
-
-OFF = timedelta(0)
-LONGEST = timedelta(days=3650)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,12 +28,12 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from worker.durations import parse_duration
 from worker.errors import ConfigurationError, nearest
+from worker.network import is_token
+from worker.schedule import LONGEST, OFF
 
 __all__ = ["PREFIX", "Settings", "load_settings"]
 
 PREFIX = "WORKER_"
-OFF = timedelta(0)
-LONGEST = timedelta(days=3650)
 KUBERNETES_LINK = re.compile(
     r"WORKER_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)"
 )
@@ -174,7 +174,7 @@ class Settings(BaseSettings):
     @field_validator("data_api_token")
     @classmethod
     def _is_token(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and not re.fullmatch(r"[\x21-\x7e]+", value.get_secret_value()):
+        if value is not None and not is_token(value.get_secret_value()):
             raise ValueError("expected printable ASCII without spaces, and not nothing")
         return value
 

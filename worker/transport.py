@@ -15,7 +15,6 @@ another connection can slip in later. What it gives beyond ``httpx.AsyncClient(b
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import AsyncGenerator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -27,6 +26,7 @@ import httpx
 
 from worker.context import current_run
 from worker.errors import AnswerTooLarge, ConfigurationError
+from worker.network import is_token
 from worker.retry import may_repeat
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class ClientOptions:
     user_agent: str = "sidecar-worker"
 
     def __post_init__(self) -> None:
-        if self.token is not None and not re.fullmatch(r"[\x21-\x7e]+", self.token):
+        if self.token is not None and not is_token(self.token):
             raise ValueError("token: expected printable ASCII without spaces, and not nothing")
 
 

@@ -77,6 +77,7 @@ class LoggingProcess:
     def hang_up(self) -> None:
         """Close the reading end of the log, as ``head`` does."""
         self._reading.cancel()
+        # asyncio's subprocess has no public way to close a pipe that it reads.
         transport = self.process._transport.get_pipe_transport(2)  # type: ignore[attr-defined]
         transport.close()
 
