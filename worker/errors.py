@@ -10,6 +10,10 @@
     ├── TimeLimitExceeded          a run took longer than its time limit
     ├── TaskCrashed                a task tried to end more than its own run
     ├── RunInterrupted             the worker ended the run, the task did not
+    ├── StoreError                 the store of schedules cannot do what it was asked
+    │   ├── StoreUnavailable       not now: a lost connection, a full disk, a lock
+    │   ├── StoreSchemaError       its tables are older or newer than this worker
+    │   └── LeaseLost              another may have taken over; nothing was recorded
     └── DataApiError               a call of the Data API did not succeed
         ├── DataApiUnreachable     no complete answer: connection, timeout, broken transfer
         ├── UnexpectedStatus       an answer with an error status
@@ -36,8 +40,12 @@ __all__ = [
     "DataApiError",
     "DataApiUnreachable",
     "InvalidId",
+    "LeaseLost",
     "MalformedAnswer",
     "RunInterrupted",
+    "StoreError",
+    "StoreSchemaError",
+    "StoreUnavailable",
     "TaskCrashed",
     "TaskDefinitionError",
     "TaskFailed",
@@ -99,6 +107,22 @@ class TaskCrashed(WorkerError):
 
 class RunInterrupted(WorkerError):
     """The worker cancelled the run, to shut down; it does not count against the task."""
+
+
+class StoreError(WorkerError):
+    """The store of schedules cannot do what it was asked. Its message never holds a password."""
+
+
+class StoreUnavailable(StoreError):
+    """The store cannot be used now, and perhaps later: no connection, a full disk, a lock."""
+
+
+class StoreSchemaError(StoreError):
+    """The store's tables do not fit this worker; the message says which command mends that."""
+
+
+class LeaseLost(StoreError):
+    """The lease ran out before the outcome could be recorded: the store says ``lost``."""
 
 
 class DataApiError(WorkerError):

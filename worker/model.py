@@ -25,6 +25,8 @@ class Trigger(StrEnum):
 
     SCHEDULE = "schedule"
     MANUAL = "manual"
+    BACKFILL = "backfill"
+    """A slot of the past, run again because someone asked for it."""
 
 
 class State(StrEnum):

@@ -1,0 +1,25 @@
+"""Empty stores of each kind for a test, on the machine's own servers."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+KINDS: tuple[str, ...] = ("memory",)
+SHARED_KINDS: tuple[str, ...] = ()
+"""Those that several machines can share."""
+
+
+@contextmanager
+def fresh_url(kind: str, folder: Path) -> Iterator[str]:
+    """The URL of an empty store, which is removed afterwards."""
+    if kind == "memory":
+        yield "memory://"
+    elif kind == "sqlite":
+        yield f"sqlite:///{folder / 'worker.db'}"
+    else:
+        raise AssertionError(kind)

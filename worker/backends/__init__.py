@@ -1,0 +1,1 @@
+"""Where the ledger is kept: implementations of `worker.ports`, one a file."""

@@ -1,0 +1,129 @@
+"""Books and entries as plain JSON values, for the backends that store text."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from worker.book import Book, Entry, Outcome, Pause, SessionId
+from worker.model import Trigger
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = [
+    "book_from",
+    "book_to",
+    "entry_from",
+    "entry_to",
+    "from_micros",
+    "to_micros",
+]
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MICROSECOND = timedelta(microseconds=1)
+
+
+def to_micros(moment: datetime) -> int:
+    """Microseconds since 1970 in UTC: exact, and in order when compared."""
+    return (moment - EPOCH) // MICROSECOND
+
+
+def from_micros(micros: int) -> datetime:
+    return EPOCH + timedelta(microseconds=micros)
+
+
+def optional_micros(moment: datetime | None) -> int | None:
+    return None if moment is None else to_micros(moment)
+
+
+def optional_moment(micros: int | None) -> datetime | None:
+    return None if micros is None else from_micros(micros)
+
+
+def book_to(book: Book) -> dict[str, Any]:
+    """What of a book is kept, its version and its entries aside."""
+    pause = book.pause
+    return {
+        "cursor": optional_micros(book.cursor),
+        "schedule": book.schedule,
+        "known_since": optional_micros(book.known_since),
+        "pause": None if pause is None else [to_micros(pause.at), pause.by, pause.note],
+        "runs": book.runs,
+        "failures": book.failures,
+        "last_success": optional_micros(book.last_success),
+        "last_outcome": book.last_outcome,
+        "last_error": book.last_error,
+        "last_ended": optional_micros(book.last_ended),
+        "counts": dict(book.counts),
+    }
+
+
+def book_from(
+    task: str, version: int, kept: Mapping[str, Any], active: tuple[Entry, ...] = ()
+) -> Book:
+    """The book that `book_to` took apart. What a newer worker added is passed over."""
+    pause = kept.get("pause")
+    outcome = kept.get("last_outcome")
+    return Book(
+        task=task,
+        version=version,
+        cursor=optional_moment(kept.get("cursor")),
+        schedule=kept.get("schedule", ""),
+        known_since=optional_moment(kept.get("known_since")),
+        pause=None if pause is None else Pause(from_micros(pause[0]), pause[1], pause[2]),
+        runs=kept.get("runs", 0),
+        failures=kept.get("failures", 0),
+        last_success=optional_moment(kept.get("last_success")),
+        last_outcome=None if outcome is None else Outcome(outcome),
+        last_error=kept.get("last_error"),
+        last_ended=optional_moment(kept.get("last_ended")),
+        counts=kept.get("counts", {}),
+        active=active,
+    )
+
+
+def entry_to(entry: Entry) -> dict[str, Any]:
+    """An entry; moments as microseconds."""
+    return {
+        "task": entry.task,
+        "slot": to_micros(entry.slot),
+        "trigger": entry.trigger.value,
+        "outcome": entry.outcome.value,
+        "recorded_at": to_micros(entry.recorded_at),
+        "last": optional_micros(entry.last),
+        "count": entry.count,
+        "run_id": entry.run_id,
+        "session": entry.session,
+        "replica": entry.replica,
+        "late_ms": entry.late_ms,
+        "duration_ms": entry.duration_ms,
+        "error": entry.error,
+        "cancel": entry.cancel,
+        "overlap": entry.overlap,
+        "losses": entry.losses,
+    }
+
+
+def entry_from(kept: Mapping[str, Any], *, alive: bool = True) -> Entry:
+    """The entry that `entry_to` took apart."""
+    session = kept["session"]
+    return Entry(
+        task=kept["task"],
+        slot=from_micros(kept["slot"]),
+        trigger=Trigger(kept["trigger"]),
+        outcome=Outcome(kept["outcome"]),
+        recorded_at=from_micros(kept["recorded_at"]),
+        last=optional_moment(kept["last"]),
+        count=kept["count"],
+        run_id=kept["run_id"],
+        session=None if session is None else SessionId(session),
+        replica=kept["replica"],
+        alive=alive,
+        late_ms=kept["late_ms"],
+        duration_ms=kept["duration_ms"],
+        error=kept["error"],
+        cancel=bool(kept["cancel"]),
+        overlap=kept["overlap"],
+        losses=kept["losses"],
+    )

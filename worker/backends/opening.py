@@ -1,0 +1,86 @@
+"""Opens the store that a URL names. A backend's library is imported here, and not before."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from worker.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from worker.ports import LedgerStore
+
+__all__ = ["display_url", "kind_of", "open_store"]
+
+KINDS = {
+    "memory": "memory",
+    "sqlite": "sqlite",
+    "postgres": "postgres",
+    "postgresql": "postgres",
+    "redis": "redis",
+    "rediss": "redis",
+}
+EXPECTED = "expected memory://, sqlite:///path/to/file, postgresql://… or redis://…"
+
+
+def kind_of(url: str) -> str:
+    """``memory``, ``sqlite``, ``postgres`` or ``redis``.
+
+    Raises:
+        ValueError: None of them.
+    """
+    scheme = url.partition("://")[0].lower() if "://" in url else ""
+    if scheme not in KINDS:
+        raise ValueError(f"{EXPECTED}, got {scheme + '://…' if scheme else 'no scheme'}")
+    return KINDS[scheme]
+
+
+def display_url(url: str) -> str:
+    """The URL without its credentials and its query, for people to see."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def open_store(url: str) -> LedgerStore:
+    """Connect to the store, and see that its schema fits.
+
+    Raises:
+        ConfigurationError: The URL is none that is known, its library is not installed, or a
+            folder cannot be written.
+        StoreUnavailable: It cannot be reached.
+        StoreSchemaError: Its tables are missing, older or newer than this worker.
+    """
+    try:
+        kind = kind_of(url)
+    except ValueError as exc:
+        raise ConfigurationError([f"WORKER_STORE_URL: {exc}"]) from exc
+    try:
+        module = import_module(f"worker.backends.{kind}")
+    except ModuleNotFoundError as exc:
+        raise ConfigurationError(
+            [
+                f"WORKER_STORE_URL names {kind}, but {exc.name} is not installed; "
+                f"expected: pip install 'sidecar-worker[{kind}]'"
+            ]
+        ) from exc
+    if kind == "memory":
+        store: LedgerStore = module.MemoryStore()
+    elif kind == "sqlite":
+        store = module.SqliteStore(sqlite_path(url))
+    elif kind == "postgres":
+        store = module.PostgresStore(url)
+    else:
+        store = module.RedisStore(url)
+    return store
+
+
+def sqlite_path(url: str) -> Path:
+    """``sqlite:///relative.db`` or ``sqlite:////absolute.db``, as SQLAlchemy has it."""
+    path = url.partition("://")[2]
+    if not path.startswith("/") or len(path) < 2:
+        raise ConfigurationError(
+            ["WORKER_STORE_URL: expected sqlite:///relative.db or sqlite:////absolute.db"]
+        )
+    return Path(path[1:])

@@ -1,0 +1,231 @@
+"""The ledger's values: what is known of a schedule, and what became of each of its slots."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NewType
+
+from worker.model import Trigger
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = [
+    "Book",
+    "Change",
+    "Entry",
+    "EntryKey",
+    "HistoryQuery",
+    "Outcome",
+    "Pause",
+    "Pulse",
+    "Replica",
+    "SessionId",
+    "Written",
+]
+
+SessionId = NewType("SessionId", int)
+"""One life of one replica, and the fencing token of all that it claims: later ones are greater."""
+EntryKey = tuple[str, datetime, Trigger]
+
+
+class Outcome(StrEnum):
+    """What became of a slot. The first two are not its last word."""
+
+    WAITING = "waiting"
+    """It will run when its turn comes."""
+    RUNNING = "running"
+    RAN = "ran"
+    FAILED = "failed"
+    SKIPPED_OVERLAP = "skipped_overlap"
+    """Another run of the task was going on."""
+    MISSED = "missed"
+    """No worker was there in time, or a later slot was run instead."""
+    PAUSED = "paused"
+    LOST = "lost"
+    """Its replica ended or lost its lease before it could say what came of the run."""
+
+    @property
+    def final(self) -> bool:
+        """Whether it stays as it is."""
+        return self not in (Outcome.WAITING, Outcome.RUNNING)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """What became of one slot, or of several in a row that share their fate.
+
+    An entry is known by ``task``, ``slot`` and ``trigger``; there is never a second one.
+
+    Attributes:
+        slot: The nominal time. For a run by hand, when it was asked for.
+        last, count: For a row of slots: the last of them, and how many there are.
+        session: Whose lease the run depends on, while it waits or runs.
+        replica: The name of the replica that ran it.
+        alive: Whether that lease still held when the store was read. Never stored.
+        late_ms: From the slot to the start of its run.
+        recorded_at: When the entry got its present outcome, by the replica's clock.
+        cancel: Its run was asked to end, for another's sake.
+        overlap: An overlap policy of its own, for what was asked for by hand.
+        losses: How often it was lost and run again.
+    """
+
+    task: str
+    slot: datetime
+    trigger: Trigger = Trigger.SCHEDULE
+    outcome: Outcome
+    recorded_at: datetime
+    last: datetime | None = None
+    count: int = 1
+    run_id: str | None = None
+    session: SessionId | None = None
+    replica: str | None = None
+    alive: bool = True
+    late_ms: float | None = None
+    duration_ms: float | None = None
+    error: str | None = None
+    cancel: bool = False
+    overlap: str | None = None
+    losses: int = 0
+
+    @property
+    def key(self) -> EntryKey:
+        return (self.task, self.slot, self.trigger)
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Since when, by whom and why a schedule is paused."""
+
+    at: datetime
+    by: str
+    note: str = ""
+
+
+NO_COUNTS: Mapping[str, int] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Book:
+    """What the ledger knows of one task.
+
+    Attributes:
+        version: Rises with every change; ``0`` is a task that the store does not know yet.
+        cursor: Every slot up to here is accounted for.
+        schedule: The schedule in words, as the last worker knew it.
+        known_since: When a worker first had the task.
+        runs: How many slots were run, against ``max_runs``.
+        failures: How many runs failed since the last success.
+        counts: How many slots ended with each outcome, ever.
+        active: The entries that wait or run, the oldest first.
+    """
+
+    task: str
+    version: int = 0
+    cursor: datetime | None = None
+    schedule: str = ""
+    known_since: datetime | None = None
+    pause: Pause | None = None
+    runs: int = 0
+    failures: int = 0
+    last_success: datetime | None = None
+    last_outcome: Outcome | None = None
+    last_error: str | None = None
+    last_ended: datetime | None = None
+    counts: Mapping[str, int] = field(default_factory=lambda: NO_COUNTS)
+    active: tuple[Entry, ...] = ()
+
+    @property
+    def running(self) -> list[Entry]:
+        """The entries whose runs go on under a lease that holds."""
+        return [e for e in self.active if e.outcome is Outcome.RUNNING and e.alive]
+
+    @property
+    def orphans(self) -> list[Entry]:
+        """The entries that run, as far as anybody knows, but whose replica lost its lease."""
+        return [e for e in self.active if e.outcome is Outcome.RUNNING and not e.alive]
+
+    @property
+    def waiting(self) -> list[Entry]:
+        """The entries that wait for their turn, the oldest first."""
+        return [e for e in self.active if e.outcome is Outcome.WAITING]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """A change of one book, made only if nobody changed it meanwhile.
+
+    Attributes:
+        book: The book as it shall be, with the ``version`` that was read; its ``active`` is not
+            looked at.
+        entries: Entries to add, or to put in the place of those with the same key.
+        session: Made only while this session's lease holds; ``None`` asks for none.
+    """
+
+    book: Book
+    entries: tuple[Entry, ...] = ()
+    session: SessionId | None = None
+
+
+class Written(StrEnum):
+    """What became of a `Change`."""
+
+    DONE = "done"
+    OUTDATED = "outdated"
+    """The book's version was another; nothing was written."""
+    TAKEN = "taken"
+    """An entry with a last word stands where another should be put; nothing was written."""
+    NO_LEASE = "no_lease"
+    """The session's lease had run out; nothing was written."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replica:
+    """A worker that has, or had, a session."""
+
+    session: SessionId
+    name: str
+    since: datetime
+    seen: datetime
+    alive: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """What a replica is told when it renews its lease.
+
+    Attributes:
+        orphaned: Tasks with runs whose replicas lost their leases.
+        waiting: Tasks with entries that wait for their turn.
+        cancelled: Entries of this session that were asked to end.
+    """
+
+    orphaned: frozenset[str] = frozenset()
+    waiting: frozenset[str] = frozenset()
+    cancelled: frozenset[EntryKey] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryQuery:
+    """Which entries to list, the newest slots first.
+
+    Attributes:
+        task: Of one task only.
+        outcomes: With one of these outcomes only.
+        since, until: With ``since <= slot`` and ``slot < until``. A row of slots is judged by its
+            first.
+        limit: How many at most.
+    """
+
+    task: str | None = None
+    outcomes: frozenset[Outcome] = frozenset()
+    since: datetime | None = None
+    until: datetime | None = None
+    limit: int = 50
+
+
+LEASE = timedelta(seconds=30)
+"""How long a replica may be silent before its runs count as lost, by default."""
