@@ -6,6 +6,7 @@
     ├── ConfigurationError         settings, or what they point at, are wrong
     ├── TaskDefinitionError        a task's class or registration is wrong
     ├── UnknownTaskError           no task has that name
+    ├── TaskBusy                   another run of the task is in the way
     ├── TaskFailed                 a task's own verdict: the run achieved nothing
     ├── TimeLimitExceeded          a run took longer than its time limit
     ├── TaskCrashed                a task tried to end more than its own run
@@ -46,6 +47,7 @@ __all__ = [
     "StoreError",
     "StoreSchemaError",
     "StoreUnavailable",
+    "TaskBusy",
     "TaskCrashed",
     "TaskDefinitionError",
     "TaskFailed",
@@ -87,6 +89,10 @@ class UnknownTaskError(WorkerError):
     def __init__(self, name: str, known: Iterable[str]) -> None:
         names = sorted(known)
         super().__init__(f"unknown task {name!r}{nearest(name, names)}; known: {', '.join(names)}")
+
+
+class TaskBusy(WorkerError):
+    """A run by hand was refused because another run of the task goes on."""
 
 
 class TaskFailed(WorkerError):

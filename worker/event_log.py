@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import structlog
 
+from worker.book import Outcome
 from worker.errors import DataApiError, TaskFailed
 from worker.events import (
     CallRetrying,
     Event,
+    LeaseExpired,
+    OutcomeRefused,
     RunAbandoned,
     RunFinished,
     RunRetrying,
     RunStarted,
+    SchedulePaused,
     SlotSkipped,
+    SlotsElsewhere,
+    StoreChanged,
 )
 from worker.model import State
 from worker.summary import describe, summarize
@@ -73,6 +80,27 @@ class EventLog:
                 )
             case SlotSkipped():
                 self._slot_skipped(event)
+            case SlotsElsewhere():
+                self._log.debug("slot.elsewhere", task=event.task, count=event.count)
+            case OutcomeRefused():
+                self._log.error(
+                    "outcome.refused",
+                    task=event.task,
+                    run_id=event.run_id,
+                    outcome=event.outcome,
+                    reason=event.reason,
+                )
+            case SchedulePaused():
+                self._log.error(
+                    "schedule.paused",
+                    task=event.task,
+                    note=event.note,
+                    hint=f"worker schedule resume {event.task}",
+                )
+            case StoreChanged():
+                self._store_changed(event)
+            case LeaseExpired():
+                self._log.error("lease.expired", running=list(event.running))
 
     def _run_started(self, event: RunStarted) -> None:
         keys: dict[str, Any] = {}
@@ -81,12 +109,27 @@ class EventLog:
         self._log.info("run.started", **keys)
 
     def _slot_skipped(self, event: SlotSkipped) -> None:
-        keys: dict[str, Any] = {"slot": event.slot.isoformat(), "reason": event.reason}
-        if event.count > 1:
-            keys["count"] = event.count
+        entry = event.entry
+        keys: dict[str, Any] = {"slot": entry.slot.isoformat(), "outcome": entry.outcome.value}
+        if entry.last is not None:
+            keys |= {"last_slot": entry.last.isoformat(), "count": entry.count}
         if event.running_since is not None:
             keys["running_since"] = event.running_since.isoformat()
-        self._log.warning("slot.skipped", task=event.task, **keys)
+        if entry.error is not None:
+            keys["error"] = entry.error
+        level = logging.INFO if entry.outcome is Outcome.PAUSED else logging.WARNING
+        self._log.log(level, "slot.skipped", task=event.task, **keys)
+
+    def _store_changed(self, event: StoreChanged) -> None:
+        if event.trouble is None:
+            self._log.info("store.available")
+        else:
+            self._log.error(
+                "store.unavailable",
+                error=event.trouble,
+                waiting=list(event.waiting),
+                unrecorded=list(event.unrecorded),
+            )
 
     def _call_retrying(self, event: CallRetrying) -> None:
         told = self._told.setdefault(event.run_id, set())

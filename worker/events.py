@@ -16,17 +16,23 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
+    from worker.book import Entry
     from worker.model import Run, RunId
 
 __all__ = [
     "CallRetrying",
     "Event",
     "Events",
+    "LeaseExpired",
+    "OutcomeRefused",
     "RunAbandoned",
     "RunFinished",
     "RunRetrying",
     "RunStarted",
+    "SchedulePaused",
     "SlotSkipped",
+    "SlotsElsewhere",
+    "StoreChanged",
     "Tally",
 ]
 
@@ -85,19 +91,60 @@ class RunAbandoned(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlotSkipped(Event):
-    """A slot did not become a run.
+    """The ledger recorded that a slot, or several in a row, did not run, or not to an end.
 
     Attributes:
-        reason: ``overlap`` (the previous run still goes on), ``missed`` (its moment had passed
-            when the worker could look, and a later slot was due too), or ``stopping``.
-        count: How many slots this speaks of; ``slot`` is the first of them.
+        entry: What was recorded: ``skipped_overlap``, ``missed``, ``paused`` or ``lost``.
         running_since: When the run that is in the way started.
     """
 
-    slot: datetime
-    reason: str
-    count: int = 1
+    entry: Entry
     running_since: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotsElsewhere(Event):
+    """Other replicas dealt with slots that were due here, too."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutcomeRefused(Event):
+    """A run's outcome could not be recorded, because the replica's lease had run out."""
+
+    run_id: str
+    outcome: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchedulePaused(Event):
+    """A schedule was paused by itself, after too many failures in a row."""
+
+    note: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreChanged(Event):
+    """The store cannot be used, or can again. ``task`` is empty: it concerns them all.
+
+    Attributes:
+        trouble: What is wrong; ``None`` when it works again.
+        waiting: The tasks that do not run meanwhile.
+        unrecorded: The tasks that run without a record of it.
+    """
+
+    trouble: str | None
+    waiting: tuple[str, ...] = ()
+    unrecorded: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseExpired(Event):
+    """This replica was silent for too long: what it ran is lost. ``task`` is empty."""
+
+    running: tuple[str, ...]
 
 
 class Events:
@@ -124,7 +171,8 @@ class Events:
 class Tally:
     """Counts what became of runs and slots: ``(task, what)`` → how often.
 
-    ``what`` is a run's state in lower case (``success``), or ``skipped_overlap`` and the like.
+    ``what`` is a run's state in lower case (``success``), the outcome of a slot that did not run
+    (``skipped_overlap``, ``missed``, ``paused``, ``lost``), ``elsewhere``, or ``calls_retried``.
     """
 
     def __init__(self) -> None:
@@ -134,16 +182,18 @@ class Tally:
         match event:
             case RunFinished(run=run):
                 self.counts[run.task, run.state.value.lower()] += 1
-            case SlotSkipped():
-                self.counts[event.task, f"skipped_{event.reason}"] += event.count
+            case SlotSkipped(entry=entry):
+                self.counts[event.task, entry.outcome.value] += entry.count
+            case SlotsElsewhere():
+                self.counts[event.task, "elsewhere"] += event.count
             case CallRetrying():
                 self.counts[event.task, "calls_retried"] += 1
 
-    def total(self, what: str) -> int:
-        """How often ``what`` happened, over all tasks."""
-        return sum(count for (_, kind), count in self.counts.items() if kind == what)
+    def total(self, *what: str) -> int:
+        """How often any of ``what`` happened, over all tasks."""
+        return sum(count for (_, kind), count in self.counts.items() if kind in what)
 
     @property
     def skipped(self) -> int:
         """How many slots did not become runs, whatever the reason."""
-        return sum(n for (_, kind), n in self.counts.items() if kind.startswith("skipped_"))
+        return self.total("skipped_overlap", "missed", "paused", "lost")

@@ -36,7 +36,8 @@ class State(StrEnum):
     SUCCESS = "SUCCESS"
     FAILURE = "FAILURE"
     REVOKED = "REVOKED"
-    """The worker ended the run, to shut down: neither a success nor the task's failure."""
+    """The worker ended the run (it shuts down, a later slot has precedence, its lease is lost):
+    neither a success nor the task's failure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ class Run:
 
     @property
     def late_ms(self) -> float | None:
-        """How long after its slot the run started."""
-        if self.slot is None:
+        """How long after its slot the run started, if it was the schedule that asked for it."""
+        if self.slot is None or self.trigger is not Trigger.SCHEDULE:
             return None
         return (self.started_at - self.slot).total_seconds() * 1000

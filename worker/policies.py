@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
 
-from worker.schedule import OFF, CatchUp, Schedule
+from worker.catch_up import CatchUp
+from worker.schedule import OFF, Schedule
 
 __all__ = ["Overlap", "Policies", "TaskSchedule"]
 

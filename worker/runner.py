@@ -29,7 +29,7 @@ from worker.errors import (
     WorkerError,
 )
 from worker.events import RunAbandoned, RunFinished, RunRetrying, RunStarted
-from worker.model import Run, RunError, State, Trigger
+from worker.model import Run, RunError, RunId, State, Trigger, new_run_id
 from worker.retry import RetryPolicy
 from worker.summary import describe
 
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from worker.tasks.base import Execute, TaskDefinition
 
 __all__ = ["RunLimits", "Runner"]
+
+SHUTTING_DOWN = "the worker is shutting down"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +59,7 @@ class RunLimits:
 
 
 class Runner:
-    """Runs tasks, one call of `run` a run. Any number may go on at once, but one a task."""
+    """Runs tasks, one call of `run` a run. Any number may go on at once."""
 
     def __init__(
         self,
@@ -71,31 +73,45 @@ class Runner:
         self._clock = clock
         self._events = events
         self._limits = limits
-        self._running: dict[str, tuple[asyncio.Task[object], datetime]] = {}
-
-    def running_since(self, task: str) -> datetime | None:
-        """When the run of ``task`` started that still goes on, even if it was given up."""
-        running = self._running.get(task)
-        return running[1] if running else None
+        self._running: dict[RunId, Going] = {}
 
     @property
     def busy(self) -> list[str]:
-        """The tasks whose code still goes on."""
-        return sorted(self._running)
+        """The tasks whose code still goes on, even if it was given up."""
+        return sorted({going.task for going in self._running.values()})
+
+    def interrupt(self, run_id: RunId, reason: str) -> None:
+        """End a run early, as ``REVOKED``, because of ``reason``. Does nothing if it has ended."""
+        going = self._running.get(run_id)
+        if going is not None and not going.wish.done():
+            going.wish.set_result(reason)
+
+    async def code_ended(self, run_id: RunId) -> None:
+        """Return once the code of a run has ended that was left behind; at once, if none was."""
+        going = self._running.get(run_id)
+        if going is not None:
+            await asyncio.wait({going.code})
 
     async def run(
-        self, task: TaskDefinition, *, trigger: Trigger, slot: datetime | None = None
+        self,
+        task: TaskDefinition,
+        *,
+        trigger: Trigger,
+        slot: datetime | None = None,
+        run_id: RunId | None = None,
     ) -> Run:
         """Run ``task`` once, and return what came of it. Raises nothing that the task raised.
 
+        Args:
+            slot: The nominal time it is due, if a schedule says so.
+            run_id: The id it is already known by; a fresh one otherwise.
+
         Raises:
-            asyncio.CancelledError: The worker shuts down; the run was recorded as ``REVOKED``.
-            RuntimeError: A run of the task goes on; ask `running_since` first.
+            asyncio.CancelledError: Whoever called was cancelled; the run ended as ``REVOKED``.
         """
-        if task.name in self._running:
-            raise RuntimeError(f"a run of {task.name} goes on already")
         context = RunContext(
             task=task.name,
+            run_id=run_id or new_run_id(),
             trigger=trigger,
             slot=slot,
             clock=self._clock,
@@ -118,7 +134,7 @@ class Runner:
             ),
         ):
             self._events.announce(RunStarted(task=task.name, run=run))
-            ending = await self._bounded(task, context, run.started_at)
+            ending = await self._bounded(task, context)
             failure = ending.failure
             run = replace(
                 run,
@@ -140,26 +156,27 @@ class Runner:
             raise ending.interruption
         return run
 
-    async def _bounded(
-        self, task: TaskDefinition, context: RunContext, started_at: datetime
-    ) -> Ending:
+    async def _bounded(self, task: TaskDefinition, context: RunContext) -> Ending:
         """Run the code until it ends, its time is up, or the worker shuts down."""
         limit = self._limits.time_limit if task.time_limit is None else task.time_limit
         limit_s = limit.total_seconds()
         code = asyncio.create_task(
             self._contained(task, context), name=f"run:{task.name}:{context.run_id}"
         )
-        self._running[task.name] = (code, started_at)
-        code.add_done_callback(partial(self._ended, task.name))
+        wish: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._running[context.run_id] = Going(code, task.name, wish)
+        code.add_done_callback(partial(self._ended, context.run_id))
         interruption: asyncio.CancelledError | None = None
         try:
-            await asyncio.wait({code}, timeout=limit_s)
+            await asyncio.wait(
+                {code, wish}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED
+            )
         except asyncio.CancelledError as exc:
             interruption = exc
         if code.done():
             return own_ending(code, interruption)
 
-        overdue = interruption is None
+        overdue = interruption is None and not wish.done()
         interruption = await self._end(code, context) or interruption
         cause = failure_in(code)
         if overdue:
@@ -168,7 +185,7 @@ class Runner:
             return Ending(None, late, interruption)
         if code.done() and cause is None:
             return Ending(code.result(), None, interruption)
-        stopped = RunInterrupted("the worker is shutting down")
+        stopped = RunInterrupted(wish.result() if wish.done() else SHUTTING_DOWN)
         stopped.__cause__ = cause
         return Ending(None, stopped, interruption)
 
@@ -196,8 +213,8 @@ class Runner:
             )
         return interruption
 
-    def _ended(self, name: str, code: asyncio.Task[object]) -> None:
-        del self._running[name]
+    def _ended(self, run_id: RunId, code: asyncio.Task[object]) -> None:
+        del self._running[run_id]
         if not code.cancelled():
             code.exception()  # seen: of code that was left behind, nobody else would look
 
@@ -241,6 +258,15 @@ class Runner:
         return await context.retry.call(
             attempt, clock=self._clock, should_retry=should_retry, before_wait=before_wait
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Going:
+    """A run's code while it goes on, and where the wish that it ends is put."""
+
+    code: asyncio.Task[object]
+    task: str
+    wish: asyncio.Future[str]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,29 +1,51 @@
-"""Slots become runs. APScheduler keeps the timers; what is due is decided here.
+"""Slots become runs: a timer wakes a task, the ledger says what that means, the runner runs it.
 
-APScheduler's defaults drop work in silence: a run late by more than a second, a second instance,
-a shutdown. None of them is left in charge. Its executor is replaced by one that only hands over
-what is due, and every slot that does not become a run is announced.
+A timer says only that something is due. Which slots passed unseen, which one runs, whether this
+replica runs it or another, is decided over the task's book in the ledger. So a restart, a blocked
+loop, a clock that was set, and a timer that is late are all one case.
 """
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
-from datetime import UTC, timedelta
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Any, Unpack
 
-from apscheduler.executors.base import BaseExecutor
-from apscheduler.schedulers.asyncio import AsyncIOScheduler
-from apscheduler.triggers.base import BaseTrigger
-
-from worker.errors import TaskDefinitionError
-from worker.events import SlotSkipped
-from worker.model import Trigger
-from worker.schedule import LONGEST, OFF, Interval, first_slots
+from worker.backends.memory import MemoryStore
+from worker.book import Book, Entry, EntryKey, Outcome, Pulse
+from worker.errors import LeaseLost, StoreError, TaskBusy, TaskDefinitionError, WorkerError
+from worker.events import (
+    LeaseExpired,
+    OutcomeRefused,
+    SchedulePaused,
+    SlotSkipped,
+    SlotsElsewhere,
+    StoreChanged,
+)
+from worker.ledger import (
+    Answer,
+    Attend,
+    Begin,
+    Claimant,
+    Finish,
+    Promote,
+    Request,
+    SettleOrphans,
+    decide,
+)
+from worker.ledger_thread import LedgerThread
+from worker.model import Run, RunId, State, Trigger
+from worker.policies import Overlap, TaskSchedule
+from worker.registration import WHEN, ScheduleOptions, task_schedule
+from worker.runner import SHUTTING_DOWN
+from worker.schedule import Interval, Within, next_due
 from worker.tasks.base import BaseTask, TaskDefinition
+from worker.timers import Timers, first_wakes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping, Sequence
+    from collections.abc import Callable, Mapping
     from datetime import datetime
 
     from worker.clock import Clock
@@ -33,14 +55,24 @@ if TYPE_CHECKING:
 
 __all__ = ["FirstRun", "ScheduledTask", "Scheduler"]
 
+UNRECORDED = 1000
+"""How many last words on runs without a store are kept for it, a task."""
+SETTLE_S = 5.0
+"""How long a worker that ends tries to tell a store that is down what became of its runs."""
+RETRY_S = 0.5
+ERROR = 1000
+"""How much of an error the ledger keeps, in characters."""
+PRECEDENCE = "cancelled: a later slot of the task has precedence"
+LEASE_LOST = "cancelled: the worker's lease was lost, another may run the task"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FirstRun:
-    """When tasks run first after a start.
+    """When tasks that are overdue run after a start.
 
     Attributes:
         delay: From the start to the first of them.
-        spread: Over how long the first runs of all tasks are spread.
+        spread: Over how long they are spread.
     """
 
     delay: timedelta = timedelta(seconds=1)
@@ -49,14 +81,54 @@ class FirstRun:
 
 @dataclass(frozen=True, slots=True)
 class ScheduledTask:
-    """A registered task. ``interval`` is ``None`` for one that only runs by hand."""
+    """A registered task.
+
+    Attributes:
+        terms: Its schedule; without one it only runs by hand.
+        said_by: Where its schedule was said: a setting, a file, or the code that registered it.
+    """
 
     definition: TaskDefinition
-    interval: timedelta | None
+    terms: TaskSchedule
+    said_by: str
+
+    @property
+    def interval(self) -> timedelta | None:
+        """The time between two slots, for a schedule that has one."""
+        schedule = self.terms.schedule
+        if isinstance(schedule, Within):
+            schedule = schedule.schedule
+        return schedule.every if isinstance(schedule, Interval) else None
+
+
+@dataclass(slots=True)
+class Attention:
+    """What this replica remembers of a task between two slots.
+
+    Attributes:
+        book: As it was last seen.
+        asking: The ledger is being asked about what is due.
+        again: Something was due meanwhile, or the ledger could not be asked.
+        alone: How many runs go on that the store knows nothing of.
+        unrecorded: What the store will have to be told of such runs.
+    """
+
+    book: Book
+    asking: bool = False
+    again: bool = False
+    alone: int = 0
+    unrecorded: list[Entry] = field(default_factory=list)
 
 
 class Scheduler:
-    """Runs each registered task every interval, never two runs of one at the same time."""
+    """Runs each registered task on its schedule.
+
+    Args:
+        ledger: Where slots are claimed and recorded, started and stopped by whoever made it.
+            Without one the scheduler keeps its own, in memory.
+        schedules: Options that override what `register_task` is given, by task.
+        schedules_said_by: Where those were said.
+    """
 
     def __init__(
         self,
@@ -64,53 +136,68 @@ class Scheduler:
         *,
         clock: Clock,
         events: Events,
+        ledger: LedgerThread | None = None,
         first_run: FirstRun = FirstRun(),
+        schedules: Mapping[str, ScheduleOptions] | None = None,
+        schedules_said_by: str = "a schedules file",
     ) -> None:
         self._runner = runner
         self._clock = clock
         self._events = events
         self._first_run = first_run
+        self._schedules = dict(schedules or {})
+        self._schedules_said_by = schedules_said_by
         self._tasks: dict[str, ScheduledTask] = {}
-        self._schedules: dict[str, Interval] = {}
-        self._timers: Any = AsyncIOScheduler(timezone=UTC)
-        self._timers.add_executor(SlotExecutor(self.take), alias="slots")
-        self._runs: set[asyncio.Task[Any]] = set()
+        self._attention: dict[str, Attention] = {}
+        self._own_ledger = ledger is None
+        self._ledger = ledger or LedgerThread(
+            lambda: MemoryStore(clock), replica="this", keep=timedelta(days=1), clock=clock
+        )
+        self._timers = Timers(self.wake)
+        self._runs: dict[RunId, tuple[Entry, asyncio.Task[Any]]] = {}
+        self._holding: set[asyncio.Task[Any]] = set()
         self._group: asyncio.TaskGroup | None = None
         self._stopping = False
+        self.on_book: Callable[[Book], None] = lambda book: None
+        """Called with each book that is read anew."""
 
     @property
     def tasks(self) -> Mapping[str, ScheduledTask]:
         """Every registered task, by name."""
         return self._tasks
 
+    @property
+    def unused_schedules(self) -> list[str]:
+        """Tasks that only the overriding options name."""
+        return sorted(set(self._schedules) - set(self._tasks))
+
     def register_task(
         self,
         task: type[BaseTask] | Callable[..., Any],
         *,
-        interval_seconds: float | None = None,
-        interval: timedelta | None = None,
         name: str | None = None,
         retry: RetryPolicy | None = None,
         time_limit: timedelta | None = None,
+        said_by: str | None = None,
+        **schedule: Unpack[ScheduleOptions],
     ) -> None:
-        """Have ``task`` run every interval.
+        """Have ``task`` run on a schedule.
 
         Args:
             task: A `BaseTask` subclass, of which each run gets a new instance with the shared
                 client; or an async function without arguments, or with one for the shared client.
                 A ``functools.partial`` of either fixes further arguments.
-            interval_seconds: The interval in seconds. Give this or ``interval``, not both.
-            interval: The interval. ``0`` keeps the task for ``worker run`` and schedules nothing.
             name: The task's name, if not the class's or function's own.
             retry: Overrides the class's own policy.
             time_limit: Overrides the class's own limit.
+            said_by: Where the schedule comes from, for people: a setting's name.
+            schedule: When it runs, and how its schedule is kept; see `ScheduleOptions`.
 
         Raises:
-            TaskDefinitionError: Not a task, no or two intervals, a negative one, or a name that
-                another task has.
+            TaskDefinitionError: Not a task, no or two schedules, an option out of range, or a
+                name that another task has.
         """
         definition = TaskDefinition.of(task, name=name, retry=retry, time_limit=time_limit)
-        every = one_interval(definition.name, interval_seconds, interval)
         other = self._tasks.get(definition.name)
         if other is not None:
             raise TaskDefinitionError(
@@ -121,7 +208,14 @@ class Scheduler:
             raise TaskDefinitionError(
                 f"{definition.name!r} comes too late: register tasks before the scheduler starts"
             )
-        self._tasks[definition.name] = ScheduledTask(definition, every or None)
+        terms = task_schedule(definition.name, schedule)
+        override = self._schedules.get(definition.name)
+        if override is not None:
+            said_by = self._schedules_said_by
+            terms = task_schedule(definition.name, overridden(schedule, override))
+        self._tasks[definition.name] = ScheduledTask(
+            definition, terms, said_by or definition.defined_in
+        )
 
     def start(self, group: asyncio.TaskGroup | None = None) -> None:
         """Begin to take slots, in the running event loop.
@@ -131,133 +225,321 @@ class Scheduler:
         """
         self._group = group
         self._stopping = False
-        active = [(name, task.interval) for name, task in self._tasks.items() if task.interval]
-        starts = first_slots(
-            self._clock.now(),
-            [every for _, every in active],
+        self._ledger.on_pulse = self._pulse
+        self._ledger.on_store = self._store_changed
+        if self._own_ledger:
+            self._ledger.start()
+        now = self._clock.now()
+        nexts = {
+            name: due[1]
+            for name, task in self._tasks.items()
+            if task.terms.schedule is not None
+            and (due := next_due(task.terms.schedule, name, task.terms.policies.jitter, now))
+        }
+        scheduled = [name for name, task in self._tasks.items() if task.terms.schedule is not None]
+        wakes = first_wakes(
+            [nexts.get(name) for name in scheduled],
+            now,
             delay=self._first_run.delay,
             spread=self._first_run.spread,
         )
-        for (name, every), first in zip(active, starts, strict=True):
-            self._schedules[name] = schedule = Interval(every, first)
-            self._timers.add_job(
-                never_called,
-                SlotTrigger(schedule),
-                id=name,
-                executor="slots",
-                next_run_time=first,
-                misfire_grace_time=None,
-                coalesce=False,
-            )
+        for name, wake in zip(scheduled, wakes, strict=True):
+            self._timers.add(self._tasks[name].terms, wake)
         self._timers.start()
 
     def next_slot(self, name: str) -> datetime | None:
-        """The next slot of a task; ``None`` when it has no schedule, or none yet."""
-        schedule = self._schedules.get(name)
-        return schedule.after(self._clock.now()) if schedule else None
+        """The next slot of a task; ``None`` when it has no schedule, or none any more."""
+        schedule = self._tasks[name].terms.schedule if name in self._tasks else None
+        return None if schedule is None else schedule.after(self._clock.now())
 
-    def take(self, name: str, due: Sequence[datetime]) -> None:
-        """Run the last of the slots that are due, and account for the others."""
-        oldest, slot = due[0], due[-1]
-        missed = self._schedules[name].count(oldest, slot)
-        if missed:
-            self._skip(name, oldest, "missed", count=missed)
+    def wake(self, name: str) -> None:
+        """Look at what is due of a task."""
+        attention = self._attend_to(name)
         if self._stopping:
-            self._skip(name, slot, "stopping")
+            return  # what is due is left for others, or for the next start
+        if attention.asking or attention.alone:
+            attention.again = True
             return
-        if self._runner.running_since(name) is not None:
-            self._skip(name, slot, "overlap")
+        terms = self._tasks[name].terms
+        if self._ledger.trouble is not None and not terms.policies.needs_ledger:
+            self._go_alone(name)
             return
-        run = self._runner.run(self._tasks[name].definition, trigger=Trigger.SCHEDULE, slot=slot)
-        self._spawn(run, f"slot:{name}")
+        attention.asking = True
+        sent = tuple(attention.unrecorded)
+        request = Attend(terms=terms, seen=attention.book.cursor, unrecorded=sent)
+        self._ledger.submit(request, partial(self._attended, name, len(sent)))
+
+    async def run_now(self, name: str, *, overlap: Overlap | None = None) -> Run:
+        """Run a task once, now, unless its overlap policy has something against it.
+
+        Args:
+            overlap: Instead of the task's own policy. With ``skip`` a run that goes on anywhere
+                is in the way; with ``buffer_one`` and ``buffer_all`` this one waits for its end,
+                with ``cancel_other`` it asks it to end first.
+
+        Raises:
+            TaskBusy: Another run is in the way.
+            StoreUnavailable: Whether one is cannot be known.
+        """
+        terms = self._tasks[name].terms
+        overlap = overlap or terms.policies.overlap
+        while True:
+            answer = await self._ledger.ask(Begin(terms=terms, overlap=overlap))
+            for entry in answer.granted:
+                return await self._keep(entry)
+            self._hear(answer)
+            busy = answer.busy
+            assert busy is not None
+            if overlap is Overlap.SKIP:
+                raise TaskBusy(
+                    f"{name} runs already, on {busy.replica}, since "
+                    f"{busy.recorded_at.isoformat(timespec='seconds')}; wait for its end, or say "
+                    "--overlap buffer_one, cancel_other or allow_all"
+                )
+            await self._clock.sleep(RETRY_S)
+
+    def interrupt(self, reason: str = SHUTTING_DOWN) -> None:
+        """End every run that goes on."""
+        for run_id in list(self._runs):
+            self._runner.interrupt(run_id, reason)
 
     async def stop(self, grace: timedelta) -> None:
-        """Take no more slots, wait up to ``grace`` for the runs to end, then cancel the rest."""
-        self._stopping = True  # the timers go on, so that a slot that is due meanwhile is told
+        """Take no more slots, wait up to ``grace`` for the runs to end, then end the rest."""
+        self._stopping = True
+        self._timers.stop()
         if self._runs:
-            await asyncio.wait(self._runs, timeout=grace.total_seconds())
-        for run in self._runs:
-            run.cancel()
-        if self._runs:
-            await asyncio.wait(self._runs)  # the runner bounds this: it leaves behind what hangs
-        if self._timers.running:
-            self._timers.shutdown(wait=False)
+            await asyncio.wait(
+                {task for _, task in self._runs.values()}, timeout=grace.total_seconds()
+            )
+        self.interrupt()
+        for task in self._holding:
+            task.cancel()
+        if self._runs:  # the runner bounds this: it leaves behind what hangs
+            await asyncio.wait({task for _, task in self._runs.values()})
+        if self._own_ledger:
+            await self._ledger.stop(grace)
 
-    def _skip(self, name: str, slot: datetime, reason: str, count: int = 1) -> None:
+    def _attend_to(self, name: str) -> Attention:
+        return self._attention.setdefault(name, Attention(Book(task=name)))
+
+    def _attended(self, name: str, sent: int, answer: Answer | WorkerError) -> None:
+        attention = self._attend_to(name)
+        attention.asking = False
+        if not isinstance(answer, Answer):
+            attention.again = True  # at the next pulse
+            if not isinstance(answer, StoreError):
+                raise answer
+            if not self._tasks[name].terms.policies.needs_ledger and not self._stopping:
+                self._go_alone(name)
+            return
+        attention.book = answer.book
+        del attention.unrecorded[:sent]
+        if answer.elsewhere:
+            self._events.announce(SlotsElsewhere(task=name, count=answer.elsewhere))
+        self._hear(answer)
+        if attention.again:
+            attention.again = False
+            self.wake(name)
+
+    def _hear(self, answer: Answer) -> None:
+        """Tell what was recorded, start what was granted, end what shall make room."""
+        running = [e for e in answer.book.active if e.outcome is Outcome.RUNNING]
+        for entry in answer.recorded:
+            if entry.outcome in (Outcome.WAITING, Outcome.RAN, Outcome.FAILED):
+                continue
+            since = running[0].recorded_at if running else None
+            if entry.outcome is not Outcome.SKIPPED_OVERLAP:
+                since = None
+            self._events.announce(SlotSkipped(task=entry.task, entry=entry, running_since=since))
+        for entry in running:
+            if entry.cancel and entry.run_id is not None:
+                self._runner.interrupt(RunId(entry.run_id), PRECEDENCE)
+        for entry in answer.granted:
+            self._spawn(entry)
+        self.on_book(answer.book)
+
+    def _pulse(self, pulse: Pulse | None) -> None:
+        """The lease was renewed, or lost."""
+        if pulse is None:
+            leased = [entry for entry, _ in self._runs.values() if entry.session is not None]
+            self._events.announce(LeaseExpired(task="", running=tuple(e.task for e in leased)))
+            for entry in leased:
+                assert entry.run_id is not None
+                self._runner.interrupt(RunId(entry.run_id), LEASE_LOST)
+            return
+        for key in pulse.cancelled:
+            self._interrupt_entry(key)
+        if self._stopping:
+            return
+        for name in pulse.orphaned | pulse.waiting:
+            task = self._tasks.get(name)
+            request: Request
+            if task is not None:
+                request = Promote(terms=task.terms)
+            elif name in pulse.orphaned:
+                request = SettleOrphans(name)
+            else:
+                continue
+            self._ledger.submit(request, self._promoted)
+        for name, attention in self._attention.items():
+            if attention.again:
+                attention.again = False
+                self.wake(name)
+
+    def _promoted(self, answer: Answer | WorkerError) -> None:
+        if isinstance(answer, Answer):
+            self._hear(answer)
+
+    def _interrupt_entry(self, key: EntryKey) -> None:
+        for run_id, (entry, _) in self._runs.items():
+            if entry.key == key:
+                self._runner.interrupt(run_id, PRECEDENCE)
+
+    def _store_changed(self, trouble: StoreError | None) -> None:
+        scheduled = [t for t in self._tasks.values() if t.terms.schedule is not None]
+        waiting = [t.definition.name for t in scheduled if t.terms.policies.needs_ledger]
+        alone = [t.definition.name for t in scheduled if not t.terms.policies.needs_ledger]
         self._events.announce(
-            SlotSkipped(
-                task=name,
-                slot=slot,
-                reason=reason,
-                count=count,
-                running_since=self._runner.running_since(name),
+            StoreChanged(
+                task="",
+                trouble=None if trouble is None else str(trouble),
+                waiting=tuple(waiting),
+                unrecorded=tuple(alone),
             )
         )
 
-    def _spawn(self, run: Coroutine[Any, Any, Any], name: str) -> None:
+    def _go_alone(self, name: str) -> None:
+        """Take what is due without the store, by what was last known of the book."""
+        attention = self._attend_to(name)
+        request = Attend(terms=self._tasks[name].terms, seen=attention.book.cursor)
+        self._decide_alone(name, request)
+
+    def _decide_alone(self, name: str, request: Request) -> None:
+        attention = self._attend_to(name)
+        claimant = Claimant(self._ledger.replica)
+        answer = decide(request, attention.book, claimant=claimant, now=self._clock.now())
+        attention.book = answer.book
+        attention.alone += len(answer.granted)
+        done = [entry for entry in answer.recorded if entry.outcome.final]
+        attention.unrecorded = [*attention.unrecorded, *done][-UNRECORDED:]
+        self._hear(answer)
+
+    def _spawn(self, entry: Entry) -> None:
         owner = self._group or asyncio.get_running_loop()
-        task = owner.create_task(run, name=name)
-        self._runs.add(task)
-        task.add_done_callback(self._runs.discard)
+        owner.create_task(self._keep(entry), name=f"slot:{entry.task}")
 
-
-class SlotTrigger(BaseTrigger):
-    """Tells APScheduler the slots of an `Interval`.
-
-    When many slots have passed it names only the first and the last of them, so that a machine
-    that slept for a week does not wake up to a list of 600,000.
-    """
-
-    def __init__(self, schedule: Interval) -> None:
-        self._schedule = schedule
-
-    def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime:
-        if previous_fire_time is None:
-            return self._schedule.first
-        following = self._schedule.after(previous_fire_time)
-        latest = self._schedule.latest(now)
-        return max(following, latest) if latest else following
-
-
-class SlotExecutor(BaseExecutor):
-    """Hands what is due to the scheduler, at once and in the event loop."""
-
-    def __init__(self, take: Callable[[str, Sequence[datetime]], None]) -> None:
-        super().__init__()
-        self._take = take
-
-    def _do_submit_job(self, job: Any, run_times: list[datetime]) -> None:
-        self._take(job.id, run_times)
-        # Balances what APScheduler counts as a running instance, as its own DebugExecutor does.
-        self._run_job_success(job.id, [])
-
-
-def never_called() -> None:
-    """What APScheduler believes to be the job; `SlotExecutor` runs the task instead."""
-
-
-def one_interval(
-    name: str, interval_seconds: float | None, interval: timedelta | None
-) -> timedelta:
-    if (interval_seconds is None) == (interval is None):
-        raise TaskDefinitionError(
-            f"{name!r} needs its interval once: expected interval_seconds=… or interval=…, got "
-            f"{'neither' if interval is None else 'both'}"
-        )
-    if interval is None:
-        assert interval_seconds is not None
+    async def _keep(self, entry: Entry) -> Run:
+        """Run what was granted, and record what came of it."""
+        assert entry.run_id is not None
+        run_id = RunId(entry.run_id)
+        current = asyncio.current_task()
+        assert current is not None
+        self._runs[run_id] = (entry, current)
         try:
-            interval = timedelta(seconds=interval_seconds)
-        except (TypeError, ValueError, OverflowError) as exc:
-            raise TaskDefinitionError(
-                f"{name!r}: expected a number of seconds, got {interval_seconds!r}"
-            ) from exc
-    if not isinstance(interval, timedelta):
-        raise TaskDefinitionError(f"{name!r}: expected a timedelta, got {interval!r}")
-    if interval < OFF:
-        raise TaskDefinitionError(f"{name!r}: an interval cannot be negative, got {interval}")
-    if interval > LONGEST:
-        raise TaskDefinitionError(
-            f"{name!r}: an interval can be up to {LONGEST.days} days, got {interval}; 0 is never"
+            run = await self._runner.run(
+                self._tasks[entry.task].definition,
+                trigger=entry.trigger,
+                slot=None if entry.trigger is Trigger.MANUAL else entry.slot,
+                run_id=run_id,
+            )
+            await self._until_code_ended(run_id)
+            await self._settle(entry, run)
+        finally:
+            del self._runs[run_id]
+        return run
+
+    async def _until_code_ended(self, run_id: RunId) -> None:
+        """Wait for code that was left behind: until it ends, its task is not free."""
+        current = asyncio.current_task()
+        assert current is not None
+        self._holding.add(current)
+        try:
+            if not self._stopping:
+                await self._runner.code_ended(run_id)
+        except asyncio.CancelledError:
+            if not self._stopping:
+                raise
+            current.uncancel()
+        finally:
+            self._holding.discard(current)
+
+    async def _settle(self, entry: Entry, run: Run) -> None:
+        """Record the last word on a run. A store that is down is asked until it is up again."""
+        request = self._finish(entry, run)
+        if entry.session is None:
+            self._settle_alone(entry.task, request)
+            return
+        uncertain = False
+        deadline: float | None = None
+        while True:
+            try:
+                answer = await self._ledger.ask(request)
+            except LeaseLost as exc:
+                if not uncertain:  # else it may be that the first try did reach the store
+                    self._refused(entry, request, str(exc))
+                return
+            except StoreError as exc:
+                uncertain = True
+                if self._stopping and deadline is None:
+                    deadline = self._clock.monotonic() + SETTLE_S
+                if deadline is not None and self._clock.monotonic() >= deadline:
+                    self._refused(entry, request, str(exc))
+                    return
+                await self._clock.sleep(RETRY_S)
+            else:
+                self._settled(entry, answer)
+                return
+
+    def _settled(self, entry: Entry, answer: Answer) -> None:
+        before = self._attend_to(entry.task).book.pause
+        self._attend_to(entry.task).book = answer.book
+        pause = answer.book.pause
+        if pause is not None and before is None and pause.by == "pause_after_failures":
+            self._events.announce(SchedulePaused(task=entry.task, note=pause.note))
+        self._hear(answer)
+
+    def _settle_alone(self, name: str, request: Finish) -> None:
+        attention = self._attend_to(name)
+        attention.alone -= 1
+        self._decide_alone(name, request)
+        if attention.again and not attention.alone:
+            attention.again = False
+            self.wake(name)
+
+    def _refused(self, entry: Entry, request: Finish, reason: str) -> None:
+        self._events.announce(
+            OutcomeRefused(
+                task=entry.task,
+                run_id=entry.run_id or "",
+                outcome=request.outcome.value,
+                reason=reason,
+            )
         )
-    return interval
+
+    def _finish(self, entry: Entry, run: Run) -> Finish:
+        outcome, error = Outcome.RAN, None
+        if run.error is not None:
+            outcome, error = Outcome.FAILED, f"{run.error.type}: {run.error.message}"[:ERROR]
+        revoked = run.state is State.REVOKED
+        if revoked and run.error is not None:
+            error = run.error.message
+            if error != PRECEDENCE:
+                outcome = Outcome.LOST
+        return Finish(
+            terms=self._tasks[entry.task].terms,
+            entry=entry,
+            outcome=outcome,
+            duration_ms=run.duration_ms,
+            error=error,
+            counts=not revoked,
+            go_on=self._timers.running and not self._stopping,
+        )
+
+
+def overridden(options: ScheduleOptions, override: ScheduleOptions) -> dict[str, Any]:
+    """The options with the others in their place; what says when, and all that goes with it."""
+    said: dict[str, Any] = {**options}
+    if any(name in override for name in WHEN):
+        for name in (*WHEN, "timezone", "phase"):
+            said.pop(name, None)
+    return {**said, **override}
