@@ -190,7 +190,7 @@ def shifts(zone: ZoneInfo, year: int) -> frozenset[date]:
         end = midnight_of(day + DAY, zone)
         # Two changes never lie within a day of each other: the IANA data has 95 hours at least.
         offset = (end - SECOND).astimezone(zone).utcoffset()
-        if offset != before:
+        if offset != before or end - begin != DAY:  # a zone that changed sides skipped a whole day
             found.add(day)
         day, begin, before = day + DAY, end, offset
     return frozenset(found)

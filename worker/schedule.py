@@ -192,7 +192,8 @@ class Once:
         return self.at if self.at <= as_utc(moment) else None
 
     def count(self, start: datetime, end: datetime) -> int:
-        return int(as_utc(start) < self.at <= as_utc(end))
+        start, end = as_utc(start), as_utc(end)
+        return int(start < self.at <= end)
 
     def __str__(self) -> str:
         return f"once at {told(self.at)}"
