@@ -86,6 +86,8 @@ async def open_worker(settings: Settings, *, clock: Clock | None = None) -> Asyn
     clock = clock or SystemClock()
     tally = Tally()
     events = Events(EventLog(), tally)
+    watchdog = Watchdog(limit=settings.stall_after, clock=clock, events=events)
+    ledger = open_ledger(settings, clock, watchdog)
     async with open_client(client_options(settings)) as http_client:
         limits = RunLimits(retry=retry_policy(settings), time_limit=settings.task_time_limit)
         runner = Runner(http_client, clock=clock, events=events, limits=limits)

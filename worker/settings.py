@@ -131,10 +131,42 @@ class Settings(BaseSettings):
         timedelta(minutes=5), description="Longest a run may take, if its task does not say."
     )
     first_run_delay: DurationOrOff = Field(
-        timedelta(seconds=1), description="From the start of the worker to the first runs."
+        timedelta(seconds=1), description="From the start of the worker to the first overdue run."
     )
     first_run_spread: DurationOrOff = Field(
-        timedelta(seconds=5), description="Over how long the first runs of all tasks are spread."
+        timedelta(seconds=5), description="Over how long the runs that are overdue are spread."
+    )
+    schedules_file: Path | None = Field(
+        None, description="TOML or YAML file with schedules; it overrides any task's own."
+    )
+    store_url: SecretStr | None = Field(
+        None,
+        description="Where the ledger is kept: `sqlite:///…`, `postgresql://…`, `redis://…` or "
+        "`memory://`; without it, SQLite in the state folder.",
+    )
+    state_dir: Path = Field(
+        Path(".worker"), description="Folder for what outlives a restart, if no store is named."
+    )
+    replica: str | None = Field(
+        None,
+        max_length=100,
+        description="This worker's name in the ledger; without it, host name and process id.",
+    )
+    lease: Duration = Field(
+        timedelta(seconds=30),
+        description="How long a worker may be silent before its runs count as lost.",
+    )
+    ledger_keep: Duration = Field(
+        timedelta(days=30), description="How long the ledger remembers what became of a slot."
+    )
+    stall_after: Duration = Field(
+        timedelta(seconds=5),
+        description="How long the event loop may stand still before the log says which task "
+        "holds it.",
+    )
+    stall_limit: Duration = Field(
+        timedelta(minutes=5),
+        description="How long leases are kept for an event loop that stands still.",
     )
     shutdown_grace: DurationOrOff = Field(
         timedelta(seconds=25), description="How long runs may go on after SIGTERM."
@@ -142,6 +174,14 @@ class Settings(BaseSettings):
     heartbeat_file: Path | None = Field(
         None,
         description="File to touch every 10 s while the event loop turns, for health checks.",
+    )
+    heartbeat_url: SecretStr | None = Field(
+        None,
+        description="URL to call while no task is stale, as healthchecks.io and Dead Man's Snitch "
+        "take it.",
+    )
+    heartbeat_url_interval: Duration = Field(
+        timedelta(minutes=1), description="How often `WORKER_HEARTBEAT_URL` is called."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least level that is logged: `debug`, `info`, `warning`, `error`."
@@ -178,6 +218,13 @@ class Settings(BaseSettings):
             raise ValueError("expected printable ASCII without spaces, and not nothing")
         return value
 
+    @field_validator("lease")
+    @classmethod
+    def _is_lease(cls, value: timedelta) -> timedelta:
+        if value < timedelta(seconds=1):
+            raise ValueError("a lease must be a second or more; it is renewed three times in it")
+        return value
+
     @field_validator("log_level", "log_format", mode="before")
     @classmethod
     def _lower(cls, value: object) -> object:
@@ -198,7 +245,7 @@ class Settings(BaseSettings):
         return self
 
 
-SECRETS = ("data_api_token",)
+SECRETS = ("data_api_token", "store_url", "heartbeat_url")
 """Settings that a file may hold, named by ``WORKER_…_FILE``; their values are never shown."""
 UNSHOWN = (*SECRETS, "data_api_url")
 

@@ -1,0 +1,111 @@
+"""Schedules from a file: TOML, or YAML where PyYAML is installed.
+
+::
+
+    [tasks.cleanup_old_orders]
+    cron = "0 3 * * *"
+    timezone = "Europe/Berlin"
+    max_age = "26h"
+
+    [tasks.send_reminders]
+    enabled = false
+"""
+
+from __future__ import annotations
+
+import tomllib
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, cast
+
+from worker.errors import ConfigurationError, TaskDefinitionError
+from worker.registration import WHEN, ScheduleOptions, task_schedule
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+__all__ = ["load_schedules"]
+
+EXPECTED = "expected tables [tasks.NAME] with options of its schedule, such as interval or cron"
+
+
+def load_schedules(path: Path) -> dict[str, ScheduleOptions]:
+    """The options of each task that the file names.
+
+    Raises:
+        ConfigurationError: It cannot be read, or anything in it is wrong; every problem is named.
+    """
+    content = read(path)
+    tasks = content.get("tasks")
+    others = sorted(set(content) - {"tasks"})
+    if not isinstance(tasks, dict) or others:
+        got = f"{', '.join(others)} beside it" if others and tasks else "no tasks"
+        raise wrong(path, [f"{EXPECTED}; got {got}"])
+    problems: list[str] = []
+    schedules: dict[str, ScheduleOptions] = {}
+    for name, said in tasks.items():
+        if not isinstance(said, dict):
+            problems.append(f"tasks.{name}: {EXPECTED}; got {said!r}")
+            continue
+        try:
+            schedules[name] = options_of(name, said)
+        except TaskDefinitionError as exc:
+            problems.append(str(exc))
+    if problems:
+        raise wrong(path, problems)
+    return schedules
+
+
+def options_of(name: str, said: Mapping[str, Any]) -> ScheduleOptions:
+    """The options of one task, checked as far as they can be without the code's own."""
+    options = {key: value for key, value in said.items() if key != "enabled"}
+    enabled = said.get("enabled", True)
+    if not isinstance(enabled, bool):
+        raise TaskDefinitionError(f"{name!r}: enabled: expected true or false, got {enabled!r}")
+    if not enabled:
+        return {"interval": "off"}
+    interval = options.get("interval")
+    if isinstance(interval, int | float) and not isinstance(interval, bool):
+        del options["interval"]
+        options["interval_seconds"] = interval
+    task_schedule(name, options if any(key in options for key in WHEN) else {"interval": "1h", **{
+        key: value for key, value in options.items() if key not in ("timezone", "phase")
+    }})
+    return cast("ScheduleOptions", options)
+
+
+def read(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text("utf-8-sig")
+    except OSError as exc:
+        raise wrong(path, [f"cannot be read: {exc.strerror}"]) from exc
+    except UnicodeDecodeError as exc:
+        raise wrong(path, ["it is not UTF-8 text"]) from exc
+    if path.suffix.lower() == ".toml":
+        try:
+            return tomllib.loads(text)
+        except tomllib.TOMLDecodeError as exc:
+            raise wrong(path, [f"it is no TOML: {exc}"]) from exc
+    if path.suffix.lower() in (".yaml", ".yml"):
+        return read_yaml(path, text)
+    raise wrong(path, [f"expected a name that ends in .toml, .yaml or .yml, got {path.name!r}"])
+
+
+def read_yaml(path: Path, text: str) -> dict[str, Any]:
+    try:
+        yaml = import_module("yaml")
+    except ModuleNotFoundError as exc:
+        raise wrong(
+            path, ["YAML needs PyYAML: pip install 'sidecar-worker[yaml]', or write it as TOML"]
+        ) from exc
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as exc:
+        raise wrong(path, [f"it is no YAML: {exc}"]) from exc
+    if not isinstance(content, dict):
+        raise wrong(path, [EXPECTED])
+    return content
+
+
+def wrong(path: Path, problems: list[str]) -> ConfigurationError:
+    return ConfigurationError([f"WORKER_SCHEDULES_FILE {path}: {problem}" for problem in problems])
