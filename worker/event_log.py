@@ -12,11 +12,15 @@ from worker.errors import DataApiError, TaskFailed
 from worker.events import (
     CallRetrying,
     Event,
+    LoopResumed,
+    LoopStalled,
     RunAbandoned,
     RunFinished,
     RunRetrying,
     RunStarted,
     SlotSkipped,
+    TaskFresh,
+    TaskStale,
 )
 from worker.model import State
 from worker.summary import describe, summarize
@@ -73,6 +77,19 @@ class EventLog:
                 )
             case SlotSkipped():
                 self._slot_skipped(event)
+            case LoopStalled():
+                self._loop_stalled(event)
+            case LoopResumed():
+                self._log.info("loop.resumed", stalled_s=round(event.stalled_s, 3))
+            case TaskStale():
+                self._task_stale(event)
+            case TaskFresh():
+                self._log.info(
+                    "task.fresh",
+                    task=event.task,
+                    last_success=event.last_success.isoformat(),
+                    stale_since=event.stale_since.isoformat(),
+                )
 
     def _run_started(self, event: RunStarted) -> None:
         keys: dict[str, Any] = {}
@@ -146,6 +163,28 @@ class EventLog:
             consecutive=now.count,
             failing_since=since.isoformat(),
             exc_info=None if (before and before.kind == kind) or is_plain(failure) else failure,
+        )
+
+    def _loop_stalled(self, event: LoopStalled) -> None:
+        keys = {"task": event.task, "run_id": event.run_id} if event.task else {}
+        self._log.error(
+            "loop.stalled",
+            **keys,
+            stalled_s=round(event.stalled_s, 3),
+            holder=event.holder,
+            hint="nothing else can run: code that blocks belongs in asyncio.to_thread",
+            stack=event.stack,
+        )
+
+    def _task_stale(self, event: TaskStale) -> None:
+        last = event.last_success
+        self._log.error(
+            "task.stale",
+            task=event.task,
+            max_age_s=event.max_age.total_seconds(),
+            last_success=last.isoformat() if last else None,
+            stale_since=event.stale_since.isoformat(),
+            hint="no run of it has succeeded in time: see its run.failed and slot.skipped",
         )
 
 
