@@ -87,8 +87,8 @@ class EventLog:
                 self._log.info(
                     "task.fresh",
                     task=event.task,
-                    last_success=event.last_success.isoformat(),
-                    stale_since=event.stale_since.isoformat(),
+                    last_success=moment(event.last_success),
+                    stale_since=moment(event.stale_since),
                 )
 
     def _run_started(self, event: RunStarted) -> None:
@@ -177,13 +177,12 @@ class EventLog:
         )
 
     def _task_stale(self, event: TaskStale) -> None:
-        last = event.last_success
         self._log.error(
             "task.stale",
             task=event.task,
             max_age_s=event.max_age.total_seconds(),
-            last_success=last.isoformat() if last else None,
-            stale_since=event.stale_since.isoformat(),
+            last_success=moment(event.last_success),
+            stale_since=moment(event.stale_since),
             hint="no run of it has succeeded in time: see its run.failed and slot.skipped",
         )
 
@@ -191,3 +190,7 @@ class EventLog:
 def is_plain(failure: BaseException) -> bool:
     """Whether the message says it all: these come from known places, for known reasons."""
     return isinstance(failure, DataApiError | TaskFailed | httpx.TransportError)
+
+
+def moment(at: datetime | None) -> str | None:
+    return None if at is None else at.isoformat()

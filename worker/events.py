@@ -143,7 +143,7 @@ class TaskStale(Event):
 class TaskFresh(Event):
     """A task that was stale has succeeded again."""
 
-    last_success: datetime
+    last_success: datetime | None
     stale_since: datetime
 
 
