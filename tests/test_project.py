@@ -20,7 +20,9 @@ from worker.settings import SECRETS, Settings, variable
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
 ENV_EXAMPLE = (ROOT / ".env.example").read_text("utf-8")
-EVENT_NAME = re.compile(r'"((?:run|call|slot|worker|order|reminder|heartbeat)\.[a-z_]+)"')
+EVENT_NAME = re.compile(
+    r'"((?:run|call|slot|worker|order|reminder|heartbeat|loop|task|ping)\.[a-z_]+)"'
+)
 MODULES = sorted((ROOT / "worker").rglob("*.py"))
 
 

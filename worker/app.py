@@ -9,15 +9,17 @@ import inspect
 import os
 import platform
 import signal
+import socket
 import sys
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
+from worker.backends.opening import display_url, open_store
 from worker.clock import Clock, SystemClock
 from worker.context import RunContext
 from worker.data_api import DataApi
@@ -26,26 +28,36 @@ from worker.errors import (
     ConfigurationError,
     DataApiError,
     DataApiUnreachable,
+    StoreError,
+    StoreUnavailable,
     UnknownTaskError,
     WorkerError,
+    nearest,
 )
 from worker.event_log import EventLog
 from worker.events import Event, Events, RunFinished, Tally
+from worker.freshness import DeadManPing, Freshness
 from worker.heartbeat import Heartbeat
+from worker.ledger_thread import Lease, LedgerThread
 from worker.logs import LogStream, Redaction, configure_logging
-from worker.model import Run, Trigger
+from worker.model import Run
 from worker.retry import RetryPolicy
 from worker.runner import RunLimits, Runner
 from worker.scheduler import FirstRun, Scheduler
-from worker.supervisor import StopRequest, supervise
+from worker.schedules_file import load_schedules
+from worker.settings import SECRETS
+from worker.supervisor import Service, StopRequest, supervise
 from worker.tasks.register import register_all_tasks
 from worker.transport import ClientOptions, open_client
+from worker.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     import httpx
 
+    from worker.book import Book
+    from worker.policies import Overlap
     from worker.settings import Settings
 
 __all__ = [
@@ -72,7 +84,10 @@ class Worker:
     events: Events
     tally: Tally
     runner: Runner
+    ledger: LedgerThread
     scheduler: Scheduler
+    watchdog: Watchdog
+    freshness: Freshness
 
 
 @asynccontextmanager
@@ -86,8 +101,18 @@ async def open_worker(settings: Settings, *, clock: Clock | None = None) -> Asyn
     clock = clock or SystemClock()
     tally = Tally()
     events = Events(EventLog(), tally)
-    watchdog = Watchdog(limit=settings.stall_after, clock=clock, events=events)
-    ledger = open_ledger(settings, clock, watchdog)
+    watchdog = Watchdog(limit=settings.stall_after, events=events)
+    ledger = LedgerThread(
+        partial(open_store, store_url(settings)),
+        replica=settings.replica or f"{socket.gethostname()}:{os.getpid()}",
+        keep=settings.ledger_keep,
+        lease=Lease(
+            ttl=settings.lease,
+            stall_limit=settings.stall_limit,
+            stalled_for=watchdog.stalled_for,
+        ),
+        clock=clock,
+    )
     async with open_client(client_options(settings)) as http_client:
         limits = RunLimits(retry=retry_policy(settings), time_limit=settings.task_time_limit)
         runner = Runner(http_client, clock=clock, events=events, limits=limits)
@@ -95,11 +120,55 @@ async def open_worker(settings: Settings, *, clock: Clock | None = None) -> Asyn
             runner,
             clock=clock,
             events=events,
+            ledger=ledger,
             first_run=FirstRun(delay=settings.first_run_delay, spread=settings.first_run_spread),
+            schedules=load_schedules(settings.schedules_file) if settings.schedules_file else {},
+            schedules_said_by=str(settings.schedules_file),
         )
         register_all_tasks(scheduler, settings)
         register_modules(scheduler, settings.task_modules)
-        yield Worker(settings, http_client, events, tally, runner, scheduler)
+        refuse_unused(scheduler)
+        max_ages = {
+            name: task.terms.policies.max_age
+            for name, task in scheduler.tasks.items()
+            if task.terms.policies.max_age is not None
+        }
+        freshness = Freshness(max_ages, clock=clock, events=events)
+        events.subscribe(freshness)
+        scheduler.on_book = partial(note_book, freshness, clock)
+        yield Worker(
+            settings,
+            http_client,
+            events,
+            tally,
+            runner,
+            ledger,
+            scheduler,
+            watchdog,
+            freshness,
+        )
+
+
+def store_url(settings: Settings) -> str:
+    """Where the ledger is kept."""
+    if settings.store_url is not None:
+        return settings.store_url.get_secret_value()
+    return f"sqlite:///{settings.state_dir / 'worker.db'}"
+
+
+def note_book(freshness: Freshness, clock: Clock, book: Book) -> None:
+    """What other replicas and earlier lives of this one have done counts, too."""
+    freshness.seed(book.task, book.last_success, book.known_since or clock.now())
+
+
+def refuse_unused(scheduler: Scheduler) -> None:
+    """A schedule for a task that does not exist is a slip of the pen, not a wish for nothing."""
+    problems = [
+        f"{scheduler.schedules_said_by}: no task is named {name!r}{nearest(name, scheduler.tasks)}"
+        for name in scheduler.unused_schedules
+    ]
+    if problems:
+        raise ConfigurationError(problems)
 
 
 async def start_worker(
@@ -123,10 +192,11 @@ async def start_worker(
             if on_open is not None:
                 on_open(worker, stop)
             scheduled = {
-                name: task.interval.total_seconds()
+                name: str(task.terms.schedule)
                 for name, task in worker.scheduler.tasks.items()
-                if task.interval
+                if task.terms.schedule is not None
             }
+            await connect(worker)
 
             def on_ready() -> None:
                 log.info(
@@ -135,7 +205,9 @@ async def start_worker(
                     python=platform.python_version(),
                     pid=os.getpid(),
                     data_api=settings.data_api_url,
-                    intervals_s=scheduled,
+                    store=display_url(store_url(settings)),
+                    replica=worker.ledger.replica,
+                    schedules=scheduled,
                 )
                 if not scheduled:
                     log.warning("worker.idle", hint="every task is off, nothing will ever run")
@@ -152,7 +224,7 @@ async def start_worker(
             gc.freeze()  # what was imported stays: looking through it again would delay slots
             await supervise(
                 # The first to start is the last to stop: a worker that drains is alive.
-                [*side_services(settings), worker.scheduler],
+                [worker.ledger, worker.watchdog, *side_services(worker), worker.scheduler],
                 stop=stop,
                 grace=settings.shutdown_grace,
                 on_ready=on_ready,
@@ -164,22 +236,73 @@ async def start_worker(
                 failed=worker.tally.total("failure"),
                 interrupted=worker.tally.total("revoked"),
                 skipped=worker.tally.skipped,
+                elsewhere=worker.tally.total("elsewhere"),
+                stalls=worker.watchdog.stalls,
                 abandoned=worker.runner.busy,
             )
             return worker.tally
 
 
-def side_services(settings: Settings) -> list[Heartbeat]:
+async def connect(worker: Worker) -> None:
+    """Open the store before anything starts, and tell what is to be known of it.
+
+    Raises:
+        ConfigurationError: The store's URL, folder or library is wrong.
+        StoreSchemaError: Its tables do not fit this worker.
+    """
+    log = structlog.get_logger("worker")
+    try:
+        store = await asyncio.to_thread(worker.ledger.connect)
+    except StoreUnavailable as exc:
+        # It may come up after this worker, as the Data API may: what can wait waits for it.
+        log.error("store.unavailable", error=str(exc))
+    else:
+        for warning in store.warnings:
+            log.warning("store.warning", warning=warning)
+
+
+def side_services(worker: Worker) -> list[Checked]:
     """What a started worker does beside its tasks."""
-    path = settings.heartbeat_file
-    return [] if path is None else [Heartbeat(path, clock=SystemClock())]
+    settings, clock = worker.settings, SystemClock()
+    services: list[Checked] = []
+    if settings.heartbeat_file is not None:
+        services.append(Heartbeat(settings.heartbeat_file, clock=clock))
+    if settings.heartbeat_url is not None:
+        services.append(
+            DeadManPing(
+                settings.heartbeat_url.get_secret_value(),
+                freshness=worker.freshness,
+                clock=clock,
+                every=settings.heartbeat_url_interval,
+                trust_env=settings.data_api_trust_env,
+            )
+        )
+    return services
 
 
-async def run_task(settings: Settings, name: str) -> tuple[Run, signal.Signals | None]:
-    """Run one task once, by hand; the run, and the signal that ended it early, if one did.
+class Checked(Service, Protocol):
+    """A service that can be asked whether it would start."""
+
+    def check(self) -> None:
+        """Raise the `ConfigurationError` that ``start`` would raise."""
+        ...
+
+
+async def run_task(
+    settings: Settings, name: str, *, overlap: Overlap | None = None
+) -> tuple[Run | None, signal.Signals | None]:
+    """Run one task once, by hand.
+
+    Args:
+        overlap: What to do about a run that goes on, instead of the task's own policy.
+
+    Returns:
+        The run, if it began, and the signal that ended it early, if one did.
 
     Raises:
         UnknownTaskError: No task has that name.
+        TaskBusy: Another run of it goes on, here or in another worker.
+        StoreUnavailable: Whether one does cannot be known.
     """
     stop = StopRequest()
     finished: list[Run] = []
@@ -190,19 +313,26 @@ async def run_task(settings: Settings, name: str) -> tuple[Run, signal.Signals |
 
     with stop.on_signals():
         async with open_worker(settings) as worker:
-            task = worker.scheduler.tasks.get(name)
-            if task is None:
+            if name not in worker.scheduler.tasks:
                 raise UnknownTaskError(name, worker.scheduler.tasks)
+            await asyncio.to_thread(worker.ledger.connect)
             worker.events.subscribe(keep)
-            running = asyncio.create_task(
-                worker.runner.run(task.definition, trigger=Trigger.MANUAL), name=f"manual:{name}"
-            )
+            worker.ledger.start()
+            run = worker.scheduler.run_now(name, overlap=overlap)
+            running = asyncio.create_task(run, name=f"manual:{name}")
             asked = asyncio.create_task(stop.wait(), name="stop-request")
-            await asyncio.wait({running, asked}, return_when=asyncio.FIRST_COMPLETED)
-            running.cancel()
-            asked.cancel()
-            await asyncio.wait({running, asked})
-    return finished[0], stop.signal
+            try:
+                await asyncio.wait({running, asked}, return_when=asyncio.FIRST_COMPLETED)
+                worker.scheduler.interrupt()
+                if asked.done() and not worker.runner.busy:
+                    running.cancel()  # it still waits for its turn
+                asked.cancel()
+                await asyncio.wait({running, asked})
+            finally:
+                await worker.ledger.stop(settings.shutdown_grace)
+            if not running.cancelled():
+                await running
+    return (finished[0] if finished else None), stop.signal
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,16 +350,17 @@ async def check_worker(settings: Settings) -> list[Finding]:
     Raises:
         ConfigurationError: What the worker would not start with.
     """
-    for service in side_services(settings):
-        service.check()
     async with open_worker(settings) as worker:
+        for service in side_services(worker):
+            service.check()
         tasks = worker.scheduler.tasks
-        on = sum(1 for task in tasks.values() if task.interval)
+        on = sum(1 for task in tasks.values() if task.terms.schedule is not None)
         token = "with a token" if settings.data_api_token else "without a token"
         findings = [
             Finding(True, "the configuration is valid"),
             Finding(True, f"{len(tasks)} tasks are registered, {on} of them on a schedule"),
         ]
+        findings += await check_store(worker)
         run = RunContext(task="check", retry=RetryPolicy(attempts=1))
         began = run.clock.monotonic()
         where = f"the Data API at {settings.data_api_url}"
@@ -249,6 +380,19 @@ async def check_worker(settings: Settings) -> list[Finding]:
         return findings
 
 
+async def check_store(worker: Worker) -> list[Finding]:
+    where = f"the ledger at {display_url(store_url(worker.settings))}"
+    try:
+        store = await asyncio.to_thread(worker.ledger.connect)
+    except StoreUnavailable as exc:
+        return [Finding(False, f"{where}: {exc}", unreachable=True)]
+    except StoreError as exc:
+        return [Finding(False, f"{where}: {exc}")]
+    warnings = [Finding(True, f"{where}, but: {warning}") for warning in store.warnings]
+    store.close()
+    return [Finding(True, f"{where} can be used"), *warnings]
+
+
 def set_up_logging(settings: Settings) -> LogStream:
     """Log as the settings say."""
     return configure_logging(
@@ -258,8 +402,8 @@ def set_up_logging(settings: Settings) -> LogStream:
 
 def redaction(settings: Settings) -> Redaction:
     """What takes the settings' secrets out of a text."""
-    token = settings.data_api_token
-    return Redaction([token.get_secret_value()] if token else [])
+    secrets = [getattr(settings, name) for name in SECRETS]
+    return Redaction([secret.get_secret_value() for secret in secrets if secret is not None])
 
 
 def client_options(settings: Settings) -> ClientOptions:

@@ -83,21 +83,32 @@ class CatchUp:
                 "policy 'latest' for no more than one"
             )
 
-    def plan(self, schedule: Schedule, *, since: datetime, now: datetime) -> Plan:
-        """What becomes of every slot later than ``since`` and not later than ``now``.
+    def plan(
+        self,
+        schedule: Schedule,
+        *,
+        since: datetime,
+        now: datetime,
+        until: datetime | None = None,
+    ) -> Plan:
+        """What becomes of every slot later than ``since`` and not later than ``until``.
 
-        ``since`` is the furthest moment that an earlier plan accounted for. If ``now`` is not
-        later, because the clock was set back, there is nothing to do.
+        Args:
+            since: The furthest moment that an earlier plan accounted for.
+            now: What a slot's lateness is judged by. If it is not later than ``since``, because
+                the clock was set back, there is nothing to do.
+            until: Slots after it are not due yet, for their jitter; by default ``now``.
 
         Raises:
             ValueError: A moment has no time zone.
         """
         since, now = as_utc(since), as_utc(now)
-        run = self._run(schedule, max(since, self._reach(schedule, now)), now)
+        end = now if until is None else min(now, as_utc(until))
+        run = self._run(schedule, max(since, self._reach(schedule, now)), end)
         if not run:
-            return Plan(missed=spans(schedule, since, now))
+            return Plan(missed=spans(schedule, since, end))
         earlier = spans(schedule, since, just_before(run[0]))
-        return Plan(run, earlier + spans(schedule, run[-1], now))
+        return Plan(run, earlier + spans(schedule, run[-1], end))
 
     def _reach(self, schedule: Schedule, now: datetime) -> datetime:
         """A slot after this moment is not too late."""

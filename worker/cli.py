@@ -8,7 +8,8 @@ exit      meaning
 0         success; also a worker that was asked to stop
 1         the task failed, or `check` found the Data API unfit
 2         wrong usage, or no such task
-69        the Data API could not be reached
+69        the Data API, or the store, could not be reached
+75        another run of the task is in the way; try again later
 78        the configuration is wrong; nothing was started
 128 + n   ended by signal n (130: Ctrl-C, 143: SIGTERM, 141: broken pipe)
 ========  ============================================================
@@ -27,8 +28,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from worker.durations import format_duration, parse_duration
-from worker.errors import ConfigurationError, TaskDefinitionError, UnknownTaskError
+from worker.durations import parse_duration
+from worker.errors import (
+    ConfigurationError,
+    StoreError,
+    StoreSchemaError,
+    TaskBusy,
+    TaskDefinitionError,
+    UnknownTaskError,
+)
+from worker.policies import Overlap
 from worker.process import leave, run_to_end
 
 if TYPE_CHECKING:
@@ -50,6 +59,7 @@ class ExitCode(IntEnum):
     FAILED = 1
     USAGE = 2
     UNREACHABLE = 69
+    BUSY = 75
     CONFIGURATION = 78
     BROKEN_PIPE = 141
 
@@ -112,13 +122,19 @@ def start() -> None:
 def run(
     name: Annotated[str, typer.Argument(help="The task's name, as `worker list` shows it.")],
     as_json: Annotated[bool, typer.Option("--json", help="The result on one line.")] = False,
+    overlap: Annotated[
+        Overlap | None,
+        typer.Option(help="What to do if a run of it goes on anywhere; by default as its policy."),
+    ] = None,
 ) -> None:
     """Run one task once, and print what came of it as JSON."""
     from worker.app import redaction, run_task
 
     async def run_and_print(settings: Settings) -> ExitCode | int:
         with redirect_stdout(sys.stderr):  # the task's own prints are no result
-            done, ended_by = await run_task(settings, name)
+            done, ended_by = await run_task(settings, name, overlap=overlap)
+        if done is None:
+            return 128 + (ended_by or 0)
         indent = 2 if sys.stdout.isatty() and not as_json else None
         say(as_text(describe_run(done, redaction(settings)), indent=indent))
         if ended_by is not None:
@@ -145,7 +161,8 @@ def list_tasks(
                 {
                     "name": name,
                     "interval_s": task.interval.total_seconds() if task.interval else None,
-                    "every": format_duration(task.interval) if task.interval else "off",
+                    "schedule": str(task.terms.schedule) if task.terms.schedule else "off",
+                    "said_by": task.said_by,
                     "defined_in": task.definition.defined_in,
                     "summary": task.definition.summary,
                 }
@@ -158,8 +175,8 @@ def list_tasks(
         say(as_text(tasks, indent=None))
         return
     print_table(
-        ("task", "every", "defined in"),
-        [(task["name"], task["every"], task["defined_in"]) for task in tasks],
+        ("task", "schedule", "said by", "defined in"),
+        [(task["name"], task["schedule"], task["said_by"], task["defined_in"]) for task in tasks],
     )
 
 
@@ -285,6 +302,15 @@ def complaints() -> Iterator[None]:
     except UnknownTaskError as exc:
         typer.echo(f"worker: {exc}", err=True)
         raise typer.Exit(ExitCode.USAGE) from exc
+    except TaskBusy as exc:
+        typer.echo(f"worker: {exc}", err=True)
+        raise typer.Exit(ExitCode.BUSY) from exc
+    except StoreSchemaError as exc:
+        typer.echo(f"worker: {exc}", err=True)
+        raise typer.Exit(ExitCode.CONFIGURATION) from exc
+    except StoreError as exc:
+        typer.echo(f"worker: the store cannot be used: {exc}", err=True)
+        raise typer.Exit(ExitCode.UNREACHABLE) from exc
 
 
 def needs_extra(module: str) -> ModuleType:

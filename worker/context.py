@@ -18,9 +18,10 @@ from worker.retry import RetryPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextvars import Context
     from datetime import datetime
 
-__all__ = ["RunContext", "current_run"]
+__all__ = ["RunContext", "current_run", "run_in"]
 
 _current: ContextVar[RunContext | None] = ContextVar("worker_run", default=None)
 
@@ -75,3 +76,8 @@ class RunContext:
 def current_run() -> RunContext | None:
     """The run that the calling code belongs to; ``None`` outside of any."""
     return _current.get()
+
+
+def run_in(context: Context) -> RunContext | None:
+    """The run that code in ``context`` belongs to, asked from elsewhere: another thread, say."""
+    return context.get(_current)

@@ -15,15 +15,19 @@ from worker.events import (
     CallRetrying,
     Event,
     LeaseExpired,
+    LoopResumed,
+    LoopStalled,
     OutcomeRefused,
     RunAbandoned,
     RunFinished,
     RunRetrying,
     RunStarted,
     SchedulePaused,
-    SlotSkipped,
     SlotsElsewhere,
+    SlotSkipped,
     StoreChanged,
+    TaskFresh,
+    TaskStale,
 )
 from worker.model import State
 from worker.summary import describe, summarize
@@ -101,6 +105,19 @@ class EventLog:
                 self._store_changed(event)
             case LeaseExpired():
                 self._log.error("lease.expired", running=list(event.running))
+            case LoopStalled():
+                self._loop_stalled(event)
+            case LoopResumed():
+                self._log.info("loop.resumed", stalled_s=round(event.stalled_s, 3))
+            case TaskStale():
+                self._task_stale(event)
+            case TaskFresh():
+                self._log.info(
+                    "task.fresh",
+                    task=event.task,
+                    last_success=moment(event.last_success),
+                    stale_since=moment(event.stale_since),
+                )
 
     def _run_started(self, event: RunStarted) -> None:
         keys: dict[str, Any] = {}
@@ -191,7 +208,32 @@ class EventLog:
             exc_info=None if (before and before.kind == kind) or is_plain(failure) else failure,
         )
 
+    def _loop_stalled(self, event: LoopStalled) -> None:
+        keys = {"task": event.task, "run_id": event.run_id} if event.task else {}
+        self._log.error(
+            "loop.stalled",
+            **keys,
+            stalled_s=round(event.stalled_s, 3),
+            holder=event.holder,
+            hint="nothing else can run: code that blocks belongs in asyncio.to_thread",
+            stack=event.stack,
+        )
+
+    def _task_stale(self, event: TaskStale) -> None:
+        self._log.error(
+            "task.stale",
+            task=event.task,
+            max_age_s=event.max_age.total_seconds(),
+            last_success=moment(event.last_success),
+            stale_since=moment(event.stale_since),
+            hint="no run of it has succeeded in time: see its run.failed and slot.skipped",
+        )
+
 
 def is_plain(failure: BaseException) -> bool:
     """Whether the message says it all: these come from known places, for known reasons."""
     return isinstance(failure, DataApiError | TaskFailed | httpx.TransportError)
+
+
+def moment(at: datetime | None) -> str | None:
+    return None if at is None else at.isoformat()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from datetime import datetime
+    from datetime import datetime, timedelta
 
     from worker.book import Entry
     from worker.model import Run, RunId
@@ -24,6 +24,8 @@ __all__ = [
     "Event",
     "Events",
     "LeaseExpired",
+    "LoopResumed",
+    "LoopStalled",
     "OutcomeRefused",
     "RunAbandoned",
     "RunFinished",
@@ -34,6 +36,8 @@ __all__ = [
     "SlotsElsewhere",
     "StoreChanged",
     "Tally",
+    "TaskFresh",
+    "TaskStale",
 ]
 
 
@@ -145,6 +149,49 @@ class LeaseExpired(Event):
     """This replica was silent for too long: what it ran is lost. ``task`` is empty."""
 
     running: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoopStalled(Event):
+    """The event loop does not turn. Announced in a thread of its own, as the loop cannot.
+
+    Attributes:
+        task: The task whose run holds the loop; empty if that is not known.
+        stalled_s: How long the loop has not turned so far.
+        holder: The name of the asyncio task that runs; ``None`` if it is a mere callback.
+        stack: Where the loop's thread is, as a traceback shows it.
+    """
+
+    task: str = ""
+    run_id: str | None = None
+    stalled_s: float
+    holder: str | None = None
+    stack: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoopResumed(Event):
+    """The event loop turns again, after ``stalled_s``. Announced in the thread of `LoopStalled`."""
+
+    task: str = ""
+    stalled_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskStale(Event):
+    """A task's last success is longer ago than its ``max_age`` allows, since ``stale_since``."""
+
+    max_age: timedelta
+    last_success: datetime | None
+    stale_since: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskFresh(Event):
+    """A task that was stale has succeeded again."""
+
+    last_success: datetime | None
+    stale_since: datetime
 
 
 class Events:

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Protocol
 
-from worker.catch_up import Plan, Span
 from worker.book import Book, Change, Entry, EntryKey, Outcome, Pause, SessionId, Written
+from worker.catch_up import Plan, Span
 from worker.errors import LeaseLost, StoreError, StoreUnavailable, WorkerError
 from worker.model import Trigger, new_run_id
 from worker.policies import Overlap, Policies, TaskSchedule
@@ -189,9 +189,7 @@ class Draft:
         return Answer(
             book=replace(self.book, active=tuple(self._active.values())),
             granted=granted,
-            recorded=tuple(
-                e for e in self._written.values() if e.outcome is not Outcome.RUNNING
-            ),
+            recorded=tuple(e for e in self._written.values() if e.outcome is not Outcome.RUNNING),
             elsewhere=self.elsewhere,
             busy=self.busy,
         )
@@ -335,9 +333,7 @@ def account(draft: Draft, request: Attend, schedule: Schedule) -> None:
     due = plan.run if runs_left is None else plan.run[:runs_left]
     draft.book = replace(draft.book, cursor=horizon, runs=book.runs + len(due))
     for number, slot in enumerate(due):
-        entry = Entry(
-            task=request.task, slot=slot, outcome=Outcome.WAITING, recorded_at=now
-        )
+        entry = Entry(task=request.task, slot=slot, outcome=Outcome.WAITING, recorded_at=now)
         if number == 0:
             admit(draft, entry, policies)
         else:  # made good one after the other, whatever the policy for slots in their own time

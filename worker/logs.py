@@ -30,6 +30,8 @@ QUIET_LIBRARIES = ("httpx", "httpcore", "apscheduler", "asyncio", "uvicorn")
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 TEXT_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 """As CONTROL, but a text of several lines stays one."""
+TEXTS = ("stack", "exception")
+"""The keys whose values have several lines, on a terminal too."""
 LINE_ENDS = {number: f"\\u{number:04x}" for number in (0x85, 0x2028, 0x2029)}
 """What JSON may hold as it is, and some readers take for the end of a line."""
 QUERY = re.compile(r"(?<=[\w/])\?[\w.%~\-\[\]]+=[^\s'\"]*")
@@ -232,7 +234,9 @@ def render_failure(logger: object, method: str, event: EventDict) -> EventDict:
 def order_keys(logger: object, method: str, event: EventDict) -> EventDict:
     """What a reader looks for comes first, what a search looks for comes last."""
     first = {key: event.pop(key) for key in ("time", "level", "event", "task") if key in event}
-    last = {key: event.pop(key) for key in ("trigger", "run_id", "exception") if key in event}
+    last = {
+        key: event.pop(key) for key in ("trigger", "run_id", "stack", "exception") if key in event
+    }
     return {**first, **event, **last}
 
 
@@ -246,7 +250,7 @@ def shorten_ids(logger: object, method: str, event: EventDict) -> EventDict:
 def escape_controls(logger: object, method: str, event: EventDict) -> EventDict:
     """Keep values on their line, and terminal escapes out of the terminal."""
     return {
-        key: (TEXT_CONTROL if key == "exception" else CONTROL).sub(escaped, value)
+        key: (TEXT_CONTROL if key in TEXTS else CONTROL).sub(escaped, value)
         if isinstance(value, str)
         else value
         for key, value in event.items()

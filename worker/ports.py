@@ -33,6 +33,11 @@ class LedgerStore(Protocol):
     the clock of its replica says.
     """
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What whoever chose this store should know: what is lost with it, and when."""
+        ...
+
     def open_session(self, replica: str, ttl: timedelta) -> SessionId:
         """Begin a session whose lease holds for ``ttl``; its id is greater than all before it."""
         ...

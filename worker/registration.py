@@ -123,9 +123,7 @@ def interval_of(said: Mapping[str, Any]) -> timedelta:
     if every < OFF:
         raise ValueError(f"an interval cannot be negative, got {every}")
     if every > LONGEST:
-        raise ValueError(
-            f"an interval can be up to {LONGEST.days} days, got {every}; 0 is never"
-        )
+        raise ValueError(f"an interval can be up to {LONGEST.days} days, got {every}; 0 is never")
     return every
 
 
@@ -168,7 +166,9 @@ def as_duration(said: Mapping[str, Any], name: str) -> timedelta | None:
             raise ValueError(f"{name}: {exc}") from exc
     if value is not None and not isinstance(value, timedelta):
         hint = "; interval_seconds takes a number" if name == "interval" else ""
-        raise ValueError(f'{name}: expected a timedelta or a text such as "5m", got {value!r}{hint}')
+        raise ValueError(
+            f'{name}: expected a timedelta or a text such as "5m", got {value!r}{hint}'
+        )
     return value
 
 

@@ -20,8 +20,8 @@ from worker.events import (
     LeaseExpired,
     OutcomeRefused,
     SchedulePaused,
-    SlotSkipped,
     SlotsElsewhere,
+    SlotSkipped,
     StoreChanged,
 )
 from worker.ledger import (
@@ -146,7 +146,7 @@ class Scheduler:
         self._events = events
         self._first_run = first_run
         self._schedules = dict(schedules or {})
-        self._schedules_said_by = schedules_said_by
+        self.schedules_said_by = schedules_said_by
         self._tasks: dict[str, ScheduledTask] = {}
         self._attention: dict[str, Attention] = {}
         self._own_ledger = ledger is None
@@ -211,7 +211,7 @@ class Scheduler:
         terms = task_schedule(definition.name, schedule)
         override = self._schedules.get(definition.name)
         if override is not None:
-            said_by = self._schedules_said_by
+            said_by = self.schedules_said_by
             terms = task_schedule(definition.name, overridden(schedule, override))
         self._tasks[definition.name] = ScheduledTask(
             definition, terms, said_by or definition.defined_in

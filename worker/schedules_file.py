@@ -68,9 +68,15 @@ def options_of(name: str, said: Mapping[str, Any]) -> ScheduleOptions:
     if isinstance(interval, int | float) and not isinstance(interval, bool):
         del options["interval"]
         options["interval_seconds"] = interval
-    task_schedule(name, options if any(key in options for key in WHEN) else {"interval": "1h", **{
-        key: value for key, value in options.items() if key not in ("timezone", "phase")
-    }})
+    task_schedule(
+        name,
+        options
+        if any(key in options for key in WHEN)
+        else {
+            "interval": "1h",
+            **{key: value for key, value in options.items() if key not in ("timezone", "phase")},
+        },
+    )
     return cast("ScheduleOptions", options)
 
 

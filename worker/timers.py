@@ -28,7 +28,7 @@ SECOND = timedelta(seconds=1)
 SHORTEST_S = 0.001
 """uvloop counts in whole milliseconds: a shorter wait is none, and the loop would spin."""
 LONGEST_S = 30.0
-"""Timers wait on the monotonic clock for a wall time. So long may a clock that was set go unseen."""
+"""How long a wall clock that was set may go unseen: timers wait on the monotonic one."""
 
 
 class Timers:

@@ -47,3 +47,29 @@ class GatedClock(FakeClock):
             await self.gate.wait()
         finally:
             self.sleeping -= 1
+
+
+class SteppedClock(FakeClock):
+    """A clock on which whoever sleeps wakes once the test has moved the time that far."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._sleepers: list[tuple[float, asyncio.Future[None]]] = []
+
+    @property
+    def sleeping(self) -> int:
+        return sum(1 for _, woken in self._sleepers if not woken.done())
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        woken = asyncio.get_running_loop().create_future()
+        self._sleepers.append((self.monotonic() + seconds, woken))
+        await woken
+
+    def advance(self, seconds: float) -> None:
+        super().advance(seconds)
+        due = [woken for at, woken in self._sleepers if at <= self.monotonic()]
+        self._sleepers = [(at, woken) for at, woken in self._sleepers if woken not in due]
+        for woken in due:
+            if not woken.done():
+                woken.set_result(None)

@@ -54,6 +54,14 @@ class MemoryStore:
     _sessions: dict[SessionId, Life] = field(default_factory=dict)
     _last_session: int = 0
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        return (
+            "the ledger is kept in memory: at the end of this process the record of every slot, "
+            "and every pause, is lost; slots that pass while it is down are not accounted for; "
+            "each start runs every interval's latest slot again; no other process shares it",
+        )
+
     def open_session(self, replica: str, ttl: timedelta) -> SessionId:
         with self._lock:
             now = self.clock.now()

@@ -73,7 +73,7 @@ class Score:
                 self.retries[event.task] += 1
                 self._retried.add(event.run_id)
             case SlotSkipped():
-                self.skipped[event.task] += event.count
+                self.skipped[event.task] += event.entry.count
         return news
 
     def row(self, task: str) -> tuple[str, ...]:
@@ -98,8 +98,8 @@ class PlainDisplay:
         self._tasks = list(scheduler.tasks)
         self._line(f"Data API with sample orders at {url}")
         for name, task in scheduler.tasks.items():
-            every = format_duration(task.interval) if task.interval else "never"
-            self._line(f"{name} runs every {every}")
+            schedule = task.terms.schedule
+            self._line(f"{name} runs {'by hand only' if schedule is None else schedule}")
 
     def tell(self, event: Event) -> None:
         news = self._score.count(event)
@@ -211,7 +211,7 @@ def headline(event: Event) -> Text | None:
                 style="yellow",
             )
         case SlotSkipped():
-            return Text(f"{event.task}: slot skipped ({event.reason})", style="yellow")
+            return Text(f"{event.task}: slot {event.entry.outcome.value}", style="yellow")
         case _:
             return None
 

@@ -13,6 +13,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TextIO
 
 import httpx
+from pydantic import SecretStr
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from worker.app import Worker, start_worker
@@ -52,6 +53,7 @@ class DemoSettings(Settings):
     first_run_delay: timedelta = timedelta(seconds=0.5)
     first_run_spread: timedelta = timedelta(seconds=1)
     shutdown_grace: timedelta = timedelta(seconds=3)
+    store_url: SecretStr | None = SecretStr("memory://")
 
     @classmethod
     def settings_customise_sources(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from worker.settings import Settings, load_settings
+from worker.settings import Settings, load_settings, variable
 from worker.tasks.cleanup_old_orders import CleanupOldOrdersTask
 from worker.tasks.process_pending_orders import ProcessPendingOrdersTask
 from worker.tasks.send_reminders import SendRemindersTask
@@ -30,12 +30,16 @@ def register_all_tasks(scheduler: Scheduler, settings: Settings | None = None) -
     scheduler.register_task(
         partial(CleanupOldOrdersTask, max_age=settings.cleanup_max_age),
         interval=settings.cleanup_interval,
+        said_by=variable("cleanup_interval"),
     )
     scheduler.register_task(
         partial(SendRemindersTask, window=settings.reminders_window),
         interval=settings.reminders_interval,
+        said_by=variable("reminders_interval"),
     )
-    scheduler.register_task(SyncExternalDataTask, interval=settings.sync_interval)
+    scheduler.register_task(
+        SyncExternalDataTask, interval=settings.sync_interval, said_by=variable("sync_interval")
+    )
     scheduler.register_task(
         partial(
             ProcessPendingOrdersTask,
@@ -43,4 +47,5 @@ def register_all_tasks(scheduler: Scheduler, settings: Settings | None = None) -
             concurrency=settings.orders_concurrency,
         ),
         interval=settings.orders_interval,
+        said_by=variable("orders_interval"),
     )
