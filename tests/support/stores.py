@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-KINDS: tuple[str, ...] = ("memory",)
+KINDS: tuple[str, ...] = ("memory", "sqlite")
 SHARED_KINDS: tuple[str, ...] = ()
 """Those that several machines can share."""
 
