@@ -127,6 +127,10 @@ class SqliteStore:
         except Unusable as exc:
             raise ConfigurationError([exc.advice()]) from exc
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        return ()
+
     def open_session(self, replica: str, ttl: timedelta) -> SessionId:
         with self._writing() as connection:
             now = now_micros()
