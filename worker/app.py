@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import importlib
 import inspect
 import os
 import platform
@@ -14,12 +13,13 @@ import sys
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
-from worker.backends.opening import display_url, open_store
+from worker.backends.opening import display_url, kind_of, open_store
 from worker.clock import Clock, SystemClock
 from worker.context import RunContext
 from worker.data_api import DataApi
@@ -64,6 +64,7 @@ __all__ = [
     "Finding",
     "Worker",
     "check_worker",
+    "migrate_store",
     "open_worker",
     "redaction",
     "run_task",
@@ -380,6 +381,24 @@ async def check_worker(settings: Settings) -> list[Finding]:
         return findings
 
 
+def migrate_store(settings: Settings) -> str:
+    """Create or update the store's tables; what was done, in words.
+
+    Raises:
+        ConfigurationError: The store's URL, folder or library is wrong.
+        StoreError: The store cannot be reached, or refuses.
+    """
+    url = store_url(settings)
+    where = display_url(url)
+    if kind_of(url) == "postgres":
+        before, after = import_module("worker.backends.migrate").migrate(url)
+        if before == after:
+            return f"{where} is up to date, at {after}"
+        return f"{where} was migrated from {before or 'nothing'} to {after}"
+    open_store(url).close()
+    return f"{where} is up to date: this kind of store needs no migration by hand"
+
+
 async def check_store(worker: Worker) -> list[Finding]:
     where = f"the ledger at {display_url(store_url(worker.settings))}"
     try:
@@ -439,7 +458,7 @@ def register_modules(scheduler: Scheduler, modules: tuple[str, ...]) -> None:
         sys.path.insert(0, os.getcwd())  # as `python -m` does, so that a script beside it is found
     for name in modules:
         try:
-            register = importlib.import_module(name).register
+            register = import_module(name).register
         except (Exception, SystemExit) as exc:
             raise ConfigurationError(
                 [f"WORKER_TASK_MODULES: {name}: {import_problem(exc)}"]
