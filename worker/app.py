@@ -52,7 +52,7 @@ from worker.transport import ClientOptions, open_client
 from worker.watchdog import Watchdog
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     import httpx
 
@@ -136,7 +136,8 @@ async def open_worker(settings: Settings, *, clock: Clock | None = None) -> Asyn
         }
         freshness = Freshness(max_ages, clock=clock, events=events)
         events.subscribe(freshness)
-        scheduler.on_book = partial(note_book, freshness, clock)
+        ledger.watched = tuple(max_ages)
+        ledger.on_books = partial(note_books, freshness, clock)
         yield Worker(
             settings,
             http_client,
@@ -157,9 +158,10 @@ def store_url(settings: Settings) -> str:
     return f"sqlite:///{settings.state_dir / 'worker.db'}"
 
 
-def note_book(freshness: Freshness, clock: Clock, book: Book) -> None:
+def note_books(freshness: Freshness, clock: Clock, books: Sequence[Book]) -> None:
     """What other replicas and earlier lives of this one have done counts, too."""
-    freshness.seed(book.task, book.last_success, book.known_since or clock.now())
+    for book in books:
+        freshness.seed(book.task, book.last_success, book.known_since or clock.now())
 
 
 def refuse_unused(scheduler: Scheduler) -> None:
@@ -225,7 +227,13 @@ async def start_worker(
             gc.freeze()  # what was imported stays: looking through it again would delay slots
             await supervise(
                 # The first to start is the last to stop: a worker that drains is alive.
-                [worker.ledger, worker.watchdog, *side_services(worker), worker.scheduler],
+                [
+                    worker.ledger,
+                    worker.watchdog,
+                    worker.freshness,
+                    *side_services(worker),
+                    worker.scheduler,
+                ],
                 stop=stop,
                 grace=settings.shutdown_grace,
                 on_ready=on_ready,
@@ -260,6 +268,8 @@ async def connect(worker: Worker) -> None:
     else:
         for warning in store.warnings:
             log.warning("store.warning", warning=warning)
+        books = await asyncio.to_thread(store.read, worker.ledger.watched)
+        worker.ledger.on_books(list(books.values()))
 
 
 def side_services(worker: Worker) -> list[Checked]:

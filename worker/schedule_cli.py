@@ -84,7 +84,7 @@ def opened() -> Iterator[ScheduleAdmin]:
 @schedule_app.command("list")
 def list_schedules(
     as_json: AsJson = False,
-    zone: Zone = UTC,
+    zone: Zone = "UTC",
 ) -> None:
     """Show each schedule: its state, its next slots, and what became of the last one."""
     with opened() as admin:
@@ -185,7 +185,7 @@ def show_history(
     since: Annotated[Any, moment_parameter("--from", "Slots from this moment on.")] = None,
     until: Annotated[Any, moment_parameter("--to", "Slots before this moment.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=100_000, help="How many at most.")] = 50,
-    zone: Zone = UTC,
+    zone: Zone = "UTC",
     as_json: AsJson = False,
 ) -> None:
     """Show what became of each slot, the newest first."""
