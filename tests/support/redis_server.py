@@ -48,13 +48,18 @@ class RedisServer:
             stdout=subprocess.PIPE,
             text=True,
         )
+        self.wait_for(ready)
+
+    def wait_for(self, *words: str) -> None:
+        """Return once it has logged one of ``words``, after what was waited for before."""
+        assert self.process is not None
         assert self.process.stdout is not None
         told = []
         for line in self.process.stdout:
             told.append(line)
-            if ready in line:
+            if any(word in line for word in words):
                 return
-        raise AssertionError(f"redis-server ended before {ready!r}:\n{''.join(told)}")
+        raise AssertionError(f"redis-server ended before {words}:\n{''.join(told)}")
 
     def send(self, number: signal.Signals) -> None:
         assert self.process is not None
@@ -67,9 +72,16 @@ class RedisServer:
             self.process.communicate()
             self.process = None
 
-    def ask(self, *words: str, password: str | None = None) -> Any:
+    def ask(self, *words: str) -> Any:
         """What redis-cli would answer."""
-        client = Redis(port=self.port, password=password, decode_responses=True)
+        return self._ask(words, decode_responses=True)
+
+    def ask_raw(self, *words: str) -> Any:
+        """The same, but bytes as they are."""
+        return self._ask(words, decode_responses=False)
+
+    def _ask(self, words: tuple[str, ...], *, decode_responses: bool) -> Any:
+        client = Redis(port=self.port, protocol=2, decode_responses=decode_responses)
         try:
             return cast("Any", client).execute_command(*words)
         finally:

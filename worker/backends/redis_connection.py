@@ -67,6 +67,8 @@ CODES = {
 }
 CODE = re.compile(rf"\b({'|'.join(WORDS)})\b")
 """For errors that have no class: MISCONF, and before Redis 7 what went wrong inside a script."""
+NOT_PERMITTED = "user executing the script"
+"""How Redis 7 says NOPERM of what a script does."""
 
 
 class Pipeline(Protocol):
@@ -180,6 +182,8 @@ def words_for(exc: Exception) -> str:
         return f"did not answer within {ANSWER_TIMEOUT_S:g} s"
     if isinstance(exc, ConnectionError | OSError | UnicodeError):
         return "cannot be reached"
+    if NOT_PERMITTED in str(exc):
+        return WORDS["NOPERM"]
     found = CODE.search(str(exc)) if isinstance(exc, ResponseError) else None
     return WORDS[found[1]] if found else "cannot do what it was asked"
 
