@@ -357,6 +357,8 @@ def test_tls_is_checked_and_used(tmp_path: Path) -> None:
     with redis_server(tmp_path, **options, **{"tls-auth-clients": "no"}):
         with opened(f"rediss://localhost:{port}/0?ssl_ca_certs={certificate}") as store:
             assert store.write([change(0)]) == [Written.DONE]
+        with opened(f"rediss://127.0.0.1:{port}/0?ssl_cert_reqs=none") as store:
+            assert store.tasks() == ["sync"]
         for wrong in (
             f"rediss://localhost:{port}/0",
             f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={certificate}",
