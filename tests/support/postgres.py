@@ -70,17 +70,8 @@ def started_server() -> str:
         capture_output=True,
         cwd="/",
     )
-    arguments = [
-        "-D",
-        data,
-        "-p",
-        str(port),
-        "-k",
-        folder,
-        "-F",
-        "-c",
-        "listen_addresses=127.0.0.1",
-    ]
+    listen = ["-p", str(port), "-k", folder, "-c", "listen_addresses=127.0.0.1"]
+    start = [*as_user, postgres, "-D", data, "-F", *listen]
     with Path(folder, "log").open("wb") as log:
         server = subprocess.Popen(
             [*as_user, postgres, "-D", data, "-F", *listen], stderr=log, cwd="/"
