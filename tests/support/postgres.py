@@ -73,9 +73,7 @@ def started_server() -> str:
     listen = ["-p", str(port), "-k", folder, "-c", "listen_addresses=127.0.0.1"]
     start = [*as_user, postgres, "-D", data, "-F", *listen]
     with Path(folder, "log").open("wb") as log:
-        server = subprocess.Popen(
-            [*as_user, postgres, "-D", data, "-F", *listen], stderr=log, cwd="/"
-        )
+        server = subprocess.Popen(start, stderr=log, cwd="/")
 
     def stop() -> None:
         server.terminate()
