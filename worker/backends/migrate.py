@@ -13,6 +13,7 @@ import psycopg
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
+from alembic.util import CommandError
 from sqlalchemy import create_engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
@@ -57,7 +58,10 @@ def migrate(url: str) -> tuple[str | None, str]:
         before = schema_of(connection)
         if before is not None and before > SCHEMA:
             raise StoreSchemaError(misfit(before, server.place))
-        command.upgrade(migration_config(connection), "head")
+        try:
+            command.upgrade(migration_config(connection), "head")
+        except CommandError as exc:
+            raise StoreSchemaError(f"the tables of {server.place}: {exc}") from exc
         return before, SCHEMA
 
 

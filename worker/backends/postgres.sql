@@ -15,6 +15,7 @@ WHERE NOT has_table_privilege(t.name, r.right)
 ORDER BY t.name, r.right;
 
 -- name: open_session
+-- A lease that begins now. Its id is greater than all before it.
 INSERT INTO worker_sessions (name, started_at, seen_at, lease_until)
 SELECT %(replica)s, now.now, now.now, now.now + %(ttl)s
 FROM (SELECT clock_timestamp() AS now OFFSET 0) AS now
@@ -50,6 +51,7 @@ SELECT 'cancelled', task, slot, trigger FROM active
 WHERE outcome = 'running' AND cancel AND session = %(session)s;
 
 -- name: close_session
+-- End the lease now, unless it has run out already.
 WITH now AS MATERIALIZED (SELECT clock_timestamp() AS now)
 UPDATE worker_sessions SET lease_until = now.now
 FROM now
@@ -152,9 +154,11 @@ LEFT JOIN taken t ON t.task = c.task
 LEFT JOIN worker_books b ON b.task = c.task;
 
 -- name: list_tasks
+-- All tasks with a book, by name.
 SELECT task FROM worker_books ORDER BY task;
 
 -- name: list_history
+-- The entries that fit, the newest slots first; null asks for nothing.
 WITH now AS MATERIALIZED (SELECT clock_timestamp() AS now)
 SELECT s.*, coalesce(l.lease_until > now.now, false) AS alive
 FROM now
@@ -168,6 +172,7 @@ ORDER BY s.slot DESC, s.task DESC, s.trigger DESC
 LIMIT %(limit)s;
 
 -- name: list_sessions
+-- All sessions that are not pruned, the latest first.
 SELECT id, name, started_at, seen_at, lease_until > clock_timestamp() AS alive
 FROM worker_sessions
 ORDER BY id DESC;
