@@ -38,7 +38,6 @@ from worker.backends.migrate import migrate, migration_config
 from worker.backends.opening import open_store
 from worker.backends.postgres import QUERIES, SCHEMA, PostgresStore
 from worker.backends.postgres_server import server_of
-from worker.backends.queries import load_queries
 from worker.book import Book, Change, Entry, HistoryQuery, Outcome, SessionId, Written
 from worker.errors import (
     ConfigurationError,
@@ -728,12 +727,3 @@ def test_every_query_is_described_and_used() -> None:
     for name in QUERIES:
         assert lines[lines.index(f"-- name: {name}") + 1].startswith("-- ")
         assert f'"{name}"' in source
-
-
-def test_queries_are_found_by_their_names(tmp_path: Path) -> None:
-    file = tmp_path / "some.sql"
-    file.write_text(
-        "-- About all.\n\n-- name: one\n-- Says 1.\nSELECT\n    -- a number\n    1;\n"
-        "\n-- name: two\nSELECT 2;\n"
-    )
-    assert load_queries(file) == {"one": "SELECT\n    1", "two": "SELECT 2"}
