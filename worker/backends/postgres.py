@@ -179,16 +179,17 @@ class PostgresStore:
             StoreUnavailable: Whatever went wrong. The next call connects anew, since nobody knows
                 what the connection has been through.
         """
+        failed = 0
         try:
-            for left in range(TRIES - 1, -1, -1):
+            while True:
                 try:
                     connection = self._connection or self._connect()
                     cursor = connection.execute(QUERIES[query], parameters)
                     return cursor.fetchall() if cursor.description else []
                 except (errors.DeadlockDetected, errors.SerializationFailure):
-                    if not left:
+                    failed += 1
+                    if failed == TRIES:
                         raise
-            raise AssertionError("unreachable")
         except psycopg.Error as exc:
             self.close()
             raise StoreUnavailable(str(self._server.problem(exc))) from exc
