@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
     from worker.backends.postgres_server import Connection, Server
 
-__all__ = ["SCHEMA", "PostgresStore", "refuse_unfit"]
+__all__ = ["PostgresStore"]
 
 SCHEMA = "0001"
 """The migration whose tables this worker reads and writes. The names of migrations are in order."""
