@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
     from worker.backends.postgres_server import Connection, Server
 
-__all__ = ["SCHEMA", "PostgresStore", "refuse_unfit"]
+__all__ = ["PostgresStore"]
 
 SCHEMA = "0001"
 """The migration whose tables this worker reads and writes. The names of migrations are in order."""
@@ -182,16 +182,17 @@ class PostgresStore:
             StoreUnavailable: Whatever went wrong. The next call connects anew, since nobody knows
                 what the connection has been through.
         """
+        failed = 0
         try:
-            for left in range(TRIES - 1, -1, -1):
+            while True:
                 try:
                     connection = self._connection or self._connect()
                     cursor = connection.execute(QUERIES[query], parameters)
                     return cursor.fetchall() if cursor.description else []
                 except (errors.DeadlockDetected, errors.SerializationFailure):
-                    if not left:
+                    failed += 1
+                    if failed == TRIES:
                         raise
-            raise AssertionError("unreachable")
         except psycopg.Error as exc:
             self.close()
             raise StoreUnavailable(str(self._server.problem(exc))) from exc
