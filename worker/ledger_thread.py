@@ -11,6 +11,7 @@ import asyncio
 import threading
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
@@ -68,6 +69,7 @@ class Asked:
 
 
 STOP = None
+STOPPED = "the worker has stopped"
 
 
 class LedgerThread:
@@ -142,7 +144,10 @@ class LedgerThread:
 
     def submit(self, request: Request, reply: Callable[[Answer | WorkerError], None]) -> None:
         """Ask; ``reply`` is called in the event loop, with the answer or with what was wrong."""
-        self._queue.put(Asked(request, reply))
+        if self._thread is None:
+            asyncio.get_running_loop().call_soon(reply, StoreUnavailable(STOPPED))
+        else:
+            self._queue.put(Asked(request, reply))
 
     async def ask(self, request: Request) -> Answer:
         """Ask, and wait for the answer.
@@ -182,11 +187,20 @@ class LedgerThread:
                 self._answer(asked)
             if not stopping and self._clock.monotonic() >= self._next_pulse:
                 self._pulse()
+        self._refuse_the_rest()
         with suppress(StoreError):
             if self._store is not None and self._session is not None:
                 self._store.close_session(self._session)
         if self._store is not None:
             self._store.close()
+
+    def _refuse_the_rest(self) -> None:
+        """Nobody shall wait for ever for an answer that came too late to be asked."""
+        with suppress(Empty):
+            while True:
+                item = self._queue.get_nowait()
+                if item is not STOP:
+                    self._in_loop(partial(item.reply, StoreUnavailable(STOPPED)))
 
     def _next_batch(self) -> tuple[list[Asked], bool]:
         asked: list[Asked] = []
