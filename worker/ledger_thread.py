@@ -42,6 +42,7 @@ PULSE_S = 2.0
 REOPEN_S = 1.0
 BATCH = 500
 PRUNE_S = 3600.0
+PRUNED = 5000
 LOOK_S = 10.0
 
 
@@ -268,9 +269,8 @@ class LedgerThread:
             self._next_look = now + LOOK_S
             books = list(store.read(self.watched).values())
             self._in_loop(lambda: self.on_books(books))
-        if now >= self._next_prune:
+        if now >= self._next_prune and store.prune(age=self._keep, limit=PRUNED) < PRUNED:
             self._next_prune = now + PRUNE_S
-            store.prune(age=self._keep)
 
     def _failed(self, exc: WorkerError) -> None:
         trouble = exc if isinstance(exc, StoreError) else StoreUnavailable(str(exc))

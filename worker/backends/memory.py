@@ -135,7 +135,7 @@ class MemoryStore:
                 for session, life in reversed(self._sessions.items())
             ]
 
-    def prune(self, *, age: timedelta) -> int:
+    def prune(self, *, age: timedelta, limit: int = 5000) -> int:
         with self._lock:
             before = self.clock.now() - age
             old = [
@@ -144,6 +144,7 @@ class MemoryStore:
                 for entry in book.values()
                 if entry.outcome.final and entry.recorded_at < before
             ]
+            old = old[:limit]
             for entry in old:
                 del self._entries[entry.task][entry.key]
             needed = {entry.session for book in self._active.values() for entry in book.values()}

@@ -150,13 +150,11 @@ class PostgresStore:
             for row in self._ask("list_sessions")
         ]
 
-    def prune(self, *, age: timedelta) -> int:
-        gone, last = 0, CHUNK
-        while last == CHUNK:
-            (row,) = self._ask("prune_slots", age=age, chunk=CHUNK)
-            last = row["gone"]
-            gone += last
-        self._ask("prune_sessions", age=age)
+    def prune(self, *, age: timedelta, limit: int = 5000) -> int:
+        (row,) = self._ask("prune_slots", age=age, chunk=limit)
+        gone: int = row["gone"]
+        if gone < limit:
+            self._ask("prune_sessions", age=age)
         return gone
 
     def close(self) -> None:
