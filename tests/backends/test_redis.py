@@ -95,7 +95,7 @@ def test_a_killed_redis_is_told_of_and_used_again_once_it_is_back(server: RedisS
         assert store.write([change(0)]) == [Written.DONE]
 
 
-def test_session_ids_rise_even_if_redis_forgot_everything(server: RedisServer) -> None:
+def test_session_ids_do_not_start_anew_if_redis_forgot_everything(server: RedisServer) -> None:
     with opened(server.url) as store:
         before = store.open_session("one", LONG)
         server.ask("FLUSHALL")
