@@ -293,7 +293,8 @@ def test_a_redis_that_may_forget_is_warned_of(
 
 
 def test_a_redis_cluster_is_refused(tmp_path: Path) -> None:
-    with redis_server(tmp_path, **{"cluster-enabled": "yes"}) as server:
+    options = {"cluster-enabled": "yes", "cluster-port": str(refused_port())}
+    with redis_server(tmp_path, **options) as server:
         server.ask("CLUSTER", "ADDSLOTSRANGE", "0", "16383")
         server.wait_for("Cluster state changed: ok")
         with pytest.raises(ConfigurationError, match="is a Redis Cluster"):
