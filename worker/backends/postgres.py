@@ -57,7 +57,6 @@ __all__ = ["PostgresStore"]
 SCHEMA = "0001"
 """The migration whose tables this worker reads and writes. The names of migrations are in order."""
 TRIES = 4
-CHUNK = 2000
 QUERIES = load_queries("postgres.sql")
 NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
 

@@ -162,21 +162,25 @@ class RedisStore:
             )
         return sorted(found, key=lambda replica: replica.session, reverse=True)
 
-    def prune(self, *, age: timedelta) -> int:
+    def prune(self, *, age: timedelta, limit: int = 5000) -> int:
         micros = age // MICROSECOND
         forgotten: int = 0
-        while True:
+        while forgotten < limit:
             (count,) = self._redis.ask(self._redis.script("prune", micros, PRUNED_PER_SCRIPT))
             forgotten += count
             if count < PRUNED_PER_SCRIPT:
+                self._prune_sessions(micros)
                 break
+        return forgotten
+
+    def _prune_sessions(self, micros: int) -> None:
         passed_over = 0
         while True:
             command = self._redis.script("prune_sessions", micros, passed_over, PRUNED_PER_SCRIPT)
             ((seen, stay),) = self._redis.ask(command)
             passed_over += stay
             if seen < PRUNED_PER_SCRIPT:
-                return forgotten
+                return
 
     def close(self) -> None:
         self._redis.close()

@@ -70,9 +70,6 @@ NOT_NOW = {*BUSY, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOME
 """At opening, these may pass by themselves; the others are for somebody to mend."""
 
 RETRY_S = 0.01
-PRUNE_CHUNK = 500
-PRUNE_S = 5.0
-"""For how long one call of `SqliteStore.prune` goes on: a lease must be renewed beside it."""
 
 Identity = tuple[int, int]
 """A file's device and number: it is another file where these differ, whatever its name."""
