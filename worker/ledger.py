@@ -8,11 +8,11 @@ and of several replicas exactly one has its way.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Protocol
 
-from worker.book import Book, Change, Entry, EntryKey, Outcome, Pause, SessionId, Written
+from worker.book import Book, Change, Entry, EntryKey, Outcome, Pause, SessionId, Written, changed
 from worker.catch_up import Plan, Span
 from worker.errors import LeaseLost, StoreError, StoreUnavailable, WorkerError
 from worker.model import Trigger, new_run_id
@@ -129,7 +129,7 @@ class Draft:
 
     def put(self, entry: Entry) -> Entry:
         """Record ``entry``, in the place of what was known of its slot."""
-        entry = replace(entry, recorded_at=self.now)
+        entry = changed(entry, recorded_at=self.now)
         self._written[entry.key] = entry
         if not entry.outcome.final:
             self._active[entry.key] = entry
@@ -137,14 +137,14 @@ class Draft:
         self._active.pop(entry.key, None)
         outcome = entry.outcome.value
         total = self.book.counts.get(outcome, 0) + entry.count
-        self.book = replace(self.book, counts={**self.book.counts, outcome: total})
+        self.book = changed(self.book, counts={**self.book.counts, outcome: total})
         return entry
 
     def grant(self, entry: Entry) -> None:
         """Let the claimant run it."""
         late = (self.now - entry.slot) / timedelta(milliseconds=1)
         self.put(
-            replace(
+            changed(
                 entry,
                 outcome=Outcome.RUNNING,
                 alive=True,
@@ -187,7 +187,7 @@ class Draft:
             e for e in mine if e.session == self.claimant.session and not self._was_running(e)
         )
         return Answer(
-            book=replace(self.book, active=tuple(self._active.values())),
+            book=changed(self.book, active=tuple(self._active.values())),
             granted=granted,
             recorded=tuple(e for e in self._written.values() if e.outcome is not Outcome.RUNNING),
             elsewhere=self.elsewhere,
@@ -203,7 +203,7 @@ def settle_orphans(draft: Draft, policies: Policies) -> None:
     for entry in draft.orphans:
         if entry.losses < policies.retry_lost:
             draft.put(
-                replace(
+                changed(
                     entry,
                     outcome=Outcome.WAITING,
                     alive=True,
@@ -214,7 +214,7 @@ def settle_orphans(draft: Draft, policies: Policies) -> None:
             )
         else:
             error = f"replica {entry.replica} lost its lease while it ran"
-            ended(draft, replace(entry, outcome=Outcome.LOST, alive=True, error=error))
+            ended(draft, changed(entry, outcome=Outcome.LOST, alive=True, error=error))
 
 
 def ended(draft: Draft, entry: Entry) -> None:
@@ -222,7 +222,7 @@ def ended(draft: Draft, entry: Entry) -> None:
     draft.put(entry)
     book = draft.book
     succeeded = entry.outcome is Outcome.RAN
-    draft.book = replace(
+    draft.book = changed(
         book,
         last_outcome=entry.outcome,
         last_ended=draft.now,
@@ -242,7 +242,7 @@ def admit(draft: Draft, entry: Entry, policies: Policies) -> None:
     if overlap is Overlap.CANCEL_OTHER:
         for other in waiting:
             if other.trigger is Trigger.SCHEDULE:
-                draft.put(replace(other, outcome=Outcome.SKIPPED_OVERLAP))
+                draft.put(changed(other, outcome=Outcome.SKIPPED_OVERLAP))
         cancel_running(draft)
     room = {
         Overlap.SKIP: 0,
@@ -251,13 +251,13 @@ def admit(draft: Draft, entry: Entry, policies: Policies) -> None:
         Overlap.CANCEL_OTHER: 1,
     }[overlap]
     waits = len(draft.waiting) < room
-    draft.put(replace(entry, outcome=Outcome.WAITING if waits else Outcome.SKIPPED_OVERLAP))
+    draft.put(changed(entry, outcome=Outcome.WAITING if waits else Outcome.SKIPPED_OVERLAP))
 
 
 def cancel_running(draft: Draft) -> None:
     for other in draft.running:
         if not other.cancel:
-            draft.put(replace(other, cancel=True))
+            draft.put(changed(other, cancel=True))
 
 
 def promote(draft: Draft, policies: Policies) -> None:
@@ -267,7 +267,7 @@ def promote(draft: Draft, policies: Policies) -> None:
         if overlap is Overlap.ALLOW_ALL or not draft.running:
             draft.grant(entry)
         elif entry.overlap and overlap is Overlap.SKIP:
-            draft.put(replace(entry, outcome=Outcome.SKIPPED_OVERLAP))
+            draft.put(changed(entry, outcome=Outcome.SKIPPED_OVERLAP))
         elif entry.overlap and overlap is Overlap.CANCEL_OTHER:
             cancel_running(draft)
 
@@ -305,9 +305,9 @@ def account(draft: Draft, request: Attend, schedule: Schedule) -> None:
     policies, book, now = request.terms.policies, draft.book, draft.now
     described = str(schedule)
     if book.schedule != described or book.known_since is None:
-        book = replace(book, schedule=described, known_since=book.known_since or now)
+        book = changed(book, schedule=described, known_since=book.known_since or now)
     cursor = first_cursor(schedule, now) if book.cursor is None else book.cursor
-    draft.book = replace(book, cursor=cursor)
+    draft.book = changed(book, cursor=cursor)
     horizon = due_until(schedule, request.task, policies.jitter, now)
     if horizon is None:
         return
@@ -321,7 +321,7 @@ def account(draft: Draft, request: Attend, schedule: Schedule) -> None:
             cursor = done.slot
     runs_left = None if policies.max_runs is None else policies.max_runs - book.runs
     if horizon <= cursor or (runs_left is not None and runs_left <= 0):
-        draft.book = replace(draft.book, cursor=cursor)
+        draft.book = changed(draft.book, cursor=cursor)
         return
     plan = policies.catch_up.plan(schedule, since=cursor, until=horizon, now=now)
     if book.pause is not None:
@@ -331,7 +331,7 @@ def account(draft: Draft, request: Attend, schedule: Schedule) -> None:
     for span in plan.missed:
         draft.record(request.task, span, Outcome.MISSED)
     due = plan.run if runs_left is None else plan.run[:runs_left]
-    draft.book = replace(draft.book, cursor=horizon, runs=book.runs + len(due))
+    draft.book = changed(draft.book, cursor=horizon, runs=book.runs + len(due))
     for number, slot in enumerate(due):
         entry = Entry(task=request.task, slot=slot, outcome=Outcome.WAITING, recorded_at=now)
         if number == 0:
@@ -490,10 +490,10 @@ class Finish:
         settle_orphans(draft, policies)
         if self.outcome is Outcome.LOST and entry.losses < policies.retry_lost:
             draft.put(
-                replace(entry, outcome=Outcome.WAITING, session=None, losses=entry.losses + 1)
+                changed(entry, outcome=Outcome.WAITING, session=None, losses=entry.losses + 1)
             )
         else:
-            done = replace(
+            done = changed(
                 entry, outcome=self.outcome, duration_ms=self.duration_ms, error=self.error
             )
             ended(draft, done)
@@ -509,7 +509,7 @@ class Finish:
         if pause is None and limit is not None and failures >= limit:
             note = f"{failures} failures in a row, the last: {self.error}"
             pause = Pause(draft.now, "pause_after_failures", note)
-        draft.book = replace(draft.book, failures=failures, pause=pause)
+        draft.book = changed(draft.book, failures=failures, pause=pause)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -524,7 +524,7 @@ class PauseSchedule:
     def decide(self, draft: Draft) -> None:
         pause = draft.book.pause
         at = draft.now if pause is None else pause.at
-        draft.book = replace(draft.book, pause=Pause(at, self.by, self.note))
+        draft.book = changed(draft.book, pause=Pause(at, self.by, self.note))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -543,7 +543,7 @@ class ResumeSchedule:
             return
         if self.terms.schedule is not None:
             account(draft, Attend(terms=self.terms), self.terms.schedule)
-        draft.book = replace(draft.book, pause=None, failures=0)
+        draft.book = changed(draft.book, pause=None, failures=0)
 
 
 def decide(request: Request, book: Book, *, claimant: Claimant, now: datetime) -> Answer:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from threading import Lock
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from worker.book import (
     Replica,
     SessionId,
     Written,
+    changed,
 )
 from worker.clock import Clock, SystemClock
 from worker.errors import LeaseLost
@@ -161,12 +162,12 @@ class MemoryStore:
         return life is not None and life.lease_until > self.clock.now()
 
     def _judged(self, entry: Entry) -> Entry:
-        return replace(entry, alive=entry.outcome.final or self._alive(entry.session))
+        return changed(entry, alive=entry.outcome.final or self._alive(entry.session))
 
     def _book(self, task: str) -> Book:
         active = sorted(self._active.get(task, {}).values(), key=lambda e: (e.slot, e.trigger))
         book = self._books.get(task) or Book(task=task)
-        return replace(book, active=tuple(map(self._judged, active)))
+        return changed(book, active=tuple(map(self._judged, active)))
 
     def _write(self, change: Change) -> Written:
         task = change.book.task
@@ -180,7 +181,7 @@ class MemoryStore:
             entry.key in entries and entries[entry.key].outcome.final for entry in change.entries
         ):
             return Written.TAKEN
-        self._books[task] = replace(change.book, version=change.book.version + 1, active=())
+        self._books[task] = changed(change.book, version=change.book.version + 1, active=())
         active = self._active.setdefault(task, {})
         for entry in change.entries:
             entries[entry.key] = entry
