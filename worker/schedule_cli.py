@@ -310,6 +310,15 @@ def those_up(alive: int) -> str:
     return f"{alive} {'worker is' if alive == 1 else 'workers are'} up"
 
 
+@schedule_app.command()
+def metrics() -> None:
+    """Print the ledger's figures in Prometheus' text format."""
+    from worker.exposition import exposition
+
+    with opened() as admin:
+        say(exposition(admin.views(), admin.replicas()))
+
+
 def explain_task(task: TaskName, as_json: AsJson = False) -> None:
     """Say why a task does not run now, or when it will."""
     with opened() as admin:
