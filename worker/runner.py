@@ -164,11 +164,12 @@ class Runner:
             self._contained(task, context), name=f"run:{task.name}:{context.run_id}"
         )
         wish: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        either: set[asyncio.Future[Any]] = {code, wish}
         self._running[context.run_id] = Going(code, task.name, wish)
         code.add_done_callback(partial(self._ended, context.run_id))
         interruption: asyncio.CancelledError | None = None
         try:
-            await asyncio.wait({code, wish}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(either, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError as exc:
             interruption = exc
         if code.done():
