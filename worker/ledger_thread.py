@@ -106,6 +106,7 @@ class LedgerThread:
         self._queue: SimpleQueue[Asked | None] = SimpleQueue()
         self._store: LedgerStore | None = None
         self._session: SessionId | None = None
+        self._runs: set[str] = set()
         self._trouble: str | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -223,7 +224,7 @@ class LedgerThread:
             answers = apply(
                 store,
                 [item.request for item in asked],
-                claimant=Claimant(self._replica, session),
+                claimant=Claimant(self._replica, session, self._runs),
                 now=self._clock.now(),
             )
         except (StoreError, ConfigurationError) as exc:
@@ -253,6 +254,7 @@ class LedgerThread:
             self._look_after(store)
         except LeaseLost:
             self._session = None
+            self._runs.clear()
             self._next_pulse = 0.0
             self._in_loop(lambda: self.on_pulse(None))
         except (StoreError, ConfigurationError) as exc:
