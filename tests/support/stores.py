@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-KINDS: tuple[str, ...] = ("memory", "sqlite")
-SHARED_KINDS: tuple[str, ...] = ()
+KINDS: tuple[str, ...] = ("memory", "sqlite", "postgres")
+SHARED_KINDS: tuple[str, ...] = ("postgres",)
 """Those that several machines can share."""
 
 
@@ -21,5 +21,10 @@ def fresh_url(kind: str, folder: Path) -> Iterator[str]:
         yield "memory://"
     elif kind == "sqlite":
         yield f"sqlite:///{folder / 'worker.db'}"
+    elif kind == "postgres":
+        from tests.support.postgres import fresh_postgres_url
+
+        with fresh_postgres_url() as url:
+            yield url
     else:
         raise AssertionError(kind)
