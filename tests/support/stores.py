@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-KINDS: tuple[str, ...] = ("memory", "sqlite", "postgres")
-SHARED_KINDS: tuple[str, ...] = ("postgres",)
+KINDS: tuple[str, ...] = ("memory", "sqlite", "postgres", "redis")
+SHARED_KINDS: tuple[str, ...] = ("postgres", "redis")
 """Those that several machines can share."""
 
 
@@ -25,6 +25,11 @@ def fresh_url(kind: str, folder: Path) -> Iterator[str]:
         from tests.support.postgres import fresh_postgres_url
 
         with fresh_postgres_url() as url:
+            yield url
+    elif kind == "redis":
+        from tests.support.redis_server import fresh_redis_url
+
+        with fresh_redis_url(folder) as url:
             yield url
     else:
         raise AssertionError(kind)
