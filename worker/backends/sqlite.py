@@ -232,12 +232,13 @@ class SqliteStore:
         """
         values = {"before": now_micros() - micros(age), "limit": PRUNE_CHUNK}
         forgotten = 0
-        began = time.monotonic()
-        while (start := time.monotonic()) < began + PRUNE_S:
+        deadline = time.monotonic() + PRUNE_S
+        while True:
+            start = time.monotonic()
             with self._writing() as connection:
                 chunk = connection.execute(QUERIES["prune_entries"], values).rowcount
             forgotten += chunk
-            if chunk < PRUNE_CHUNK:
+            if chunk < PRUNE_CHUNK or time.monotonic() >= deadline:
                 break
             # SQLite's lock is not fair: who waits for it sleeps, and would always find it taken.
             time.sleep(time.monotonic() - start)
