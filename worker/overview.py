@@ -146,17 +146,19 @@ def explain(task: ScheduledTask, store: LedgerStore, *, now: datetime) -> Explan
     seen = view(task, store.read([name])[name], now=now)
     replicas = store.replicas()
     last = store.history(HistoryQuery(task=name, limit=1))
+    nobody = [*why_nobody(seen, replicas)]
     reasons = [
         *why_running(seen),
         *why_off(seen),
         *why_paused(seen),
-        *why_nobody(seen, replicas),
+        *nobody,
         *why_over(seen),
-        *why_behind(seen),
+        *([] if nobody else why_behind(seen)),
         *why_waiting(seen),
     ]
     facts = [*reasons[1:], *next_slot(seen), *last_words(seen, last), *staleness(seen)]
-    facts.append(f"its schedule is {task.terms.schedule or 'off'}, said by {task.said_by}")
+    if task.terms.schedule is not None:
+        facts.append(f"its schedule is {task.terms.schedule}, said by {task.said_by}")
     if reasons:
         return Explanation(reasons[0], tuple(facts))
     if seen.due is not None:
@@ -248,7 +250,7 @@ def next_slot(seen: View) -> Iterator[str]:
 
 def last_words(seen: View, last: Sequence[Entry]) -> Iterator[str]:
     book = seen.book
-    if book.version == 0:
+    if book.version == 0 and seen.task.terms.schedule is not None:
         yield "the ledger has not seen it yet"
     for entry in last:
         if entry.outcome.final:

@@ -411,6 +411,22 @@ def test_a_folder_that_was_deleted_is_made_again(store: SqliteStore, path: Path)
     assert check(store) == 1
 
 
+def test_the_log_of_a_file_that_another_has_begun_is_left_alone(
+    store: SqliteStore, path: Path
+) -> None:
+    record(store, 1)
+    for file in path.parent.iterdir():
+        file.unlink()
+    with closing(SqliteStore(path)) as other:
+        for number in range(3):
+            record(other, number)
+        with pytest.raises(StoreUnavailable, match="deleted or replaced"):
+            store.tasks()
+        record(store, 3)
+        record(other, 4)
+        assert check(store) == check(other) == 5
+
+
 def test_a_file_that_was_replaced_is_noticed_and_used_as_it_is(
     store: SqliteStore, path: Path, tmp_path: Path
 ) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from tests.support.postgres import fresh_postgres_url
+from tests.support.redis_server import fresh_redis_url
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
@@ -21,15 +24,11 @@ def fresh_url(kind: str, folder: Path) -> Iterator[str]:
         yield "memory://"
     elif kind == "sqlite":
         yield f"sqlite:///{folder / 'worker.db'}"
-    elif kind == "postgres":
-        from tests.support.postgres import fresh_postgres_url
-
-        with fresh_postgres_url() as url:
-            yield url
     elif kind == "redis":
-        from tests.support.redis_server import fresh_redis_url
-
         with fresh_redis_url(folder) as url:
+            yield url
+    elif kind == "postgres":
+        with fresh_postgres_url() as url:
             yield url
     else:
         raise AssertionError(kind)

@@ -81,6 +81,10 @@ class PostgresStore:
         except psycopg.Error as exc:
             raise self._server.problem(exc) from exc
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        return ()
+
     def open_session(self, replica: str, ttl: timedelta) -> SessionId:
         (row,) = self._ask("open_session", replica=replica.replace("\0", "\ufffd"), ttl=ttl)
         return SessionId(row["id"])
