@@ -71,8 +71,6 @@ class PostgresStore:
         StoreSchemaError: Its tables are missing, older or newer than this worker, or forbidden.
     """
 
-    warnings: tuple[str, ...] = ()
-
     def __init__(self, url: str) -> None:
         self._server = server_of(url)
         self._connection: Connection | None = None
