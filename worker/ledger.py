@@ -279,7 +279,7 @@ class Attend:
     Attributes:
         terms: The task's schedule.
         seen: Up to where this replica knew the slots to be accounted for.
-        unrecorded: What this replica ran while the store was down: last words, oldest first.
+        unrecorded: What this replica did while the store was down: last words.
     """
 
     terms: TaskSchedule
@@ -313,12 +313,15 @@ def account(draft: Draft, request: Attend, schedule: Schedule) -> None:
         return
     if request.seen is not None and request.seen < cursor:
         draft.elsewhere = schedule.count(request.seen, min(cursor, horizon))
-    for done in request.unrecorded:
+    for done in sorted(request.unrecorded, key=lambda entry: entry.slot):
         if cursor < done.slot <= horizon:
             missed = span_between(schedule, cursor, done.slot - ONE_TICK)
             draft.record(request.task, missed, Outcome.MISSED)
-            ended(draft, done)
-            cursor = done.slot
+            if done.run_id is None:
+                draft.put(done)
+            else:
+                ended(draft, done)
+            cursor = done.slot if done.last is None else done.last
     runs_left = None if policies.max_runs is None else policies.max_runs - book.runs
     if horizon <= cursor or (runs_left is not None and runs_left <= 0):
         draft.book = replace(draft.book, cursor=cursor)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -44,6 +44,14 @@ class Account:
 
     def with_outcome(self, *outcomes: Outcome) -> list[datetime]:
         return [slot for slot, outcome in self.outcomes().items() if outcome in outcomes]
+
+    def later_than(self, moment: datetime) -> Account:
+        """Of the entries that begin later than ``moment``."""
+        return replace(
+            self,
+            entries=[entry for entry in self.entries if entry.slot > moment],
+            by_slot={slot: said for slot, said in self.by_slot.items() if said[0].slot > moment},
+        )
 
     def expected(self) -> list[datetime]:
         """The schedule's slots from where the account begins to its cursor."""
