@@ -431,8 +431,12 @@ def set_up_logging(settings: Settings) -> LogStream:
 
 def redaction(settings: Settings) -> Redaction:
     """What takes the settings' secrets out of a text."""
-    secrets = [getattr(settings, name) for name in SECRETS]
-    return Redaction([secret.get_secret_value() for secret in secrets if secret is not None])
+    secrets = {name: getattr(settings, name) for name in SECRETS}
+    values = {n: secret.get_secret_value() for n, secret in secrets.items() if secret is not None}
+    store = values.get("store_url")
+    if store is not None and display_url(store) == store:
+        del values["store_url"]  # without credentials: the log shall say which server is down
+    return Redaction(values.values())
 
 
 def client_options(settings: Settings) -> ClientOptions:

@@ -336,7 +336,7 @@ class Attend:
     Attributes:
         terms: The task's schedule.
         seen: Up to where this replica knew the slots to be accounted for.
-        unrecorded: What this replica ran while the store was down: last words, oldest first.
+        unrecorded: What this replica did while the store was down: last words.
     """
 
     terms: TaskSchedule

@@ -84,8 +84,8 @@ class LedgerThread:
     Attributes:
         on_pulse: Called in the loop after each renewal; with ``None`` when the lease was lost, and
             all that ran under it.
-        on_store: Called in the loop with what is wrong with the store, and with ``None`` when it
-            works again.
+        on_store: Called in the loop when the store fails, with what is wrong, and with ``None``
+            when it works again.
         on_books: Called in the loop with the books of the ``watched`` tasks, every ten seconds.
     """
 
@@ -276,8 +276,8 @@ class LedgerThread:
 
     def _failed(self, exc: WorkerError) -> None:
         trouble = exc if isinstance(exc, StoreError) else StoreUnavailable(str(exc))
-        if self._trouble != str(trouble):
-            self._trouble = str(trouble)
+        is_new, self._trouble = self._trouble is None, str(trouble)
+        if is_new:  # one outage has many words: a lost connection, then a refused one
             self._in_loop(lambda: self.on_store(trouble))
 
     def _worked(self) -> None:

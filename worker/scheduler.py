@@ -8,7 +8,7 @@ loop, a clock that was set, and a timer that is late are all one case.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Unpack
@@ -45,7 +45,7 @@ from worker.tasks.base import BaseTask, TaskDefinition
 from worker.timers import Timers, first_wakes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from datetime import datetime
 
     from worker.clock import Clock
@@ -111,6 +111,7 @@ class Attention:
         asking: The ledger is being asked about what is due.
         again: Something was due meanwhile, or the ledger could not be asked.
         alone: How many runs go on that the store knows nothing of.
+        apart: The book went on without the store.
         unrecorded: What the store will have to be told of such runs.
     """
 
@@ -118,6 +119,7 @@ class Attention:
     asking: bool = False
     again: bool = False
     alone: int = 0
+    apart: bool = False
     unrecorded: list[Entry] = field(default_factory=list)
 
 
@@ -157,6 +159,7 @@ class Scheduler:
         self._timers = Timers(self.wake)
         self._runs: dict[RunId, tuple[Entry, asyncio.Task[Any]]] = {}
         self._holding: set[asyncio.Task[Any]] = set()
+        self._settling: set[RunId] = set()
         self._group: asyncio.TaskGroup | None = None
         self._stopping = False
 
@@ -340,7 +343,7 @@ class Scheduler:
             if not self._tasks[name].terms.policies.needs_ledger and not self._stopping:
                 self._go_alone(name)
             return
-        attention.book = answer.book
+        attention.book, attention.apart = answer.book, False
         del attention.unrecorded[:sent]
         if answer.elsewhere:
             self._events.announce(SlotsElsewhere(task=name, count=answer.elsewhere))
@@ -424,12 +427,26 @@ class Scheduler:
     def _decide_alone(self, name: str, request: Request) -> None:
         attention = self._attend_to(name)
         claimant = Claimant(self._ledger.replica)
-        answer = decide(request, attention.book, claimant=claimant, now=self._clock.now())
-        attention.book = answer.book
+        book = replace(attention.book, active=tuple(self._known_active(attention)))
+        answer = decide(request, book, claimant=claimant, now=self._clock.now())
+        attention.book, attention.apart = answer.book, True
         attention.alone += len(answer.granted)
         done = [entry for entry in answer.recorded if entry.outcome.final]
         attention.unrecorded = [*attention.unrecorded, *done][-UNRECORDED:]
         self._hear(answer)
+
+    def _known_active(self, attention: Attention) -> Iterator[Entry]:
+        """What waits or runs as far as can be known without the store: here.
+
+        A run that goes on elsewhere may have ended long ago, and nobody could say so. One that
+        ended here, and only waits for the store to be recorded, is in nobody's way.
+        """
+        for entry in attention.book.active:
+            if entry.session is None:
+                if attention.apart:
+                    yield entry
+            elif entry.run_id in self._runs and entry.run_id not in self._settling:
+                yield entry
 
     def _spawn(self, entry: Entry) -> None:
         assert entry.run_id is not None
@@ -452,9 +469,11 @@ class Scheduler:
                 run_id=run_id,
             )
             await self._until_code_ended(run_id)
+            self._settling.add(run_id)
             await self._settle(entry, run)
         finally:
             del self._runs[run_id]
+            self._settling.discard(run_id)
         return run
 
     async def _until_code_ended(self, run_id: RunId) -> None:
@@ -500,8 +519,10 @@ class Scheduler:
                 return
 
     def _settled(self, entry: Entry, answer: Answer) -> None:
-        before = self._attend_to(entry.task).book.pause
-        self._attend_to(entry.task).book = answer.book
+        attention = self._attend_to(entry.task)
+        before = attention.book.pause
+        if not attention.apart:  # else what was done without the store must be told to it first
+            attention.book = answer.book
         pause = answer.book.pause
         if pause is not None and before is None and pause.by == "pause_after_failures":
             self._events.announce(SchedulePaused(task=entry.task, note=pause.note))
