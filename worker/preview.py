@@ -47,7 +47,7 @@ __all__ = ["Line", "Preview", "simulate"]
 
 MOST_SLOTS = 100_000
 MOST_REPLICAS = 100
-MOST_WORK = 2_000_000
+MOST_WORK = 500_000
 """How many entries may be looked at, in all: a bound on the time that a preview takes."""
 PULSE = timedelta(seconds=PULSE_S)
 CANCELLED = "cancelled: a later slot of the task has precedence"
