@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from statistics import median
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
@@ -19,8 +20,10 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from benchmarks.quiet import quiet_log
 from benchmarks.report import Report, percentile, spread
 from worker import Events, FirstRun, Runner, Scheduler, SystemClock, Trigger, current_run
+from worker.backends.opening import open_store
 from worker.event_log import EventLog
 from worker.events import Tally
+from worker.ledger_thread import LedgerThread
 from worker.tasks.base import TaskDefinition
 
 __all__ = ["measure"]
@@ -51,28 +54,41 @@ Timers = Callable[[Plan, Late], AbstractAsyncContextManager[None]]
 
 
 @asynccontextmanager
-async def worker_scheduler(plan: Plan, late: Late) -> AsyncIterator[None]:
+async def worker_scheduler(plan: Plan, late: Late, *, store: str = "sqlite") -> AsyncIterator[None]:
+    """Ours, over a ledger of a kind: each run is claimed before, and recorded after."""
+
     async def empty() -> None:
         run = current_run()
         assert run is not None
         assert run.slot is not None
         late((datetime.now(UTC) - run.slot).total_seconds())
 
-    async with unused_client() as client, asyncio.TaskGroup() as group:
-        clock, events = SystemClock(), Events(EventLog(), Tally())
-        scheduler = Scheduler(
-            Runner(client, clock=clock, events=events),
-            clock=clock,
-            events=events,
-            first_run=FirstRun(
-                delay=timedelta(seconds=plan.first_s), spread=timedelta(seconds=plan.interval_s)
-            ),
-        )
-        for number in range(plan.schedules):
-            scheduler.register_task(empty, interval_seconds=plan.interval_s, name=f"task_{number}")
-        scheduler.start(group)
-        yield
-        await scheduler.stop(timedelta(seconds=1))
+    with TemporaryDirectory() as folder:
+        url = "memory://" if store == "memory" else f"sqlite:///{folder}/worker.db"
+        async with unused_client() as client, asyncio.TaskGroup() as group:
+            clock, events = SystemClock(), Events(EventLog(), Tally())
+            ledger = LedgerThread(
+                partial(open_store, url), replica="bench", keep=timedelta(days=1), clock=clock
+            )
+            scheduler = Scheduler(
+                Runner(client, clock=clock, events=events),
+                clock=clock,
+                events=events,
+                ledger=ledger,
+                first_run=FirstRun(
+                    delay=timedelta(seconds=plan.first_s),
+                    spread=timedelta(seconds=plan.interval_s),
+                ),
+            )
+            for number in range(plan.schedules):
+                scheduler.register_task(
+                    empty, interval_seconds=plan.interval_s, name=f"task_{number}"
+                )
+            ledger.start(group)
+            scheduler.start(group)
+            yield
+            await scheduler.stop(timedelta(seconds=1))
+            await ledger.stop(timedelta(seconds=1))
 
 
 @asynccontextmanager
@@ -157,8 +173,9 @@ def measure_schedules(report: Report, plans: Sequence[Plan]) -> None:
         "process used, the waiting included. Late: from the nominal time to the task's first line."
     )
     kinds: dict[str, tuple[Timers, str]] = {
-        "ours, log at warning": (worker_scheduler, "warning"),
-        "ours, JSON log at info": (worker_scheduler, "info"),
+        "ours, SQLite ledger": (worker_scheduler, "warning"),
+        "ours, SQLite, JSON log at info": (worker_scheduler, "info"),
+        "ours, ledger in memory": (partial(worker_scheduler, store="memory"), "warning"),
         "APScheduler 3 alone": (bare_apscheduler, "warning"),
         "asyncio timers alone": (bare_timers, "warning"),
     }

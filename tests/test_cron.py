@@ -39,6 +39,7 @@ SPRING, AUTUMN = date(2026, 3, 29), date(2026, 10, 25)
 )
 @example("0 12 30 12 *", ("Pacific/Apia", CHANGES[12][1]), timedelta(0), [timedelta(0)])
 @example("0 0,12 * * *", ("Pacific/Apia", CHANGES[12][1]), timedelta(0), [timedelta(0)])
+@example("45 23 31 12 *", CHANGES[13], timedelta(0), [timedelta(0)])
 @example("*/10 3 * * *", CHANGES[5], timedelta(0), [timedelta(0)])
 def test_slots_are_those_that_plain_counting_finds(
     expression: str, change: tuple[str, datetime], offset: timedelta, probes: list[timedelta]
@@ -72,7 +73,7 @@ def test_in_utc_slots_are_those_that_the_library_names(
     assert list(islice(slots_between(schedule, moment, forwards[-1]), 20)) == forwards
     assert schedule.count(moment, forwards[-1]) == 10
     assert schedule.until(moment) == next(
-        CronSim(expression, moment.replace(second=0, microsecond=0) + timedelta(seconds=1), True)
+        CronSim(expression, moment.replace(second=0, microsecond=0) + timedelta(minutes=1), True)
     )
 
 
@@ -166,6 +167,22 @@ def test_a_day_that_a_zone_skipped_has_its_fixed_slots_at_the_jump() -> None:
     only_then = Cron("0 12 30 12 *", "Pacific/Apia")
     assert only_then.after(jump - DAY) == jump == only_then.until(jump + DAY)
     assert only_then.count(jump - DAY, jump + DAY) == 1
+
+
+def test_when_clocks_go_back_over_midnight_the_new_day_has_begun_already() -> None:
+    midnight = datetime(2010, 11, 7, 2, 30, tzinfo=UTC)  # a minute later it was 23:01 once more
+    again = midnight + 30 * timedelta(minutes=1)
+    assert again.astimezone(ZoneInfo("America/St_Johns")).isoformat()[:16] == "2010-11-06T23:30"
+    fixed = Cron("0 0 * * *", "America/St_Johns")
+    assert fixed.until(again) == midnight
+    assert fixed.after(again) == midnight + DAY + HOUR
+    assert fixed.count(midnight - HOUR, again) == 1
+    assert fixed.count(again, midnight + DAY) == 0
+    # The 7th lies between the dates of these two moments, and yet its slot is before both.
+    assert fixed.count(again, midnight + 3 * DAY) == 2
+    steady = Cron("*/30 * * * *", "America/St_Johns")
+    assert steady.until(again) == again
+    assert steady.count(midnight - HOUR, again) == 3
 
 
 @pytest.mark.parametrize(

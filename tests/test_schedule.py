@@ -113,6 +113,8 @@ def test_a_period_keeps_the_slots_from_its_start_until_before_its_end(
     assert period.count(start - HOUR, end + HOUR) == len(kept)
     assert period.until(start - datetime.resolution) is None
     assert period.after(end) is None
+    assert period.count(start - HOUR, end) == len(kept)
+    assert period.until(end) == (kept[-1] if kept else None)
     assert period.until(LATEST) == (kept[-1] if kept else None)
     assert period.after(EARLIEST) == (kept[0] if kept else None)
 
@@ -120,6 +122,8 @@ def test_a_period_keeps_the_slots_from_its_start_until_before_its_end(
 def test_a_slot_at_the_start_of_a_period_is_part_of_it_and_one_at_its_end_is_not() -> None:
     period = Within(Interval(HOUR), EPOCH, EPOCH + 2 * HOUR)
     assert list(slots_between(period, EARLIEST, LATEST)) == [EPOCH, EPOCH + HOUR]
+    assert period.until(EPOCH + 2 * HOUR) == EPOCH + HOUR
+    assert period.count(EARLIEST, EPOCH + 2 * HOUR) == 2
 
 
 def test_once_is_one_slot() -> None:
@@ -233,6 +237,12 @@ def test_jitter_of_the_last_slot_is_not_cut_short() -> None:
     assert coming[1] > START
     assert due_until(Once(START), "task", HOUR, START) is None
     assert due_until(Once(START), "task", HOUR, coming[1]) == START
+
+
+def test_jitter_that_may_be_longer_than_the_gap_is_shorter_all_the_same() -> None:
+    tick = datetime.resolution
+    jitters = {jitter_of(f"task_{number}", START, HOUR, 3 * tick) for number in range(100)}
+    assert jitters == {OFF, tick, 2 * tick}
 
 
 def test_jitter_spreads_over_what_is_allowed() -> None:

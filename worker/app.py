@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import importlib
 import inspect
 import os
 import platform
@@ -14,12 +13,13 @@ import sys
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
-from worker.backends.opening import display_url, open_store
+from worker.backends.opening import display_url, kind_of, open_store
 from worker.clock import Clock, SystemClock
 from worker.context import RunContext
 from worker.data_api import DataApi
@@ -52,7 +52,7 @@ from worker.transport import ClientOptions, open_client
 from worker.watchdog import Watchdog
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     import httpx
 
@@ -64,6 +64,7 @@ __all__ = [
     "Finding",
     "Worker",
     "check_worker",
+    "migrate_store",
     "open_worker",
     "redaction",
     "run_task",
@@ -135,7 +136,8 @@ async def open_worker(settings: Settings, *, clock: Clock | None = None) -> Asyn
         }
         freshness = Freshness(max_ages, clock=clock, events=events)
         events.subscribe(freshness)
-        scheduler.on_book = partial(note_book, freshness, clock)
+        ledger.watched = tuple(max_ages)
+        ledger.on_books = partial(note_books, freshness, clock)
         yield Worker(
             settings,
             http_client,
@@ -156,9 +158,10 @@ def store_url(settings: Settings) -> str:
     return f"sqlite:///{settings.state_dir / 'worker.db'}"
 
 
-def note_book(freshness: Freshness, clock: Clock, book: Book) -> None:
+def note_books(freshness: Freshness, clock: Clock, books: Sequence[Book]) -> None:
     """What other replicas and earlier lives of this one have done counts, too."""
-    freshness.seed(book.task, book.last_success, book.known_since or clock.now())
+    for book in books:
+        freshness.seed(book.task, book.last_success, book.known_since or clock.now())
 
 
 def refuse_unused(scheduler: Scheduler) -> None:
@@ -224,7 +227,13 @@ async def start_worker(
             gc.freeze()  # what was imported stays: looking through it again would delay slots
             await supervise(
                 # The first to start is the last to stop: a worker that drains is alive.
-                [worker.ledger, worker.watchdog, *side_services(worker), worker.scheduler],
+                [
+                    worker.ledger,
+                    worker.watchdog,
+                    worker.freshness,
+                    *side_services(worker),
+                    worker.scheduler,
+                ],
                 stop=stop,
                 grace=settings.shutdown_grace,
                 on_ready=on_ready,
@@ -259,6 +268,8 @@ async def connect(worker: Worker) -> None:
     else:
         for warning in store.warnings:
             log.warning("store.warning", warning=warning)
+        books = await asyncio.to_thread(store.read, worker.ledger.watched)
+        worker.ledger.on_books(list(books.values()))
 
 
 def side_services(worker: Worker) -> list[Checked]:
@@ -380,6 +391,24 @@ async def check_worker(settings: Settings) -> list[Finding]:
         return findings
 
 
+def migrate_store(settings: Settings) -> str:
+    """Create or update the store's tables; what was done, in words.
+
+    Raises:
+        ConfigurationError: The store's URL, folder or library is wrong.
+        StoreError: The store cannot be reached, or refuses.
+    """
+    url = store_url(settings)
+    where = display_url(url)
+    if kind_of(url) == "postgres":
+        before, after = import_module("worker.backends.migrate").migrate(url)
+        if before == after:
+            return f"{where} is up to date, at {after}"
+        return f"{where} was migrated from {before or 'nothing'} to {after}"
+    open_store(url).close()
+    return f"{where} is up to date: this kind of store needs no migration by hand"
+
+
 async def check_store(worker: Worker) -> list[Finding]:
     where = f"the ledger at {display_url(store_url(worker.settings))}"
     try:
@@ -439,7 +468,7 @@ def register_modules(scheduler: Scheduler, modules: tuple[str, ...]) -> None:
         sys.path.insert(0, os.getcwd())  # as `python -m` does, so that a script beside it is found
     for name in modules:
         try:
-            register = importlib.import_module(name).register
+            register = import_module(name).register
         except (Exception, SystemExit) as exc:
             raise ConfigurationError(
                 [f"WORKER_TASK_MODULES: {name}: {import_problem(exc)}"]

@@ -1,67 +1,39 @@
-"""The command ``worker``: parses, calls `worker.app`, prints.
-
-Standard output is for results, standard error for logs and complaints.
-
-========  ============================================================
-exit      meaning
-========  ============================================================
-0         success; also a worker that was asked to stop
-1         the task failed, or `check` found the Data API unfit
-2         wrong usage, or no such task
-69        the Data API, or the store, could not be reached
-75        another run of the task is in the way; try again later
-78        the configuration is wrong; nothing was started
-128 + n   ended by signal n (130: Ctrl-C, 143: SIGTERM, 141: broken pipe)
-========  ============================================================
-"""
+"""The command ``worker``: parses, calls `worker.app`, prints. Exit codes: `worker.terminal`."""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
-from contextlib import contextmanager, redirect_stdout
-from enum import IntEnum
+from contextlib import redirect_stdout
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from worker.durations import parse_duration
-from worker.errors import (
-    ConfigurationError,
-    StoreError,
-    StoreSchemaError,
-    TaskBusy,
-    TaskDefinitionError,
-    UnknownTaskError,
-)
 from worker.policies import Overlap
 from worker.process import leave, run_to_end
+from worker.schedule_cli import explain_task, migrate, schedule_app
+from worker.terminal import (
+    ExitCode,
+    as_text,
+    complaints,
+    print_table,
+    ready_settings,
+    say,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from datetime import timedelta
     from types import ModuleType
 
-    from worker.logs import LogStream, Redaction
+    from worker.logs import Redaction
     from worker.model import Run
     from worker.settings import Settings
 
 __all__ = ["ExitCode", "main"]
-
-
-class ExitCode(IntEnum):
-    """The exit codes, from ``sysexits.h`` where it has one."""
-
-    OK = 0
-    FAILED = 1
-    USAGE = 2
-    UNREACHABLE = 69
-    BUSY = 75
-    CONFIGURATION = 78
-    BROKEN_PIPE = 141
 
 
 app = typer.Typer(
@@ -71,6 +43,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+app.add_typer(schedule_app, name="schedule")
+app.command("explain")(explain_task)
+app.command("migrate")(migrate)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -282,37 +259,6 @@ def demo_api(
     raise typer.Exit(code)
 
 
-def ready_settings() -> tuple[Settings, LogStream]:
-    """The settings, and where the log goes that was set up as they say."""
-    from worker.app import set_up_logging
-    from worker.settings import load_settings
-
-    settings = load_settings()
-    return settings, set_up_logging(settings)
-
-
-@contextmanager
-def complaints() -> Iterator[None]:
-    """Turn what is the caller's to mend into a message and an exit code."""
-    try:
-        yield
-    except (ConfigurationError, TaskDefinitionError) as exc:
-        typer.echo(f"worker: {exc}", err=True)
-        raise typer.Exit(ExitCode.CONFIGURATION) from exc
-    except UnknownTaskError as exc:
-        typer.echo(f"worker: {exc}", err=True)
-        raise typer.Exit(ExitCode.USAGE) from exc
-    except TaskBusy as exc:
-        typer.echo(f"worker: {exc}", err=True)
-        raise typer.Exit(ExitCode.BUSY) from exc
-    except StoreSchemaError as exc:
-        typer.echo(f"worker: {exc}", err=True)
-        raise typer.Exit(ExitCode.CONFIGURATION) from exc
-    except StoreError as exc:
-        typer.echo(f"worker: the store cannot be used: {exc}", err=True)
-        raise typer.Exit(ExitCode.UNREACHABLE) from exc
-
-
 def needs_extra(module: str) -> ModuleType:
     import importlib
 
@@ -354,37 +300,3 @@ def jsonable(value: object) -> Any:
         )
     except Exception:  # a cycle, a text that cannot be made: its gist has to do
         return summarize(value)
-
-
-def as_text(value: object, *, indent: int | None) -> str:
-    return json.dumps(value, indent=indent)
-
-
-def say(text: str) -> None:
-    """Print a result. Where it cannot be written the command ends, without a traceback."""
-    try:
-        sys.stdout.write(f"{text}\n")
-        sys.stdout.flush()
-    except BrokenPipeError as exc:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(ExitCode.BROKEN_PIPE) from exc
-    except OSError as exc:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        typer.echo(f"worker: the result cannot be written: {exc.strerror}", err=True)
-        raise typer.Exit(ExitCode.FAILED) from exc
-
-
-def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table for a terminal; aligned columns, nothing cut, for a pipe."""
-    if sys.stdout.isatty():
-        from rich.console import Console
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table(*head, box=None, header_style="bold", pad_edge=False)
-        for row in rows:
-            table.add_row(*(Text(cell) for cell in row))
-        Console().print(table)
-        return
-    widths = [max(len(row[n]) for row in rows) for n in range(len(head))]
-    say("\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows))

@@ -3,7 +3,8 @@
 `cronsim <https://github.com/cuu508/cronsim>`_ knows the language: it says which times of a day and
 which days an expression names. It is asked on a calendar without a zone only; the days on which
 the clocks change are worked out here, so that looking forwards, looking backwards and counting
-agree (walked over such a day, cronsim can name a slot twice, leave one out, or go back in time).
+agree. (Asked in a zone, cronsim 2.8 goes back in time from within an hour that comes twice, and
+loses slots where the clocks change by half an hour.)
 """
 
 from __future__ import annotations
@@ -171,7 +172,7 @@ def times_of(fields: str) -> tuple[timedelta, ...]:
     return tuple(when - midnight for when in takewhile(lambda when: when.day == 1, found))
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=128)
 def days_of(fields: str, year: int) -> frozenset[date]:
     """The days of a year that the fields for day-of-month, month and day-of-week name."""
     new_year = datetime(year, 1, 1)  # noqa: DTZ001 - a calendar without a zone
@@ -179,7 +180,7 @@ def days_of(fields: str, year: int) -> frozenset[date]:
     return frozenset(when.date() for when in takewhile(lambda when: when.year == year, found))
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=512)
 def shifts(zone: ZoneInfo, year: int) -> frozenset[date]:
     """The days of a year within which, or at whose beginning, the distance from UTC changes."""
     found = set()
@@ -196,7 +197,7 @@ def shifts(zone: ZoneInfo, year: int) -> frozenset[date]:
     return frozenset(found)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=128)
 def days_to_look_at(fields: str, zone: ZoneInfo, year: int) -> tuple[date, ...]:
     """The days of a year whose block may hold slots, ascending.
 

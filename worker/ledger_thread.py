@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from datetime import timedelta
 
-    from worker.book import SessionId
+    from worker.book import Book, SessionId
     from worker.ports import LedgerStore
 
 __all__ = ["Lease", "LedgerThread"]
@@ -41,6 +41,7 @@ PULSE_S = 2.0
 REOPEN_S = 1.0
 BATCH = 500
 PRUNE_S = 3600.0
+LOOK_S = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,10 +77,13 @@ class LedgerThread:
         open_store: Connects to the store.
         replica: The replica's name, for people.
         keep: How long last words are kept.
+
+    Attributes:
         on_pulse: Called in the loop after each renewal; with ``None`` when the lease was lost, and
             all that ran under it.
         on_store: Called in the loop with what is wrong with the store, and with ``None`` when it
             works again.
+        on_books: Called in the loop with the books of the ``watched`` tasks, every ten seconds.
     """
 
     def __init__(
@@ -104,6 +108,9 @@ class LedgerThread:
         self._thread: threading.Thread | None = None
         self._next_pulse = 0.0
         self._next_prune = 0.0
+        self._next_look = 0.0
+        self.watched: tuple[str, ...] = ()
+        self.on_books: Callable[[Sequence[Book]], None] = lambda books: None
         self.on_pulse: Callable[[Pulse | None], None] = lambda pulse: None
         self.on_store: Callable[[StoreError | None], None] = lambda trouble: None
 
@@ -228,9 +235,7 @@ class LedgerThread:
         try:
             store, session = self._ready()
             pulse = store.renew(session, lease.ttl)
-            if self._clock.monotonic() >= self._next_prune:
-                self._next_prune = self._clock.monotonic() + PRUNE_S
-                store.prune(age=self._keep)
+            self._look_after(store)
         except LeaseLost:
             self._session = None
             self._next_pulse = 0.0
@@ -241,6 +246,17 @@ class LedgerThread:
         else:
             self._worked()
             self._in_loop(lambda: self.on_pulse(pulse))
+
+    def _look_after(self, store: LedgerStore) -> None:
+        """What has to be done now and then."""
+        now = self._clock.monotonic()
+        if self.watched and now >= self._next_look:
+            self._next_look = now + LOOK_S
+            books = list(store.read(self.watched).values())
+            self._in_loop(lambda: self.on_books(books))
+        if now >= self._next_prune:
+            self._next_prune = now + PRUNE_S
+            store.prune(age=self._keep)
 
     def _failed(self, exc: WorkerError) -> None:
         trouble = exc if isinstance(exc, StoreError) else StoreUnavailable(str(exc))

@@ -168,7 +168,8 @@ class Runner:
         code.add_done_callback(partial(self._ended, context.run_id))
         interruption: asyncio.CancelledError | None = None
         try:
-            await asyncio.wait({code, wish}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+            either: set[asyncio.Future[Any]] = {code, wish}
+            await asyncio.wait(either, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError as exc:
             interruption = exc
         if code.done():

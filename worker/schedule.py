@@ -67,7 +67,7 @@ class Schedule(Protocol):
         ...
 
     def count(self, start: datetime, end: datetime) -> int:
-        """How many slots are later than ``start`` and not later than ``end``."""
+        """How many slots are later than ``start`` and not later than ``end``; 0 if none can be."""
         ...
 
 
@@ -247,7 +247,7 @@ class Within:
             start = just_before(self.start_at)
         if self.end_at is not None and end >= self.end_at:
             end = just_before(self.end_at)
-        return self.schedule.count(start, end) if start < end else 0
+        return self.schedule.count(start, end)
 
     def _if_inside(self, slot: datetime | None) -> datetime | None:
         if slot is None or (self.start_at is not None and slot < self.start_at):

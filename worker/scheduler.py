@@ -158,8 +158,6 @@ class Scheduler:
         self._holding: set[asyncio.Task[Any]] = set()
         self._group: asyncio.TaskGroup | None = None
         self._stopping = False
-        self.on_book: Callable[[Book], None] = lambda book: None
-        """Called with each book that is read anew."""
 
     @property
     def tasks(self) -> Mapping[str, ScheduledTask]:
@@ -356,7 +354,6 @@ class Scheduler:
                 self._runner.interrupt(RunId(entry.run_id), PRECEDENCE)
         for entry in answer.granted:
             self._spawn(entry)
-        self.on_book(answer.book)
 
     def _pulse(self, pulse: Pulse | None) -> None:
         """The lease was renewed, or lost."""

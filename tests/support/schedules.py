@@ -14,7 +14,8 @@ from tests.support.clock import START
 from worker.schedule import Cron, Interval, Once, Schedule, Within
 
 DAY, HOUR, MINUTE = timedelta(days=1), timedelta(hours=1), timedelta(minutes=1)
-# When clocks changed: by an hour, by half of one, at midnight, a minute after it, by a whole day.
+# When clocks changed: by an hour, by half of one, at midnight, a minute after it, by a
+# whole day, half an hour before the new year.
 CHANGES = [
     ("Europe/Berlin", datetime(2026, 3, 29, 1, tzinfo=UTC)),
     ("Europe/Berlin", datetime(2026, 10, 25, 1, tzinfo=UTC)),
@@ -29,6 +30,7 @@ CHANGES = [
     ("America/St_Johns", datetime(2010, 3, 14, 3, 31, tzinfo=UTC)),
     ("America/St_Johns", datetime(2010, 11, 7, 2, 31, tzinfo=UTC)),
     ("Pacific/Apia", datetime(2011, 12, 30, 10, tzinfo=UTC)),
+    ("Asia/Singapore", datetime(1981, 12, 31, 16, tzinfo=UTC)),
     ("Asia/Kolkata", datetime(2026, 12, 31, 18, 30, tzinfo=UTC)),
     ("UTC", datetime(2028, 2, 29, tzinfo=UTC)),
 ]

@@ -31,7 +31,7 @@ def kind_of(url: str) -> str:
     Raises:
         ValueError: None of them.
     """
-    scheme = url.partition("://")[0].lower() if "://" in url else ""
+    scheme = url.partition("://")[0].partition("+")[0].lower() if "://" in url else ""
     if scheme not in KINDS:
         raise ValueError(f"{EXPECTED}, got {scheme + '://…' if scheme else 'no scheme'}")
     return KINDS[scheme]

@@ -6,6 +6,8 @@ from importlib.resources import files
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from worker import backends
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -16,7 +18,7 @@ MARK = "-- name: "
 
 def load_queries(file: str) -> Mapping[str, str]:
     """The statements of ``file``, which lies in this package, by their names."""
-    return parse_queries(files("worker.backends").joinpath(file).read_text(encoding="utf-8"))
+    return parse_queries(files(backends).joinpath(file).read_text(encoding="utf-8"))
 
 
 def parse_queries(text: str) -> Mapping[str, str]:

@@ -98,8 +98,9 @@ class SqliteStore:
     If the file is deleted or replaced while it is open, the call that notices (any call but
     `close` looks) raises `StoreUnavailable`; the next one uses the file that is there now, or
     begins an empty one. Sessions of the old file are unknown to the new one: their leases are
-    lost. A copy that is written *into* the open file (``cp``) cannot be noticed and damages it:
-    stop every worker before that.
+    lost. Still, stop every worker before a copy is put back: one that is written *into* the open
+    file (``cp``) cannot be noticed, and a process that opens the new file before the others have
+    noticed finds the old one's log beside it.
 
     Args:
         path: The file. It and its folder are made if they are missing, for this user alone.
@@ -232,12 +233,13 @@ class SqliteStore:
         """
         values = {"before": now_micros() - micros(age), "limit": PRUNE_CHUNK}
         forgotten = 0
-        began = time.monotonic()
-        while (start := time.monotonic()) < began + PRUNE_S:
+        deadline = time.monotonic() + PRUNE_S
+        while True:
+            start = time.monotonic()
             with self._writing() as connection:
                 chunk = connection.execute(QUERIES["prune_entries"], values).rowcount
             forgotten += chunk
-            if chunk < PRUNE_CHUNK:
+            if chunk < PRUNE_CHUNK or time.monotonic() >= deadline:
                 break
             # SQLite's lock is not fair: who waits for it sleeps, and would always find it taken.
             time.sleep(time.monotonic() - start)
@@ -290,10 +292,14 @@ class SqliteStore:
                 connection.close()
 
     def _abandon(self) -> None:
-        """Let go of a file that is not there any more."""
+        """Let go of a file that is not there any more.
+
+        SQLite leaves its log behind then, and would fold it into whatever file comes next. It is
+        told from the log of a new file before it is closed: after that its number may come again.
+        """
+        left_behind = identity(self._name + LOG) == self._log_identity
         self._drop()
-        # SQLite leaves the log behind then, and would fold it into whatever file comes next.
-        if identity(self._name + LOG) == self._log_identity:
+        if left_behind:
             for suffix in (LOG, SHARED_MEMORY):
                 with suppress(OSError):
                     os.unlink(self._name + suffix)

@@ -1,0 +1,15 @@
+-- Begin a session.
+-- ARGV: prefix, schema, name as JSON, ttl in microseconds. Returns its id.
+--
+-- The id is the last one plus one, or the seconds since 1970 if that is more: so ids keep rising
+-- even if Redis has forgotten the last ones (a restart without a file, a failover that lost writes),
+-- and a worker from before that never shares its id with a new one.
+
+redis.call('SET', key('schema'), ARGV[2], 'NX')
+local last = tonumber(redis.call('GET', key('last_session')) or '0')
+local session = exact(math.max(last + 1, tonumber(time[1])))
+redis.call('SET', key('last_session'), session)
+redis.call('HSET', key('sessions'), session, exact(now) .. ' ' .. ARGV[3])
+redis.call('ZADD', key('seen'), exact(now), session)
+redis.call('ZADD', key('leases'), exact(now + tonumber(ARGV[4])), session)
+return session

@@ -1,0 +1,287 @@
+"""What is known of each schedule, for people and machines to see: state, history, and why not.
+
+Reads books and entries; decides nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+from enum import StrEnum
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from worker.book import Book, Entry, HistoryQuery, Replica
+from worker.durations import format_duration
+from worker.schedule import next_due
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from datetime import datetime
+
+    from worker.ports import LedgerStore
+    from worker.scheduler import ScheduledTask
+
+__all__ = ["Explanation", "Standing", "View", "explain", "view"]
+
+LATE = timedelta(seconds=10)
+"""How long a due slot may be without an outcome before that is strange."""
+
+
+class Standing(StrEnum):
+    """How a schedule stands, in one word."""
+
+    OFF = "off"
+    PAUSED = "paused"
+    RUNNING = "running"
+    WAITING = "waiting"
+    STALE = "stale"
+    FAILING = "failing"
+    OVER = "over"
+    """No slot is left: its end has passed, or ``max_runs`` is used up."""
+    OK = "ok"
+    NEW = "new"
+    """The ledger has not seen it yet."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """A schedule at one moment.
+
+    Attributes:
+        slots: The next slots.
+        due: When the first of them may start, its jitter included.
+        stale_since: Since when the last success is older than ``max_age`` allows.
+    """
+
+    task: ScheduledTask
+    book: Book
+    now: datetime
+    standing: Standing
+    slots: tuple[datetime, ...]
+    due: datetime | None
+    stale_since: datetime | None
+
+    @property
+    def name(self) -> str:
+        return self.task.definition.name
+
+
+def view(task: ScheduledTask, book: Book, *, now: datetime, slots: int = 3) -> View:
+    """How a task's schedule stands."""
+    schedule, policies = task.terms.schedule, task.terms.policies
+    over = policies.max_runs is not None and book.runs >= policies.max_runs
+    start = now if book.cursor is None else max(now, book.cursor)
+    nexts: tuple[datetime, ...] = ()
+    due = None
+    if schedule is not None and not over:
+        nexts = tuple(islice(slots_after(task, start), slots))
+        following = next_due(schedule, task.terms.task, policies.jitter, start)
+        due = None if following is None else following[1]
+    stale_since = stale(task, book, now)
+    return View(
+        task=task,
+        book=book,
+        now=now,
+        standing=standing(task, book, bool(nexts), stale_since),
+        slots=nexts,
+        due=due,
+        stale_since=stale_since,
+    )
+
+
+def slots_after(task: ScheduledTask, moment: datetime) -> Iterator[datetime]:
+    assert task.terms.schedule is not None
+    slot = task.terms.schedule.after(moment)
+    while slot is not None:
+        yield slot
+        slot = task.terms.schedule.after(slot)
+
+
+def stale(task: ScheduledTask, book: Book, now: datetime) -> datetime | None:
+    max_age = task.terms.policies.max_age
+    since = book.last_success or book.known_since
+    if max_age is None or since is None or now - since <= max_age:
+        return None
+    return since + max_age
+
+
+def standing(
+    task: ScheduledTask, book: Book, goes_on: bool, stale_since: datetime | None
+) -> Standing:
+    found = {
+        Standing.RUNNING: bool(book.running),
+        Standing.OFF: task.terms.schedule is None,
+        Standing.PAUSED: book.pause is not None,
+        Standing.STALE: stale_since is not None,
+        Standing.FAILING: book.failures > 0,
+        Standing.WAITING: bool(book.waiting),
+        Standing.OVER: not goes_on,
+        Standing.NEW: book.version == 0,
+        Standing.OK: True,
+    }
+    return next(state for state, holds in found.items() if holds)
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why a task does not run now, or when it will.
+
+    Attributes:
+        verdict: The reason that counts, in one sentence.
+        facts: What else is known, one sentence each.
+    """
+
+    verdict: str
+    facts: tuple[str, ...] = field(default=())
+
+
+def explain(task: ScheduledTask, store: LedgerStore, *, now: datetime) -> Explanation:
+    """Why ``task`` does not run now, or when it will.
+
+    Raises:
+        StoreUnavailable: The ledger cannot be read.
+    """
+    name = task.definition.name
+    seen = view(task, store.read([name])[name], now=now)
+    replicas = store.replicas()
+    last = store.history(HistoryQuery(task=name, limit=1))
+    nobody = [*why_nobody(seen, replicas)]
+    reasons = [
+        *why_running(seen),
+        *why_off(seen),
+        *why_paused(seen),
+        *nobody,
+        *why_over(seen),
+        *([] if nobody else why_behind(seen)),
+        *why_waiting(seen),
+    ]
+    facts = [*reasons[1:], *next_slot(seen), *last_words(seen, last), *staleness(seen)]
+    if task.terms.schedule is not None:
+        facts.append(f"its schedule is {task.terms.schedule}, said by {task.said_by}")
+    if reasons:
+        return Explanation(reasons[0], tuple(facts))
+    if seen.due is not None:
+        return Explanation(f"{name} runs next at {at(seen.due, now)}", tuple(facts))
+    return Explanation(f"{name} has no slot", tuple(facts))
+
+
+def why_running(seen: View) -> Iterator[str]:
+    for entry in seen.book.running:
+        asked = ", and was asked to end" if entry.cancel else ""
+        yield (
+            f"{seen.name} is running: on {entry.replica} since {at(entry.recorded_at, seen.now)}, "
+            f"run {entry.run_id}{asked}"
+        )
+
+
+def why_off(seen: View) -> Iterator[str]:
+    if seen.task.terms.schedule is None:
+        yield (
+            f"{seen.name} is off: {seen.task.said_by} says so; it only runs by hand, "
+            f"`worker run {seen.name}`"
+        )
+
+
+def why_paused(seen: View) -> Iterator[str]:
+    pause = seen.book.pause
+    if pause is not None:
+        note = f": {pause.note}" if pause.note else ""
+        yield (
+            f"{seen.name} is paused since {at(pause.at, seen.now)} by {pause.by}{note}; "
+            f"`worker schedule resume {seen.name}` ends that"
+        )
+
+
+def why_nobody(seen: View, replicas: Sequence[Replica]) -> Iterator[str]:
+    if seen.task.terms.schedule is None or any(replica.alive for replica in replicas):
+        return
+    if not replicas:
+        yield f"no worker has ever used this ledger: `worker start` runs {seen.name}"
+    else:
+        latest = max(replicas, key=lambda replica: replica.seen)
+        yield f"no worker is up: {latest.name} was seen last, at {at(latest.seen, seen.now)}"
+
+
+def why_over(seen: View) -> Iterator[str]:
+    policies = seen.task.terms.policies
+    if policies.max_runs is not None and seen.book.runs >= policies.max_runs:
+        yield f"{seen.name} is over: {seen.book.runs} runs of at most {policies.max_runs} are done"
+    elif seen.task.terms.schedule is not None and not seen.slots:
+        yield f"{seen.name} is over: its schedule has no slot any more"
+
+
+def why_behind(seen: View) -> Iterator[str]:
+    """The ledger's account and the clock do not fit together."""
+    schedule, cursor = seen.task.terms.schedule, seen.book.cursor
+    if schedule is None or cursor is None:
+        return
+    if cursor > seen.now + LATE:
+        yield (
+            f"slots are accounted for until {at(cursor, seen.now)}, which is to come: a worker's "
+            f"clock was ahead, and no slot is run twice"
+        )
+        return
+    due = next_due(schedule, seen.name, seen.task.terms.policies.jitter, cursor)
+    if due is not None and due[1] < seen.now - LATE and seen.book.pause is None:
+        yield (
+            f"the slot of {at(due[0], seen.now)} is due, and no worker has looked at it: do those "
+            f"that are up have the task, do their loops turn?"
+        )
+
+
+def why_waiting(seen: View) -> Iterator[str]:
+    if seen.book.waiting:
+        first = seen.book.waiting[0]
+        yield (
+            f"{len(seen.book.waiting)} slots wait for their turn, the first of "
+            f"{at(first.slot, seen.now)}"
+        )
+
+
+def next_slot(seen: View) -> Iterator[str]:
+    if not seen.slots:
+        return
+    text = f"its next slot is {at(seen.slots[0], seen.now)}"
+    if seen.due is not None and seen.due != seen.slots[0]:
+        text += f", and starts {format_duration(seen.due - seen.slots[0])} later for its jitter"
+    yield text
+
+
+def last_words(seen: View, last: Sequence[Entry]) -> Iterator[str]:
+    book = seen.book
+    if book.version == 0 and seen.task.terms.schedule is not None:
+        yield "the ledger has not seen it yet"
+    for entry in last:
+        if entry.outcome.final:
+            count = f" and {entry.count - 1} more" if entry.count > 1 else ""
+            error = f": {entry.error}" if entry.error else ""
+            yield (
+                f"its latest slot, of {at(entry.slot, seen.now)}{count}, was {entry.outcome.value}"
+                f"{error}"
+            )
+    if book.last_error is not None and not (last and last[0].error == book.last_error):
+        yield f"its last run that ended was {book.last_outcome}: {book.last_error}"
+    if book.failures:
+        yield f"{book.failures} runs in a row have failed"
+    if book.last_success is not None:
+        yield f"its last success was at {at(book.last_success, seen.now)}"
+
+
+def staleness(seen: View) -> Iterator[str]:
+    max_age = seen.task.terms.policies.max_age
+    if seen.stale_since is not None and max_age is not None:
+        yield (
+            f"it is stale since {at(seen.stale_since, seen.now)}: a success is due every "
+            f"{format_duration(max_age)}"
+        )
+
+
+def at(moment: datetime, now: datetime) -> str:
+    """A moment, and how far it is: ``2026-11-21 09:30:00Z (in 5m)``."""
+    distance = timedelta(seconds=round(abs(moment - now).total_seconds()))
+    if distance > timedelta(hours=1):
+        distance = timedelta(minutes=round(distance / timedelta(minutes=1)))
+    far = format_duration(distance) if distance else "0s"
+    told = f"in {far}" if moment > now else f"{far} ago"
+    return f"{moment:%Y-%m-%d %H:%M:%S}Z ({told})"

@@ -1,0 +1,178 @@
+"""What a hand does to schedules from outside of a running worker: look, pause, resume, ask."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import socket
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from worker.app import open_worker, store_url
+from worker.backends.opening import open_store
+from worker.book import HistoryQuery
+from worker.clock import SystemClock
+from worker.errors import UnknownTaskError, WorkerError
+from worker.ledger import Answer, Ask, Claimant, PauseSchedule, Request, ResumeSchedule, apply
+from worker.model import Trigger
+from worker.overview import Explanation, View, explain, view
+from worker.policies import Overlap
+from worker.schedule import slots_between
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import datetime
+
+    from worker.book import Entry, Replica
+    from worker.ports import LedgerStore
+    from worker.scheduler import ScheduledTask
+    from worker.settings import Settings
+
+__all__ = ["Backfill", "ScheduleAdmin", "open_admin"]
+
+MOST_BACKFILLED = 1000
+"""How many slots one backfill may ask for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backfill:
+    """What a backfill asked for.
+
+    Attributes:
+        asked: The slots that will be run.
+        known: How many slots of the range were left out, as they were asked for before.
+    """
+
+    asked: tuple[datetime, ...]
+    known: int
+
+
+class ScheduleAdmin:
+    """The schedules of an application and their ledger, in the hands of a person."""
+
+    def __init__(self, tasks: dict[str, ScheduledTask], store: LedgerStore) -> None:
+        self._tasks = tasks
+        self._store = store
+        self._clock = SystemClock()
+
+    @property
+    def by(self) -> str:
+        """Who acts, for the record."""
+        try:
+            user = getpass.getuser()
+        except (KeyError, OSError):  # a container's user has no name
+            user = str(os.getuid())
+        return f"{user}@{socket.gethostname()}"
+
+    def views(self) -> list[View]:
+        """How every schedule stands."""
+        books = self._store.read(list(self._tasks))
+        now = self._clock.now()
+        return [view(task, books[name], now=now) for name, task in self._tasks.items()]
+
+    def replicas(self) -> list[Replica]:
+        """The workers that are up, and those that were."""
+        return self._store.replicas()
+
+    def history(self, query: HistoryQuery) -> list[Entry]:
+        """What became of slots, the newest first.
+
+        Raises:
+            UnknownTaskError: Neither this application nor the ledger knows the task.
+        """
+        if query.task is not None and query.task not in self._tasks:
+            known = self._store.tasks()
+            if query.task not in known:
+                raise UnknownTaskError(query.task, {*self._tasks, *known})
+        return self._store.history(query)
+
+    def explain(self, name: str) -> Explanation:
+        """Why a task does not run, or when it will."""
+        return explain(self._task(name), self._store, now=self._clock.now())
+
+    def pause(self, name: str, note: str = "") -> View:
+        """Let no slot run until `resume`."""
+        return self._done(PauseSchedule(task=self._task(name).terms.task, by=self.by, note=note))
+
+    def resume(self, name: str) -> View:
+        """Let slots run again."""
+        return self._done(ResumeSchedule(terms=self._task(name).terms))
+
+    def run(self, name: str, overlap: Overlap = Overlap.BUFFER_ALL) -> View:
+        """Have a worker that is up run a task once, as soon as ``overlap`` lets it."""
+        task = self._task(name)
+        return self._done(
+            Ask(
+                task=task.terms.task,
+                slots=(self._clock.now(),),
+                trigger=Trigger.MANUAL,
+                overlap=overlap,
+            )
+        )
+
+    def backfill(
+        self, name: str, start: datetime, end: datetime, overlap: Overlap = Overlap.BUFFER_ALL
+    ) -> Backfill:
+        """Have the workers run every slot of [start, end) again, whatever became of it.
+
+        Raises:
+            ValueError: The task has no schedule, or the range is empty or has too many slots.
+        """
+        task = self._task(name)
+        schedule = task.terms.schedule
+        if schedule is None:
+            raise ValueError(f"{name} has no schedule, so it has no slots to backfill")
+        if end > self._clock.now():
+            raise ValueError(f"expected an end in the past, got {end.isoformat()}")
+        between = slots_between(schedule, start, end)
+        slots = [slot for slot in (start, *islice(between, MOST_BACKFILLED + 1)) if slot < end]
+        if schedule.until(start) != start:
+            slots = slots[1:]
+        if not slots:
+            raise ValueError(f"{name} has no slot from {start.isoformat()} to {end.isoformat()}")
+        if len(slots) > MOST_BACKFILLED:
+            raise ValueError(
+                f"more than {MOST_BACKFILLED} slots lie in that range; ask for a part of it"
+            )
+        query = HistoryQuery(task=name, since=slots[0], until=end, limit=10 * MOST_BACKFILLED)
+        done = {e.slot for e in self._store.history(query) if e.trigger is Trigger.BACKFILL}
+        asked = tuple(slot for slot in slots if slot not in done)
+        if asked:
+            self._done(Ask(task=name, slots=asked, trigger=Trigger.BACKFILL, overlap=overlap))
+        return Backfill(asked, len(done))
+
+    def _task(self, name: str) -> ScheduledTask:
+        if name not in self._tasks:
+            raise UnknownTaskError(name, self._tasks)
+        return self._tasks[name]
+
+    def _done(self, request: Request) -> View:
+        claimant = Claimant(self.by)
+        (answer,) = apply(self._store, [request], claimant=claimant, now=self._clock.now())
+        if isinstance(answer, WorkerError):
+            raise answer
+        assert isinstance(answer, Answer)
+        return view(self._tasks[request.task], answer.book, now=self._clock.now())
+
+
+async def registered(settings: Settings) -> dict[str, ScheduledTask]:
+    """Every task of the application, with its schedule."""
+    async with open_worker(settings) as worker:
+        return dict(worker.scheduler.tasks)
+
+
+@contextmanager
+def open_admin(settings: Settings, tasks: dict[str, ScheduledTask]) -> Iterator[ScheduleAdmin]:
+    """Open the store for a person's use.
+
+    Raises:
+        ConfigurationError: The store's URL, folder or library is wrong.
+        StoreError: It cannot be reached, or its schema does not fit.
+    """
+    store = open_store(store_url(settings))
+    try:
+        yield ScheduleAdmin(tasks, store)
+    finally:
+        store.close()

@@ -1,0 +1,329 @@
+"""The commands ``worker schedule …``, ``worker explain`` and ``worker migrate``."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, Any
+from zoneinfo import ZoneInfo
+
+import typer
+
+from worker.book import Entry, HistoryQuery, Outcome
+from worker.durations import format_duration, parse_duration
+from worker.policies import Overlap
+from worker.process import run_to_end
+from worker.terminal import as_text, complaints, print_table, ready_settings, say
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from worker.overview import View
+    from worker.schedule_admin import ScheduleAdmin
+
+__all__ = ["explain_task", "migrate", "schedule_app"]
+
+schedule_app = typer.Typer(
+    help="See, test and steer the schedules.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="As JSON.")]
+TaskName = Annotated[
+    str, typer.Argument(metavar="TASK", help="As `worker schedule list` shows it.")
+]
+
+
+def moment_option(text: str) -> datetime:
+    """A moment: ISO 8601 with a zone, a date (its midnight in UTC), or so long ago (``-3h``)."""
+    text = text.strip()
+    try:
+        if text.startswith(("-", "+")):
+            distance = parse_duration(text[1:])
+            return datetime.now(UTC) + (distance if text[0] == "+" else -distance)
+        if text.lower() == "now":
+            return datetime.now(UTC)
+        moment = datetime.fromisoformat(text)
+    except ValueError as exc:
+        raise typer.BadParameter(
+            f"expected a moment such as 2026-11-21T09:30:00Z, a date, or -3h, got {text!r}"
+        ) from exc
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+
+
+def zone_option(text: str) -> ZoneInfo:
+    try:
+        return ZoneInfo(text)
+    except Exception as exc:
+        raise typer.BadParameter(
+            f"expected an IANA time zone such as Europe/Berlin, got {text!r}"
+        ) from exc
+
+
+def moment_parameter(name: str, text: str) -> Any:
+    return typer.Option(name, parser=moment_option, metavar="MOMENT", help=text)
+
+
+Zone = Annotated[
+    Any, typer.Option("--tz", parser=zone_option, metavar="ZONE", help="Show times in this zone.")
+]
+
+
+@contextmanager
+def opened() -> Iterator[ScheduleAdmin]:
+    """The schedules and their ledger; what goes wrong inside becomes a complaint."""
+    from worker.schedule_admin import open_admin, registered
+
+    with complaints():
+        settings, _ = ready_settings()
+        with open_admin(settings, run_to_end(registered(settings))) as admin:
+            yield admin
+
+
+@schedule_app.command("list")
+def list_schedules(
+    as_json: AsJson = False,
+    zone: Zone = "UTC",
+) -> None:
+    """Show each schedule: its state, its next slots, and what became of the last one."""
+    with opened() as admin:
+        views = admin.views()
+    if as_json:
+        say(as_text([describe_view(view) for view in views], indent=None))
+        return
+    print_table(
+        ("task", "state", "schedule", "next slots", "last outcome", "ran", "failed", "not run"),
+        [
+            (
+                view.name,
+                state_of(view),
+                str(view.task.terms.schedule or "off"),
+                " ".join(short(slot, zone, view.now) for slot in view.slots) or "-",
+                last_of(view, zone),
+                str(view.book.counts.get("ran", 0)),
+                str(view.book.counts.get("failed", 0)),
+                str(
+                    sum(n for what, n in view.book.counts.items() if what not in ("ran", "failed"))
+                ),
+            )
+            for view in views
+        ],
+    )
+
+
+def not_run(view: View) -> int:
+    """How many slots of a schedule did not run, or not to an end."""
+    return sum(n for what, n in view.book.counts.items() if what not in ("ran", "failed"))
+
+
+def state_of(view: View) -> str:
+    pause = view.book.pause
+    if pause is not None:
+        return f"paused by {pause.by}" + (f": {pause.note}" if pause.note else "")
+    if view.book.failures:
+        return f"{view.standing} ({view.book.failures} in a row)"
+    return str(view.standing)
+
+
+def last_of(view: View, zone: Any) -> str:
+    book = view.book
+    if book.last_outcome is None or book.last_ended is None:
+        return "-"
+    return f"{book.last_outcome} {short(book.last_ended, zone, view.now)}"
+
+
+def short(moment: datetime, zone: Any, now: datetime) -> str:
+    """The time; with its date, if that is not today's."""
+    local, today = moment.astimezone(zone), now.astimezone(zone)
+    return f"{local:%H:%M:%S}" if local.date() == today.date() else f"{local:%Y-%m-%dT%H:%M:%S}"
+
+
+def full(moment: datetime, zone: Any) -> str:
+    return moment.astimezone(zone).isoformat(sep=" ", timespec="milliseconds")
+
+
+def iso(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat()
+
+
+def describe_view(view: View) -> dict[str, Any]:
+    book, policies, pause = view.book, view.task.terms.policies, view.book.pause
+    return {
+        "task": view.name,
+        "state": view.standing.value,
+        "schedule": str(view.task.terms.schedule) if view.task.terms.schedule else None,
+        "said_by": view.task.said_by,
+        "overlap": policies.overlap.value,
+        "next_slots": [slot.isoformat() for slot in view.slots],
+        "due_at": iso(view.due),
+        "accounted_until": iso(book.cursor),
+        "paused": None
+        if pause is None
+        else {"at": iso(pause.at), "by": pause.by, "note": pause.note},
+        "running": [describe_entry(entry) for entry in book.running],
+        "waiting": len(book.waiting),
+        "last_outcome": book.last_outcome,
+        "last_ended": iso(book.last_ended),
+        "last_error": book.last_error,
+        "last_success": iso(book.last_success),
+        "failures": book.failures,
+        "counts": dict(book.counts),
+        "max_age_s": policies.max_age.total_seconds() if policies.max_age else None,
+        "stale_since": iso(view.stale_since),
+    }
+
+
+@schedule_app.command("history")
+def show_history(
+    task: Annotated[
+        str | None, typer.Argument(metavar="[TASK]", help="Of all tasks if none.")
+    ] = None,
+    outcome: Annotated[
+        list[Outcome] | None, typer.Option(help="Only these outcomes; repeatable.")
+    ] = None,
+    since: Annotated[Any, moment_parameter("--from", "Slots from this moment on.")] = None,
+    until: Annotated[Any, moment_parameter("--to", "Slots before this moment.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="How many at most.")] = 50,
+    zone: Zone = "UTC",
+    as_json: AsJson = False,
+) -> None:
+    """Show what became of each slot, the newest first."""
+    query = HistoryQuery(
+        task=task, outcomes=frozenset(outcome or ()), since=since, until=until, limit=limit
+    )
+    with opened() as admin:
+        entries = admin.history(query)
+    if as_json:
+        say(as_text([describe_entry(entry) for entry in entries], indent=None))
+        return
+    print_table(
+        ("task", "slot", "outcome", "late", "took", "replica", "note"),
+        [
+            (
+                entry.task,
+                full(entry.slot, zone),
+                entry.outcome.value,
+                milliseconds(entry.late_ms) if entry.trigger == "schedule" else "-",
+                milliseconds(entry.duration_ms),
+                entry.replica or "-",
+                "; ".join(notes(entry, zone)),
+            )
+            for entry in entries
+        ],
+    )
+
+
+def milliseconds(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return (
+        f"{value:.1f} ms"
+        if value < 1000
+        else format_duration(timedelta(seconds=round(value / 1000)))
+    )
+
+
+def notes(entry: Entry, zone: Any) -> Iterator[str]:
+    if entry.last is not None:
+        yield f"{entry.count} slots, to {full(entry.last, zone)}"
+    if entry.trigger != "schedule":
+        yield entry.trigger.value
+    if entry.losses:
+        yield f"lost {entry.losses} times before"
+    if entry.error is not None:
+        yield entry.error
+
+
+def describe_entry(entry: Entry) -> dict[str, Any]:
+    return {
+        "task": entry.task,
+        "slot": iso(entry.slot),
+        "last_slot": iso(entry.last),
+        "count": entry.count,
+        "trigger": entry.trigger.value,
+        "outcome": entry.outcome.value,
+        "run_id": entry.run_id,
+        "replica": entry.replica,
+        "late_ms": entry.late_ms,
+        "duration_ms": entry.duration_ms,
+        "error": entry.error,
+        "recorded_at": iso(entry.recorded_at),
+    }
+
+
+@schedule_app.command()
+def pause(
+    task: TaskName,
+    note: Annotated[str, typer.Option("--note", "-m", help="Why, for the others.")] = "",
+) -> None:
+    """Let no slot of a schedule run until it is resumed. What runs goes on."""
+    with opened() as admin:
+        view = admin.pause(task, note)
+    say(f"{task} is {state_of(view)}")
+
+
+@schedule_app.command()
+def resume(task: TaskName) -> None:
+    """Let the slots of a schedule run again. Those that passed are recorded as paused."""
+    with opened() as admin:
+        view = admin.resume(task)
+    following = f"; its next slot is {iso(view.slots[0])}" if view.slots else ""
+    say(f"{task} is resumed{following}")
+
+
+OverlapOption = Annotated[
+    Overlap, typer.Option(help="What to do about a run of the task that goes on.")
+]
+
+
+@schedule_app.command("run")
+def ask_run(task: TaskName, overlap: OverlapOption = Overlap.BUFFER_ALL) -> None:
+    """Have a worker that is up run a task now. (`worker run` runs it here.)"""
+    with opened() as admin:
+        admin.run(task, overlap)
+        alive = sum(replica.alive for replica in admin.replicas())
+    say(f"{task} was asked for; {those_up(alive)}")
+
+
+@schedule_app.command()
+def backfill(
+    task: TaskName,
+    start: Annotated[Any, moment_parameter("--from", "The first moment of the range.")],
+    end: Annotated[Any, moment_parameter("--to", "The moment before which it ends.")],
+    overlap: OverlapOption = Overlap.BUFFER_ALL,
+) -> None:
+    """Have the workers run the slots of a range in the past, whatever became of them."""
+    with opened() as admin:
+        try:
+            done = admin.backfill(task, start, end, overlap)
+        except ValueError as exc:
+            raise typer.BadParameter(str(exc)) from exc
+        alive = sum(replica.alive for replica in admin.replicas())
+    known = f", {done.known} were asked for before" if done.known else ""
+    say(f"{len(done.asked)} slots of {task} were asked for{known}; {those_up(alive)}")
+
+
+def those_up(alive: int) -> str:
+    if alive == 0:
+        return "no worker is up, so it waits for one"
+    return f"{alive} {'worker is' if alive == 1 else 'workers are'} up"
+
+
+def explain_task(task: TaskName, as_json: AsJson = False) -> None:
+    """Say why a task does not run now, or when it will."""
+    with opened() as admin:
+        said = admin.explain(task)
+    if as_json:
+        say(as_text({"verdict": said.verdict, "facts": said.facts}, indent=None))
+        return
+    say("\n".join([said.verdict, *(f"  - {fact}" for fact in said.facts)]))
+
+
+def migrate() -> None:
+    """Create or update the tables that the store needs. Any number may do it at once."""
+    from worker.app import migrate_store
+
+    with complaints():
+        settings, _ = ready_settings()
+        say(migrate_store(settings))
