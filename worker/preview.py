@@ -227,7 +227,9 @@ class Simulation:
         for outage in self._outages:
             self._at(max(outage.start, self._preview.start), Rank.DOWN, self._go_down)
             self._at(outage.end, Rank.UP, self._come_up)
-        while self._events and (self._events[0][0] < end or not self._settled()):
+        while self._events and (
+            self._events[0][0] < end or self._events[0][0] <= self._now or not self._settled()
+        ):
             moment, _, _, happen = heappop(self._events)
             self._clock.moment = max(moment, self._clock.moment)
             happen()
