@@ -1,5 +1,5 @@
 # docker build --tag sidecar-worker .
-# docker run --read-only --tmpfs /tmp --cap-drop ALL \
+# docker run --read-only --tmpfs /tmp --cap-drop ALL --volume worker-state:/var/lib/worker \
 #     --env WORKER_DATA_API_URL=http://orders:8000 sidecar-worker
 
 ARG PYTHON=3.13
@@ -12,7 +12,7 @@ COPY worker ./worker
 # Bytecode that is never checked against its source needs no source times that survive a copy.
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir dist . \
     && pip --python /opt/worker/bin/python install --no-cache-dir --no-compile \
-        --constraint constraints.txt dist/*.whl \
+        --constraint constraints.txt "$(echo dist/*.whl)[postgres,redis,yaml]" \
     && python -m compileall -q --invalidation-mode unchecked-hash /opt/worker/lib
 
 FROM python:${PYTHON}-slim
@@ -26,10 +26,14 @@ ENV PATH=/opt/worker/bin:$PATH
 # and shows that the image works. After that nothing is installed any more.
 RUN WORKER_DATA_API_URL=http://localhost worker list \
     && pip uninstall --yes --root-user-action ignore pip \
-    && rm -r "$(/usr/local/bin/python -c 'import ensurepip; print(*ensurepip.__path__)')"
+    && rm -r "$(/usr/local/bin/python -c 'import ensurepip; print(*ensurepip.__path__)')" \
+    && install -d -m 0700 -o 10001 -g 10001 /var/lib/worker
 ENV PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
+    WORKER_STATE_DIR=/var/lib/worker \
     WORKER_HEARTBEAT_FILE=/tmp/worker-alive
+# What became of each slot is kept here: mount something that outlives the container.
+VOLUME /var/lib/worker
 # Modules of WORKER_TASK_MODULES are found here.
 WORKDIR /app
 USER 10001:10001

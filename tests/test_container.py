@@ -145,11 +145,11 @@ class TestRecipe:
         assert [*entrypoint.words, *command.words] == ["worker", "start"]
         assert [stop.value for stop in every("STOPSIGNAL")] == ["SIGTERM"]
 
-    def test_nothing_is_written_at_run_time_but_the_sign_of_life(self) -> None:
+    def test_nothing_is_written_at_run_time_but_the_sign_of_life_and_the_ledger(self) -> None:
         environment = image_environment()
         assert environment["PYTHONDONTWRITEBYTECODE"] == "1"
         assert Path(environment["WORKER_HEARTBEAT_FILE"]).parent == Path("/tmp")
-        assert every("VOLUME") == []
+        assert [volume.value for volume in every("VOLUME")] == [environment["WORKER_STATE_DIR"]]
 
 
 class TestHealthCheck:
@@ -205,6 +205,7 @@ class Installed:
             **image_environment(),
             "PATH": f"{self.root}/worker/bin:/usr/bin:/bin",
             "WORKER_HEARTBEAT_FILE": str(heartbeat),
+            "WORKER_STATE_DIR": str(heartbeat.parent / "state"),
         }
 
 

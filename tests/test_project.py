@@ -21,7 +21,8 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
 ENV_EXAMPLE = (ROOT / ".env.example").read_text("utf-8")
 EVENT_NAME = re.compile(
-    r'"((?:run|call|slot|worker|order|reminder|heartbeat|loop|task|ping)\.[a-z_]+)"'
+    r'"((?:run|call|slot|worker|order|reminder|heartbeat|loop|task|ping|store|lease|outcome'
+    r'|schedule|clock|timers|ledger)\.[a-z_]+)"'
 )
 MODULES = sorted((ROOT / "worker").rglob("*.py"))
 
@@ -57,8 +58,8 @@ async def test_the_larger_examples_in_the_readme_run_too(tmp_path: Path) -> None
         cwd=tmp_path,
     )
     assert code == 0
-    assert "report                  6h" in out
-    assert "ping                    30s" in out
+    assert "report                  every 6h" in out
+    assert "ping                    every 30s" in out
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "pytest", "-q", "-o", "asyncio_mode=auto"),
         cwd=tmp_path,
@@ -132,7 +133,8 @@ def test_nothing_in_the_package_silences_the_type_checker() -> None:
 def test_the_worker_alone_imports_neither_the_demo_nor_a_database() -> None:
     code = (
         "import sys, worker.cli, worker.app\n"
-        "heavy = {'starlette', 'uvicorn', 'sqlite3', 'worker.demo', 'sqlalchemy', 'redis'}\n"
+        "heavy = {'starlette', 'uvicorn', 'sqlite3', 'worker.demo', 'sqlalchemy', 'alembic',\n"
+        "'psycopg', 'redis', 'yaml'}\n"
         "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
     )
     done = subprocess.run(

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Explanation", "Standing", "View", "explain", "view"]
 
+SILENT = timedelta(seconds=5)
+"""How long a replica may be unseen before that is worth a word; it renews every two seconds."""
 LATE = timedelta(seconds=10)
 """How long a due slot may be without an outcome before that is strange."""
 
@@ -148,7 +150,7 @@ def explain(task: ScheduledTask, store: LedgerStore, *, now: datetime) -> Explan
     last = store.history(HistoryQuery(task=name, limit=1))
     nobody = [*why_nobody(seen, replicas)]
     reasons = [
-        *why_running(seen),
+        *why_running(seen, replicas),
         *why_off(seen),
         *why_paused(seen),
         *nobody,
@@ -166,13 +168,20 @@ def explain(task: ScheduledTask, store: LedgerStore, *, now: datetime) -> Explan
     return Explanation(f"{name} has no slot", tuple(facts))
 
 
-def why_running(seen: View) -> Iterator[str]:
+def why_running(seen: View, replicas: Sequence[Replica]) -> Iterator[str]:
+    known = {replica.session: replica for replica in replicas}
     for entry in seen.book.running:
         asked = ", and was asked to end" if entry.cancel else ""
         yield (
             f"{seen.name} is running: on {entry.replica} since {at(entry.recorded_at, seen.now)}, "
             f"run {entry.run_id}{asked}"
         )
+        replica = known.get(entry.session) if entry.session is not None else None
+        if replica is not None and seen.now - replica.seen > SILENT:
+            yield (
+                f"{replica.name} was seen last at {at(replica.seen, seen.now)}: if it is dead, its "
+                f"run counts as lost once its lease has run out"
+            )
 
 
 def why_off(seen: View) -> Iterator[str]:
