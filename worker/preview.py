@@ -188,7 +188,11 @@ class Simulation:
     """One preview being worked out.
 
     Args:
-        coast: Whether slots that need no decision may be passed over quickly.
+        coast: Whether slots that need no decision may be passed over quickly; the ledger has no
+            entries for them then.
+
+    Attributes:
+        store: The simulated ledger.
     """
 
     def __init__(
@@ -202,7 +206,7 @@ class Simulation:
         self._outage_starts = [outage.start for outage in self._outages]
         self._names = [f"replica-{number}" for number in range(1, preview.replicas + 1)]
         self._clock = SimulatedClock(just_before(preview.start))
-        self._store = MemoryStore(self._clock)
+        self.store = MemoryStore(self._clock)
         self._books: dict[str, Book] = {}
         self._up: dict[str, SessionId] = {}
         self._up_since = preview.start
@@ -219,7 +223,7 @@ class Simulation:
         before, end = just_before(self._preview.start), self._preview.end
         for task, schedule in self._schedules.items():
             book = Book(task=task, cursor=before, schedule=str(schedule), known_since=before)
-            self._store.write([Change(book=book)])
+            self.store.write([Change(book=book)])
             self._books[task] = book
             self._set_timer(task)
         self._open_sessions()
@@ -267,11 +271,11 @@ class Simulation:
     def _open_sessions(self) -> None:
         self._up_since = self._now
         forever = LATEST - self._now  # nobody has to renew it while the worker is up
-        self._up = {name: self._store.open_session(name, forever) for name in self._names}
+        self._up = {name: self.store.open_session(name, forever) for name in self._names}
 
     def _go_down(self) -> None:
         for session in self._up.values():
-            self._store.renew(session, LEASE)
+            self.store.renew(session, LEASE)
         lease_ends = self._now + LEASE
         self._leases_end.append(lease_ends)
         for run_id, going in self._going.items():
@@ -301,7 +305,7 @@ class Simulation:
     def _pulse(self) -> None:
         """See to what waits, and to what the dead left."""
         for name in self._in_turn("", self._up):
-            pulse = self._store.renew(self._up[name], LATEST - self._now)
+            pulse = self.store.renew(self._up[name], LATEST - self._now)
             for task in sorted(pulse.orphaned | pulse.waiting):
                 self._ask(name, Promote(terms=self._terms[task]))
 
@@ -333,7 +337,7 @@ class Simulation:
 
     def _ask(self, name: str, request: Request) -> None:
         claimant = Claimant(name, self._up[name])
-        (answer,) = apply(self._store, [request], claimant=claimant, now=self._now)
+        (answer,) = apply(self.store, [request], claimant=claimant, now=self._now)
         if isinstance(answer, WorkerError):
             raise answer
         self._work += 1 + len(answer.book.active)
@@ -410,7 +414,7 @@ class Simulation:
         place = bisect_right(self._outage_starts, self._now)
         down = self._outage_starts[place] if place < len(self._outages) else LATEST
         passed = None
-        while slot < min(end, down) and run_time <= down - slot:
+        while slot < down and run_time <= down - slot and run_time < end - slot:
             following = schedule.after(slot)
             if following is None or run_time > following - slot:
                 break
@@ -424,9 +428,9 @@ class Simulation:
             )
             passed, slot = slot, following
         if passed is not None:
-            book = self._store.read([task])[task]
+            book = self.store.read([task])[task]
             self._books[task] = replace(book, cursor=passed)
-            self._store.write([Change(book=self._books[task])])
+            self.store.write([Change(book=self._books[task])])
             self._set_timer(task, slot)
 
     # What is shown
