@@ -47,10 +47,17 @@ ONE_TICK = timedelta(microseconds=1)
 
 @dataclass(frozen=True, slots=True)
 class Claimant:
-    """The replica in whose name a request is made, and its session, if it has one."""
+    """The replica in whose name a request is made.
+
+    Attributes:
+        session: Its session, if it has one.
+        runs: The ids of all that this session was granted, and knows of. `apply` adds to it. With
+            ``None``, whatever runs in the session's name is believed to.
+    """
 
     replica: str
     session: SessionId | None = None
+    runs: set[str] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +126,17 @@ class Draft:
             (e for e in self._active.values() if e.outcome is Outcome.WAITING),
             key=lambda entry: entry.slot,
         )
+
+    @property
+    def strays(self) -> list[Entry]:
+        """The entries that were granted to the claimant in an answer that it never got.
+
+        The store had written them when the connection broke. Nobody runs them.
+        """
+        known, session = self.claimant.runs, self.claimant.session
+        if known is None:
+            return []
+        return [e for e in self.running if e.session == session and e.run_id not in known]
 
     def own(self, key: EntryKey) -> Entry | None:
         """The running entry of that key, if it is the claimant's."""
@@ -217,6 +235,16 @@ def settle_orphans(draft: Draft, policies: Policies) -> None:
             ended(draft, replace(entry, outcome=Outcome.LOST, alive=True, error=error))
 
 
+def settle_strays(draft: Draft, unrecorded: Sequence[Entry]) -> None:
+    """Begin what was granted in an answer that was lost; unless it was run without the store."""
+    done = {entry.key: entry for entry in unrecorded}
+    for entry in draft.strays:
+        if entry.key in done:
+            ended(draft, replace(done[entry.key], losses=entry.losses))
+        else:
+            draft.grant(entry)
+
+
 def ended(draft: Draft, entry: Entry) -> None:
     """Record the last word on a run, and what follows from it for its schedule."""
     draft.put(entry)
@@ -294,6 +322,7 @@ class Attend:
     def decide(self, draft: Draft) -> None:
         policies = self.terms.policies
         settle_orphans(draft, policies)
+        settle_strays(draft, self.unrecorded)
         schedule = self.terms.schedule
         if schedule is not None:
             account(draft, self, schedule)
@@ -634,7 +663,10 @@ def judged(item: Open, draft: Draft, result: Written) -> Answer | WorkerError | 
     task = item.request.task
     match result:
         case Written.DONE:
-            return draft.answer()
+            answer = draft.answer()
+            if draft.claimant.runs is not None:
+                draft.claimant.runs.update(entry.run_id or "" for entry in answer.granted)
+            return answer
         case Written.NO_LEASE:
             return LeaseLost(f"{task}: the lease of session {draft.claimant.session} has run out")
         case Written.TAKEN:

@@ -25,7 +25,7 @@ from worker.errors import (
     StoreUnavailable,
     WorkerError,
 )
-from worker.ledger import Answer, Claimant, Request, apply
+from worker.ledger import Answer, Claimant, Finish, Request, apply
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -103,6 +103,7 @@ class LedgerThread:
         self._queue: SimpleQueue[Asked | None] = SimpleQueue()
         self._store: LedgerStore | None = None
         self._session: SessionId | None = None
+        self._granted: set[str] = set()
         self._trouble: str | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -205,10 +206,11 @@ class LedgerThread:
         answers: Sequence[Answer | WorkerError]
         try:
             store, session = self._ready()
+            granted = set(self._granted)  # what an answer grants that is lost is not among them
             answers = apply(
                 store,
                 [item.request for item in asked],
-                claimant=Claimant(self._replica, session),
+                claimant=Claimant(self._replica, session, granted),
                 now=self._clock.now(),
             )
         except (StoreError, ConfigurationError) as exc:
@@ -216,6 +218,12 @@ class LedgerThread:
             answers = [exc] * len(asked)
         else:
             self._worked()
+            ended = {
+                item.request.entry.run_id
+                for item, answer in zip(asked, answers, strict=True)
+                if isinstance(item.request, Finish) and isinstance(answer, Answer)
+            }
+            self._granted = granted - ended
             if any(isinstance(answer, LeaseLost) for answer in answers):
                 self._next_pulse = 0.0  # find out whether it is all of it that is lost
         self._in_loop(lambda: deliver(asked, answers))
@@ -238,6 +246,7 @@ class LedgerThread:
             self._look_after(store)
         except LeaseLost:
             self._session = None
+            self._granted.clear()
             self._next_pulse = 0.0
             self._in_loop(lambda: self.on_pulse(None))
         except (StoreError, ConfigurationError) as exc:
