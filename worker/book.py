@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NewType
+from typing import TYPE_CHECKING, Any, NewType, TypeVar
 
 from worker.model import Trigger
 
@@ -25,10 +25,14 @@ __all__ = [
     "Replica",
     "SessionId",
     "Written",
+    "changed",
 ]
+
+Value = TypeVar("Value", "Book", "Entry")
 
 SessionId = NewType("SessionId", int)
 """One life of one replica, and the fencing token of all that it claims: later ones are greater."""
+put = object.__setattr__
 EntryKey = tuple[str, datetime, Trigger]
 
 
@@ -225,6 +229,19 @@ class HistoryQuery:
     since: datetime | None = None
     until: datetime | None = None
     limit: int = 50
+
+
+def changed(value: Value, **changes: Any) -> Value:
+    """``dataclasses.replace`` for the values above, which is four times as fast.
+
+    It was half the cost of a decision, and each slot takes a dozen.
+    """
+    new = object.__new__(type(value))
+    for name in value.__slots__:
+        put(new, name, changes.pop(name) if name in changes else getattr(value, name))
+    if changes:
+        raise TypeError(f"{type(value).__name__} has no {', '.join(changes)}")
+    return new
 
 
 LEASE = timedelta(seconds=30)

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from worker.durations import parse_duration
 from worker.policies import Overlap
 from worker.process import leave, run_to_end
-from worker.schedule_cli import explain_task, migrate, schedule_app
+from worker.schedule_cli import duration_option, explain_task, migrate, schedule_app
 from worker.terminal import (
     ExitCode,
     as_text,
@@ -26,7 +25,6 @@ from worker.terminal import (
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from datetime import timedelta
     from types import ModuleType
 
     from worker.logs import Redaction
@@ -169,13 +167,6 @@ def check() -> None:
         return
     unreachable = any(finding.unreachable for finding in findings)
     raise typer.Exit(ExitCode.UNREACHABLE if unreachable else ExitCode.FAILED)
-
-
-def duration_option(text: str) -> timedelta:
-    try:
-        return parse_duration(text)
-    except ValueError as exc:
-        raise typer.BadParameter(str(exc)) from exc
 
 
 @app.command()

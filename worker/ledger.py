@@ -8,16 +8,16 @@ and of several replicas exactly one has its way.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Protocol
 
-from worker.book import Book, Change, Entry, EntryKey, Outcome, Pause, SessionId, Written
-from worker.catch_up import Plan, Span
+from worker.book import Book, Change, Entry, EntryKey, Outcome, Pause, SessionId, Written, changed
+from worker.catch_up import Span
 from worker.errors import LeaseLost, StoreError, StoreUnavailable, WorkerError
 from worker.model import Trigger, new_run_id
 from worker.policies import Overlap, Policies, TaskSchedule
-from worker.schedule import Interval, Once, Schedule, Within, due_until
+from worker.schedule import Interval, Once, Schedule, Within, delay_of, due_until
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -47,12 +47,11 @@ ONE_TICK = timedelta(microseconds=1)
 
 @dataclass(frozen=True, slots=True)
 class Claimant:
-    """The replica in whose name a request is made.
+    """The replica in whose name a request is made, and its session, if it has one.
 
     Attributes:
-        session: Its session, if it has one.
-        runs: The ids of all that this session was granted, and knows of. `apply` adds to it. With
-            ``None``, whatever runs in the session's name is believed to.
+        runs: The ids of the runs that it was granted, kept up to date by `apply`. What else the
+            store believes it to run was granted by an answer that was lost. ``None``: not known.
     """
 
     replica: str
@@ -121,22 +120,19 @@ class Draft:
         return [e for e in self._active.values() if e.outcome is Outcome.RUNNING and not e.alive]
 
     @property
+    def unheard(self) -> list[Entry]:
+        """What the claimant was granted without ever hearing of it: nobody runs it."""
+        mine, known = self.claimant.session, self.claimant.runs
+        if mine is None or known is None:
+            return []
+        return [e for e in self.running if e.session == mine and e.run_id not in known]
+
+    @property
     def waiting(self) -> list[Entry]:
         return sorted(
             (e for e in self._active.values() if e.outcome is Outcome.WAITING),
             key=lambda entry: entry.slot,
         )
-
-    @property
-    def strays(self) -> list[Entry]:
-        """The entries that were granted to the claimant in an answer that it never got.
-
-        The store had written them when the connection broke. Nobody runs them.
-        """
-        known, session = self.claimant.runs, self.claimant.session
-        if known is None:
-            return []
-        return [e for e in self.running if e.session == session and e.run_id not in known]
 
     def own(self, key: EntryKey) -> Entry | None:
         """The running entry of that key, if it is the claimant's."""
@@ -145,9 +141,18 @@ class Draft:
             return None
         return entry if entry.session == self.claimant.session else None
 
-    def put(self, entry: Entry) -> Entry:
-        """Record ``entry``, in the place of what was known of its slot."""
-        entry = replace(entry, recorded_at=self.now)
+    def free_moment(self) -> datetime:
+        """Now, or as soon after as no other run by hand was asked for."""
+        moment = self.now
+        while (self.book.task, moment, Trigger.MANUAL) in self._active:
+            moment += ONE_TICK
+        return moment
+
+    def put(self, entry: Entry, at: datetime | None = None) -> Entry:
+        """Record ``entry``, in the place of what was known of its slot; as of ``at``, or now."""
+        present = self._active.get(entry.key)
+        if present is None or present.outcome is not entry.outcome:
+            entry = changed(entry, recorded_at=at or self.now)
         self._written[entry.key] = entry
         if not entry.outcome.final:
             self._active[entry.key] = entry
@@ -155,14 +160,16 @@ class Draft:
         self._active.pop(entry.key, None)
         outcome = entry.outcome.value
         total = self.book.counts.get(outcome, 0) + entry.count
-        self.book = replace(self.book, counts={**self.book.counts, outcome: total})
+        self.book = changed(self.book, counts={**self.book.counts, outcome: total})
         return entry
 
     def grant(self, entry: Entry) -> None:
         """Let the claimant run it."""
+        if entry.trigger is Trigger.SCHEDULE and entry.run_id is None:  # never granted before
+            self.book = changed(self.book, runs=self.book.runs + 1)
         late = (self.now - entry.slot) / timedelta(milliseconds=1)
         self.put(
-            replace(
+            changed(
                 entry,
                 outcome=Outcome.RUNNING,
                 alive=True,
@@ -205,12 +212,25 @@ class Draft:
             e for e in mine if e.session == self.claimant.session and not self._was_running(e)
         )
         return Answer(
-            book=replace(self.book, active=tuple(self._active.values())),
+            book=changed(self.book, active=tuple(self._active.values())),
             granted=granted,
             recorded=tuple(e for e in self._written.values() if e.outcome is not Outcome.RUNNING),
             elsewhere=self.elsewhere,
             busy=self.busy,
         )
+
+    def note_runs(self) -> None:
+        """Keep the claimant's own list of its runs, once the store has written the change."""
+        known = self.claimant.runs
+        if known is None:
+            return
+        for entry in self._written.values():
+            if entry.run_id is None:
+                continue
+            if entry.outcome is not Outcome.RUNNING:
+                known.discard(entry.run_id)
+            elif entry.session == self.claimant.session:
+                known.add(entry.run_id)
 
     def _was_running(self, entry: Entry) -> bool:
         return any(old.run_id == entry.run_id for old in self._before.active)
@@ -218,46 +238,49 @@ class Draft:
 
 def settle_orphans(draft: Draft, policies: Policies) -> None:
     """Say what becomes of runs whose replica died: lost, or to be run again."""
+    for entry in draft.unheard:
+        if entry.trigger is Trigger.MANUAL and entry.overlap is None:
+            error = "the store's answer was lost, so it never began"  # as whoever asked was told
+            ended(draft, changed(entry, outcome=Outcome.LOST, error=error))
+        else:
+            wait_again(draft, entry)
     for entry in draft.orphans:
         if entry.losses < policies.retry_lost:
-            draft.put(
-                replace(
-                    entry,
-                    outcome=Outcome.WAITING,
-                    alive=True,
-                    session=None,
-                    cancel=False,
-                    losses=entry.losses + 1,
-                )
-            )
+            wait_again(draft, changed(entry, losses=entry.losses + 1))
         else:
             error = f"replica {entry.replica} lost its lease while it ran"
-            ended(draft, replace(entry, outcome=Outcome.LOST, alive=True, error=error))
+            ended(draft, changed(entry, outcome=Outcome.LOST, alive=True, error=error))
 
 
-def settle_strays(draft: Draft, unrecorded: Sequence[Entry]) -> None:
-    """Begin what was granted in an answer that was lost; unless it was run without the store."""
-    done = {entry.key: entry for entry in unrecorded}
-    for entry in draft.strays:
-        if entry.key in done:
-            ended(draft, replace(done[entry.key], losses=entry.losses))
-        else:
-            draft.grant(entry)
+def wait_again(draft: Draft, entry: Entry) -> None:
+    """Have a run that came to nothing wait for its turn, wherever that is."""
+    draft.put(changed(entry, outcome=Outcome.WAITING, alive=True, session=None, cancel=False))
 
 
-def ended(draft: Draft, entry: Entry) -> None:
+def ended(draft: Draft, entry: Entry, at: datetime | None = None) -> None:
     """Record the last word on a run, and what follows from it for its schedule."""
-    draft.put(entry)
-    book = draft.book
+    draft.put(entry, at)
+    book, at = draft.book, at or draft.now
     succeeded = entry.outcome is Outcome.RAN
-    draft.book = replace(
+    draft.book = changed(
         book,
         last_outcome=entry.outcome,
-        last_ended=draft.now,
+        last_ended=at,
         last_error=None if succeeded else entry.error,
-        last_success=draft.now if succeeded else book.last_success,
+        last_success=at if succeeded else book.last_success,
         failures=0 if succeeded else book.failures,
     )
+
+
+def count_failure(draft: Draft, policies: Policies, error: str | None) -> None:
+    """Pause a schedule that failed too often in a row."""
+    failures = draft.book.failures + 1
+    pause = draft.book.pause
+    limit = policies.pause_after_failures
+    if pause is None and limit is not None and failures >= limit:
+        note = f"{failures} failures in a row, the last: {error}"
+        pause = Pause(draft.now, "pause_after_failures", note)
+    draft.book = changed(draft.book, failures=failures, pause=pause)
 
 
 def admit(draft: Draft, entry: Entry, policies: Policies) -> None:
@@ -270,7 +293,7 @@ def admit(draft: Draft, entry: Entry, policies: Policies) -> None:
     if overlap is Overlap.CANCEL_OTHER:
         for other in waiting:
             if other.trigger is Trigger.SCHEDULE:
-                draft.put(replace(other, outcome=Outcome.SKIPPED_OVERLAP))
+                draft.put(changed(other, outcome=Outcome.SKIPPED_OVERLAP))
         cancel_running(draft)
     room = {
         Overlap.SKIP: 0,
@@ -278,24 +301,30 @@ def admit(draft: Draft, entry: Entry, policies: Policies) -> None:
         Overlap.BUFFER_ALL: policies.buffer_limit,
         Overlap.CANCEL_OTHER: 1,
     }[overlap]
-    waits = len(draft.waiting) < room
-    draft.put(replace(entry, outcome=Outcome.WAITING if waits else Outcome.SKIPPED_OVERLAP))
+    waits = sum(other.trigger is Trigger.SCHEDULE for other in draft.waiting) < room
+    draft.put(changed(entry, outcome=Outcome.WAITING if waits else Outcome.SKIPPED_OVERLAP))
 
 
 def cancel_running(draft: Draft) -> None:
     for other in draft.running:
         if not other.cancel:
-            draft.put(replace(other, cancel=True))
+            draft.put(changed(other, cancel=True))
 
 
 def promote(draft: Draft, policies: Policies) -> None:
     """Grant what waits and whose turn has come, the oldest first."""
     for entry in draft.waiting:
         overlap = Overlap(entry.overlap) if entry.overlap else policies.overlap
-        if overlap is Overlap.ALLOW_ALL or not draft.running:
+        running = draft.running
+        if overlap is Overlap.ALLOW_ALL:
+            # Of the schedule, only what is made good waits: for its elders, one after the other.
+            running = [e for e in running if e.slot < entry.slot and not entry.overlap]
+        if draft.book.pause is not None and entry.trigger is Trigger.SCHEDULE:
+            draft.put(changed(entry, outcome=Outcome.PAUSED))
+        elif not running:
             draft.grant(entry)
         elif entry.overlap and overlap is Overlap.SKIP:
-            draft.put(replace(entry, outcome=Outcome.SKIPPED_OVERLAP))
+            draft.put(changed(entry, outcome=Outcome.SKIPPED_OVERLAP))
         elif entry.overlap and overlap is Overlap.CANCEL_OTHER:
             cancel_running(draft)
 
@@ -322,7 +351,6 @@ class Attend:
     def decide(self, draft: Draft) -> None:
         policies = self.terms.policies
         settle_orphans(draft, policies)
-        settle_strays(draft, self.unrecorded)
         schedule = self.terms.schedule
         if schedule is not None:
             account(draft, self, schedule)
@@ -334,42 +362,77 @@ def account(draft: Draft, request: Attend, schedule: Schedule) -> None:
     policies, book, now = request.terms.policies, draft.book, draft.now
     described = str(schedule)
     if book.schedule != described or book.known_since is None:
-        book = replace(book, schedule=described, known_since=book.known_since or now)
+        book = changed(book, schedule=described, known_since=book.known_since or now)
     cursor = first_cursor(schedule, now) if book.cursor is None else book.cursor
-    draft.book = replace(book, cursor=cursor)
+    draft.book = changed(book, cursor=cursor)
     horizon = due_until(schedule, request.task, policies.jitter, now)
     if horizon is None:
         return
     if request.seen is not None and request.seen < cursor:
         draft.elsewhere = schedule.count(request.seen, min(cursor, horizon))
     for done in sorted(request.unrecorded, key=lambda entry: entry.slot):
-        if cursor < done.slot <= horizon:
-            missed = span_between(schedule, cursor, done.slot - ONE_TICK)
-            draft.record(request.task, missed, Outcome.MISSED)
-            if done.run_id is None:
-                draft.put(done)
-            else:
-                ended(draft, done)
-            cursor = done.slot if done.last is None else done.last
-    runs_left = None if policies.max_runs is None else policies.max_runs - book.runs
-    if horizon <= cursor or (runs_left is not None and runs_left <= 0):
-        draft.book = replace(draft.book, cursor=cursor)
+        cursor = record_late(draft, done, policies, schedule, cursor)
+    runs_left = runs_left_of(draft, policies)
+    if horizon <= cursor or runs_left == 0:
+        draft.book = changed(draft.book, cursor=cursor)
         return
-    plan = policies.catch_up.plan(schedule, since=cursor, until=horizon, now=now)
-    if book.pause is not None:
-        plan = Plan((), spans_of(span_between(schedule, cursor, min(book.pause.at, horizon))))
-        paused = span_between(schedule, max(cursor, book.pause.at), horizon)
+    pause = draft.book.pause
+    if pause is not None:
+        before = due_until(schedule, request.task, policies.jitter, min(pause.at, now)) or cursor
+        draft.record(request.task, span_between(schedule, cursor, before), Outcome.MISSED)
+        paused = span_between(schedule, max(cursor, before), horizon)
         draft.record(request.task, paused, Outcome.PAUSED)
+        draft.book = changed(draft.book, cursor=horizon)
+        return
+    # A slot that jitter puts off is not late for that.
+    put_off = delay_of(schedule, request.task, policies.jitter, horizon)
+    plan = policies.catch_up.plan(schedule, since=cursor, until=horizon, now=now - put_off)
+    due = plan.run[:runs_left]
     for span in plan.missed:
         draft.record(request.task, span, Outcome.MISSED)
-    due = plan.run if runs_left is None else plan.run[:runs_left]
-    draft.book = replace(draft.book, cursor=horizon, runs=book.runs + len(due))
+    # The slot that uses up the last run is the schedule's last: none later is accounted for.
+    cursor = horizon if len(due) == len(plan.run) else due[-1]
+    draft.book = changed(draft.book, cursor=cursor)
     for number, slot in enumerate(due):
         entry = Entry(task=request.task, slot=slot, outcome=Outcome.WAITING, recorded_at=now)
         if number == 0:
             admit(draft, entry, policies)
         else:  # made good one after the other, whatever the policy for slots in their own time
             draft.put(entry)
+
+
+def runs_left_of(draft: Draft, policies: Policies) -> int | None:
+    """How many more slots may become runs; ``None`` for any number."""
+    if policies.max_runs is None:
+        return None
+    spoken_for = [e for e in draft.waiting if e.trigger is Trigger.SCHEDULE and e.run_id is None]
+    return max(0, policies.max_runs - draft.book.runs - len(spoken_for))
+
+
+def record_late(
+    draft: Draft, done: Entry, policies: Policies, schedule: Schedule, cursor: datetime
+) -> datetime:
+    """Record what became of a slot while the store was down, unless others dealt with it.
+
+    Returns:
+        Up to where the slots are accounted for now.
+    """
+    own_time = done.trigger is Trigger.SCHEDULE and done.slot > cursor
+    if not own_time and all(entry.key != done.key for entry in draft.waiting):
+        return cursor
+    if own_time:
+        missed = span_between(schedule, cursor, done.slot - ONE_TICK)
+        draft.record(done.task, missed, Outcome.MISSED)
+        cursor = done.last or done.slot
+    if done.outcome not in (Outcome.RAN, Outcome.FAILED, Outcome.LOST):
+        draft.put(done, done.recorded_at)
+        return cursor
+    if done.trigger is Trigger.SCHEDULE:
+        draft.book = changed(draft.book, runs=draft.book.runs + 1)
+    ended(draft, done, done.recorded_at)
+    if done.outcome is Outcome.FAILED and not done.cancel:
+        count_failure(draft, policies, done.error)
+    return cursor
 
 
 def first_cursor(schedule: Schedule, now: datetime) -> datetime:
@@ -399,10 +462,6 @@ def span_between(schedule: Schedule, start: datetime, end: datetime) -> Span | N
     assert first is not None
     assert last is not None
     return Span(first, last, count)
-
-
-def spans_of(span: Span | None) -> tuple[Span, ...]:
-    return () if span is None else (span,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -455,7 +514,7 @@ class Begin:
         draft.grant(
             Entry(
                 task=self.task,
-                slot=draft.now,
+                slot=draft.free_moment(),
                 trigger=Trigger.MANUAL,
                 outcome=Outcome.RUNNING,
                 recorded_at=draft.now,
@@ -465,7 +524,11 @@ class Begin:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ask:
-    """Have the workers run slots that someone asks for: now, or of the past."""
+    """Have the workers run slots that someone asks for: now, or of the past.
+
+    Raises:
+        StoreError: One of the slots was run again before; none is asked for.
+    """
 
     task: str
     slots: tuple[datetime, ...]
@@ -474,7 +537,10 @@ class Ask:
     leased: bool = False
 
     def decide(self, draft: Draft) -> None:
+        present = {entry.key for entry in draft.book.active}
         for slot in self.slots:
+            if (self.task, slot, self.trigger) in present:
+                continue  # it was asked for before, and waits or runs
             draft.put(
                 Entry(
                     task=self.task,
@@ -521,27 +587,16 @@ class Finish:
         policies = self.terms.policies
         settle_orphans(draft, policies)
         if self.outcome is Outcome.LOST and entry.losses < policies.retry_lost:
-            draft.put(
-                replace(entry, outcome=Outcome.WAITING, session=None, losses=entry.losses + 1)
-            )
+            wait_again(draft, changed(entry, losses=entry.losses + 1))
         else:
-            done = replace(
+            done = changed(
                 entry, outcome=self.outcome, duration_ms=self.duration_ms, error=self.error
             )
             ended(draft, done)
             if self.outcome is Outcome.FAILED and self.counts:
-                self._count_failure(draft, policies)
+                count_failure(draft, policies, self.error)
         if self.go_on:
             promote(draft, policies)
-
-    def _count_failure(self, draft: Draft, policies: Policies) -> None:
-        failures = draft.book.failures + 1
-        pause = draft.book.pause
-        limit = policies.pause_after_failures
-        if pause is None and limit is not None and failures >= limit:
-            note = f"{failures} failures in a row, the last: {self.error}"
-            pause = Pause(draft.now, "pause_after_failures", note)
-        draft.book = replace(draft.book, failures=failures, pause=pause)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -556,7 +611,7 @@ class PauseSchedule:
     def decide(self, draft: Draft) -> None:
         pause = draft.book.pause
         at = draft.now if pause is None else pause.at
-        draft.book = replace(draft.book, pause=Pause(at, self.by, self.note))
+        draft.book = changed(draft.book, pause=Pause(at, self.by, self.note))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -575,7 +630,7 @@ class ResumeSchedule:
             return
         if self.terms.schedule is not None:
             account(draft, Attend(terms=self.terms), self.terms.schedule)
-        draft.book = replace(draft.book, pause=None, failures=0)
+        draft.book = changed(draft.book, pause=None, failures=0)
 
 
 def decide(request: Request, book: Book, *, claimant: Claimant, now: datetime) -> Answer:
@@ -607,7 +662,8 @@ def apply(
     round trips as one.
 
     Raises:
-        StoreUnavailable: Nothing is known of any of them.
+        StoreError: Nothing is known of any of them. If something is known of some, the error is
+            the answer to the others.
     """
     answers: dict[int, Answer | WorkerError] = {}
     waiting = [Open(number, request) for number, request in enumerate(requests)]
@@ -619,9 +675,13 @@ def apply(
                 later.append(item)
             else:
                 batch[item.request.task] = item
-        books = store.read(list(batch))
-        again = decide_batch(store, batch, books, claimant, now, answers)
-        waiting = again + later
+        try:
+            books = store.read(list(batch))
+            waiting = decide_batch(store, batch, books, claimant, now, answers) + later
+        except StoreError as exc:
+            if not answers:
+                raise
+            return [answers.get(number, exc) for number in range(len(requests))]
     return [answers[number] for number in range(len(requests))]
 
 
@@ -642,6 +702,11 @@ def decide_batch(
         except WorkerError as exc:
             answers[item.number] = exc
             continue
+        except Exception as exc:
+            # A defect: it must not keep the other tasks' requests from being decided.
+            answers[item.number] = defect = WorkerError(f"{task}: {type(exc).__name__}: {exc}")
+            defect.__cause__ = exc
+            continue
         change = draft.change(leased=item.request.leased)
         if change is None:
             answers[item.number] = draft.answer()
@@ -650,6 +715,8 @@ def decide_batch(
     again = []
     written = store.write([change for _, _, change in changes]) if changes else []
     for (item, draft, _), result in zip(changes, written, strict=True):
+        if result is Written.DONE:
+            draft.note_runs()
         answer = judged(item, draft, result)
         if answer is None:
             again.append(item)
@@ -663,12 +730,14 @@ def judged(item: Open, draft: Draft, result: Written) -> Answer | WorkerError | 
     task = item.request.task
     match result:
         case Written.DONE:
-            answer = draft.answer()
-            if draft.claimant.runs is not None:
-                draft.claimant.runs.update(entry.run_id or "" for entry in answer.granted)
-            return answer
+            return draft.answer()
         case Written.NO_LEASE:
             return LeaseLost(f"{task}: the lease of session {draft.claimant.session} has run out")
+        case Written.TAKEN if isinstance(item.request, Ask):
+            return StoreError(
+                f"{task}: some of these slots were run again before, and each has one record; ask "
+                "for the others, or run the task by hand"
+            )
         case Written.TAKEN:
             return StoreError(
                 f"{task}: a slot that is due has its last word already; were parts of the store "

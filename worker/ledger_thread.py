@@ -11,6 +11,7 @@ import asyncio
 import threading
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,7 @@ from worker.errors import (
     StoreUnavailable,
     WorkerError,
 )
-from worker.ledger import Answer, Claimant, Finish, Request, apply
+from worker.ledger import Answer, Claimant, Request, apply
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -41,6 +42,7 @@ PULSE_S = 2.0
 REOPEN_S = 1.0
 BATCH = 500
 PRUNE_S = 3600.0
+PRUNED = 5000
 LOOK_S = 10.0
 
 
@@ -68,6 +70,7 @@ class Asked:
 
 
 STOP = None
+STOPPED = "the worker has stopped"
 
 
 class LedgerThread:
@@ -103,7 +106,7 @@ class LedgerThread:
         self._queue: SimpleQueue[Asked | None] = SimpleQueue()
         self._store: LedgerStore | None = None
         self._session: SessionId | None = None
-        self._granted: set[str] = set()
+        self._runs: set[str] = set()
         self._trouble: str | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -143,7 +146,10 @@ class LedgerThread:
 
     def submit(self, request: Request, reply: Callable[[Answer | WorkerError], None]) -> None:
         """Ask; ``reply`` is called in the event loop, with the answer or with what was wrong."""
-        self._queue.put(Asked(request, reply))
+        if self._thread is None:
+            asyncio.get_running_loop().call_soon(reply, StoreUnavailable(STOPPED))
+        else:
+            self._queue.put(Asked(request, reply))
 
     async def ask(self, request: Request) -> Answer:
         """Ask, and wait for the answer.
@@ -183,11 +189,20 @@ class LedgerThread:
                 self._answer(asked)
             if not stopping and self._clock.monotonic() >= self._next_pulse:
                 self._pulse()
+        self._refuse_the_rest()
         with suppress(StoreError):
             if self._store is not None and self._session is not None:
                 self._store.close_session(self._session)
         if self._store is not None:
             self._store.close()
+
+    def _refuse_the_rest(self) -> None:
+        """Nobody shall wait for ever for an answer that came too late to be asked."""
+        with suppress(Empty):
+            while True:
+                item = self._queue.get_nowait()
+                if item is not STOP:
+                    self._in_loop(partial(item.reply, StoreUnavailable(STOPPED)))
 
     def _next_batch(self) -> tuple[list[Asked], bool]:
         asked: list[Asked] = []
@@ -206,11 +221,10 @@ class LedgerThread:
         answers: Sequence[Answer | WorkerError]
         try:
             store, session = self._ready()
-            granted = set(self._granted)  # what an answer grants that is lost is not among them
             answers = apply(
                 store,
                 [item.request for item in asked],
-                claimant=Claimant(self._replica, session, granted),
+                claimant=Claimant(self._replica, session, self._runs),
                 now=self._clock.now(),
             )
         except (StoreError, ConfigurationError) as exc:
@@ -218,12 +232,6 @@ class LedgerThread:
             answers = [exc] * len(asked)
         else:
             self._worked()
-            ended = {
-                item.request.entry.run_id
-                for item, answer in zip(asked, answers, strict=True)
-                if isinstance(item.request, Finish) and isinstance(answer, Answer)
-            }
-            self._granted = granted - ended
             if any(isinstance(answer, LeaseLost) for answer in answers):
                 self._next_pulse = 0.0  # find out whether it is all of it that is lost
         self._in_loop(lambda: deliver(asked, answers))
@@ -246,7 +254,7 @@ class LedgerThread:
             self._look_after(store)
         except LeaseLost:
             self._session = None
-            self._granted.clear()
+            self._runs.clear()
             self._next_pulse = 0.0
             self._in_loop(lambda: self.on_pulse(None))
         except (StoreError, ConfigurationError) as exc:
@@ -263,9 +271,8 @@ class LedgerThread:
             self._next_look = now + LOOK_S
             books = list(store.read(self.watched).values())
             self._in_loop(lambda: self.on_books(books))
-        if now >= self._next_prune:
+        if now >= self._next_prune and store.prune(age=self._keep, limit=PRUNED) < PRUNED:
             self._next_prune = now + PRUNE_S
-            store.prune(age=self._keep)
 
     def _failed(self, exc: WorkerError) -> None:
         trouble = exc if isinstance(exc, StoreError) else StoreUnavailable(str(exc))

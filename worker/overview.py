@@ -233,10 +233,9 @@ def why_behind(seen: View) -> Iterator[str]:
 def why_waiting(seen: View) -> Iterator[str]:
     if seen.book.waiting:
         first = seen.book.waiting[0]
-        yield (
-            f"{len(seen.book.waiting)} slots wait for their turn, the first of "
-            f"{at(first.slot, seen.now)}"
-        )
+        count = len(seen.book.waiting)
+        many = "1 slot waits for its turn" if count == 1 else f"{count} slots wait for their turn"
+        yield f"{many}, the first of {at(first.slot, seen.now)}"
 
 
 def next_slot(seen: View) -> Iterator[str]:
@@ -263,7 +262,8 @@ def last_words(seen: View, last: Sequence[Entry]) -> Iterator[str]:
     if book.last_error is not None and not (last and last[0].error == book.last_error):
         yield f"its last run that ended was {book.last_outcome}: {book.last_error}"
     if book.failures:
-        yield f"{book.failures} runs in a row have failed"
+        runs = "run has failed" if book.failures == 1 else "runs in a row have failed"
+        yield f"{book.failures} {runs} since its last success"
     if book.last_success is not None:
         yield f"its last success was at {at(book.last_success, seen.now)}"
 

@@ -79,11 +79,14 @@ class LedgerStore(Protocol):
         """Every session that is not pruned yet, the latest first."""
         ...
 
-    def prune(self, *, age: timedelta) -> int:
-        """Forget last words recorded longer ago than ``age``, and dead sessions without entries.
+    def prune(self, *, age: timedelta, limit: int = 5000) -> int:
+        """Forget up to ``limit`` last words recorded longer ago than ``age``.
+
+        Once fewer are left, dead sessions of that age without entries are forgotten, too. It
+        is called between claims, so it takes milliseconds.
 
         Returns:
-            How many entries were forgotten.
+            How many last words were forgotten; fewer than ``limit`` when none is left.
         """
         ...
 

@@ -11,9 +11,11 @@ import typer
 
 from worker.book import Entry, HistoryQuery, Outcome
 from worker.durations import format_duration, parse_duration
-from worker.policies import Overlap
+from worker.errors import TaskDefinitionError, UnknownTaskError
+from worker.policies import Overlap, TaskSchedule
 from worker.process import run_to_end
-from worker.terminal import as_text, complaints, print_table, ready_settings, say
+from worker.registration import task_schedule
+from worker.terminal import ExitCode, as_text, complaints, print_table, ready_settings, say
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from worker.overview import View
     from worker.schedule_admin import ScheduleAdmin
 
-__all__ = ["explain_task", "migrate", "schedule_app"]
+__all__ = ["duration_option", "explain_task", "migrate", "schedule_app"]
 
 schedule_app = typer.Typer(
     help="See, test and steer the schedules.",
@@ -36,7 +38,10 @@ TaskName = Annotated[
 
 
 def moment_option(text: str) -> datetime:
-    """A moment: ISO 8601 with a zone, a date (its midnight in UTC), or so long ago (``-3h``)."""
+    """A moment: ISO 8601, a date (its midnight), or so long ago (``-3h``).
+
+    Without a distance from UTC it has no zone yet: that of ``--tz`` is meant.
+    """
     text = text.strip()
     try:
         if text.startswith(("-", "+")):
@@ -49,7 +54,13 @@ def moment_option(text: str) -> datetime:
         raise typer.BadParameter(
             f"expected a moment such as 2026-11-21T09:30:00Z, a date, or -3h, got {text!r}"
         ) from exc
-    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+    return moment
+
+
+def in_zone(moment: datetime | None, zone: ZoneInfo) -> datetime | None:
+    if moment is None or moment.tzinfo is not None:
+        return moment
+    return moment.replace(tzinfo=zone)
 
 
 def zone_option(text: str) -> ZoneInfo:
@@ -59,6 +70,13 @@ def zone_option(text: str) -> ZoneInfo:
         raise typer.BadParameter(
             f"expected an IANA time zone such as Europe/Berlin, got {text!r}"
         ) from exc
+
+
+def duration_option(text: str) -> timedelta:
+    try:
+        return parse_duration(text)
+    except ValueError as exc:
+        raise typer.BadParameter(str(exc)) from exc
 
 
 def moment_parameter(name: str, text: str) -> Any:
@@ -190,7 +208,11 @@ def show_history(
 ) -> None:
     """Show what became of each slot, the newest first."""
     query = HistoryQuery(
-        task=task, outcomes=frozenset(outcome or ()), since=since, until=until, limit=limit
+        task=task,
+        outcomes=frozenset(outcome or ()),
+        since=in_zone(since, zone),
+        until=in_zone(until, zone),
+        limit=limit,
     )
     with opened() as admin:
         entries = admin.history(query)
@@ -292,11 +314,15 @@ def backfill(
     start: Annotated[Any, moment_parameter("--from", "The first moment of the range.")],
     end: Annotated[Any, moment_parameter("--to", "The moment before which it ends.")],
     overlap: OverlapOption = Overlap.BUFFER_ALL,
+    zone: Zone = "UTC",
 ) -> None:
     """Have the workers run the slots of a range in the past, whatever became of them."""
     with opened() as admin:
         try:
-            done = admin.backfill(task, start, end, overlap)
+            first, last = in_zone(start, zone), in_zone(end, zone)
+            assert first is not None
+            assert last is not None
+            done = admin.backfill(task, first, last, overlap)
         except ValueError as exc:
             raise typer.BadParameter(str(exc)) from exc
         alive = sum(replica.alive for replica in admin.replicas())
@@ -308,6 +334,103 @@ def those_up(alive: int) -> str:
     if alive == 0:
         return "no worker is up, so it waits for one"
     return f"{alive} {'worker is' if alive == 1 else 'workers are'} up"
+
+
+@schedule_app.command()
+def preview(
+    task: Annotated[
+        str | None, typer.Argument(metavar="[TASK]", help="All that have a schedule if none.")
+    ] = None,
+    start: Annotated[Any, moment_parameter("--from", "The first moment; by default now.")] = None,
+    end: Annotated[
+        Any, moment_parameter("--to", "The moment before which it ends; by default a day later.")
+    ] = None,
+    zone: Zone = "UTC",
+    outage: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="02:00-05:00",
+            help="No worker is up: each day, or once with 2026-10-25T02:00/2026-10-25T05:00. "
+            "Repeatable.",
+        ),
+    ] = None,
+    replicas: Annotated[int, typer.Option(min=1, help="How many workers there are.")] = 1,
+    takes: Annotated[
+        Any,
+        typer.Option(parser=duration_option, metavar="DURATION", help="How long each run takes."),
+    ] = "0",
+    cron: Annotated[
+        str | None, typer.Option(help="Preview this expression, read in --tz, and no task's.")
+    ] = None,
+    fail_on: Annotated[
+        list[Outcome] | None,
+        typer.Option(help="Exit with 1 if a slot has this outcome; repeatable."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Simulate what would run, be skipped, missed and made good, on a clock of its own."""
+    from worker.outage import parse_outage
+    from worker.preview import Preview, simulate
+    from worker.preview_table import HEAD, rows, totals
+    from worker.preview_table import as_json as lines_as_json
+
+    with complaints():
+        schedules = previewed(task, cron, zone)
+    first = in_zone(start, zone) or datetime.now(UTC)
+    last = in_zone(end, zone) or first + timedelta(days=1)
+    try:
+        outages = tuple(
+            found
+            for text in outage or ()
+            for found in parse_outage(text, zone, start=first, end=last)
+        )
+        lines = simulate(
+            schedules,
+            Preview(start=first, end=last, outages=outages, replicas=replicas, takes=takes),
+        )
+    except ValueError as exc:
+        raise typer.BadParameter(str(exc)) from exc
+    if as_json:
+        say(as_text(lines_as_json(lines), indent=None))
+    else:
+        print_table(HEAD, rows(lines, zone))
+        for name, counts in totals(lines).items():
+            told = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
+            say(f"{name}: {told}")
+    if any(line.outcome in (fail_on or ()) for line in lines):
+        raise typer.Exit(ExitCode.FAILED)
+
+
+def previewed(task: str | None, cron: str | None, zone: ZoneInfo) -> list[TaskSchedule]:
+    """The schedules to preview.
+
+    Raises:
+        UnknownTaskError: No task has that name.
+        TaskDefinitionError: The expression is wrong, or the task has no schedule.
+    """
+    if cron is not None:
+        return [task_schedule(task or "preview", {"cron": cron, "timezone": zone.key})]
+    from worker.schedule_admin import registered
+
+    settings, _ = ready_settings()
+    tasks = run_to_end(registered(settings))
+    if task is None:
+        return [found.terms for found in tasks.values() if found.terms.schedule is not None]
+    if task not in tasks:
+        raise UnknownTaskError(task, tasks)
+    found = tasks[task]
+    if found.terms.schedule is None:
+        raise TaskDefinitionError(f"{task} is off: {found.said_by} says so")
+    return [found.terms]
+
+
+@schedule_app.command()
+def metrics() -> None:
+    """Print the ledger's figures in Prometheus' text format."""
+    from worker.exposition import exposition
+
+    with opened() as admin:
+        say(exposition(admin.views(), admin.replicas()))
 
 
 def explain_task(task: TaskName, as_json: AsJson = False) -> None:

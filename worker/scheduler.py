@@ -60,6 +60,7 @@ UNRECORDED = 1000
 SETTLE_S = 5.0
 """How long a worker that ends tries to tell a store that is down what became of its runs."""
 RETRY_S = 0.5
+ANSWER_S = 0.005
 ERROR = 1000
 """How much of an error the ledger keeps, in characters."""
 PRECEDENCE = "cancelled: a later slot of the task has precedence"
@@ -308,6 +309,7 @@ class Scheduler:
         """Take no more slots, wait up to ``grace`` for the runs to end, then end the rest."""
         self._stopping = True
         self._timers.stop()
+        await self._answered()
         if self._runs:
             await asyncio.wait(
                 {task for _, task in self._runs.values()}, timeout=grace.total_seconds()
@@ -319,6 +321,14 @@ class Scheduler:
             await asyncio.wait({task for _, task in self._runs.values()})
         if self._own_ledger:
             await self._ledger.stop(grace)
+
+    async def _answered(self) -> None:
+        """Wait for the answers that are under way: what was claimed meanwhile is to be run."""
+        deadline = self._clock.monotonic() + SETTLE_S
+        while any(seen.asking for seen in self._attention.values()):
+            if self._clock.monotonic() >= deadline:
+                return
+            await asyncio.sleep(ANSWER_S)
 
     def _attend_to(self, name: str) -> Attention:
         return self._attention.setdefault(name, Attention(Book(task=name)))
@@ -439,9 +449,10 @@ class Scheduler:
                 yield entry
 
     def _spawn(self, entry: Entry) -> None:
+        assert entry.run_id is not None
         owner = self._group or asyncio.get_running_loop()
         task = owner.create_task(self._keep(entry), name=f"slot:{entry.task}")
-        self._runs[RunId(entry.run_id or "")] = (entry, task)  # from now on, not from its start
+        self._runs[RunId(entry.run_id)] = (entry, task)
 
     async def _keep(self, entry: Entry) -> Run:
         """Run what was granted, and record what came of it."""

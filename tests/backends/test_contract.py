@@ -260,6 +260,20 @@ def test_pruning_forgets_old_last_words_and_nothing_else(store: LedgerStore) -> 
     assert store.prune(age=timedelta(days=1)) == 0
 
 
+def test_one_call_prunes_no_more_than_its_limit(store: LedgerStore) -> None:
+    entries = tuple(
+        replace(
+            ran(running(SessionId(1), SLOT + n * SECOND)), recorded_at=SLOT - timedelta(days=400)
+        )
+        for n in range(10)
+    )
+    store.write([Change(book=Book(task="sync"), entries=entries)])
+    forgotten = [store.prune(age=timedelta(days=1), limit=4) for _ in range(3)]
+    assert sum(forgotten) == 10
+    assert forgotten[0] >= 4
+    assert store.history(HistoryQuery()) == []
+
+
 def test_a_pruned_entry_leaves_the_book(store: LedgerStore) -> None:
     entry = replace(ran(running(SessionId(1))), recorded_at=SLOT - timedelta(days=400))
     store.write([Change(book=Book(task="sync", counts={"ran": 1}), entries=(entry,))])

@@ -675,17 +675,6 @@ def wait_for_lock(admin: psycopg.Connection, pid: int) -> None:
         assert time.monotonic() < deadline
 
 
-def test_pruning_goes_by_chunks(store: PostgresStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(postgres, "CHUNK", 2)
-    entries = tuple(
-        running(SessionId(1), slot=SLOT + number * LONG, outcome=Outcome.RAN, recorded_at=old)
-        for number, old in enumerate([datetime(2020, 1, 1, tzinfo=UTC)] * 5)
-    )
-    store.write([replace(change(), entries=entries)])
-    assert store.prune(age=timedelta(days=1)) == 5
-    assert store.history(HistoryQuery()) == []
-
-
 async def test_dead_sessions_are_pruned_once_nothing_depends_on_them(store: PostgresStore) -> None:
     needed, free = store.open_session("one", SHORT), store.open_session("two", SHORT)
     living = store.open_session("three", LONG)

@@ -95,7 +95,7 @@ def test_a_killed_redis_is_told_of_and_used_again_once_it_is_back(server: RedisS
         assert store.write([change(0)]) == [Written.DONE]
 
 
-def test_session_ids_rise_even_if_redis_forgot_everything(server: RedisServer) -> None:
+def test_session_ids_do_not_start_anew_if_redis_forgot_everything(server: RedisServer) -> None:
     with opened(server.url) as store:
         before = store.open_session("one", LONG)
         server.ask("FLUSHALL")
@@ -293,7 +293,8 @@ def test_a_redis_that_may_forget_is_warned_of(
 
 
 def test_a_redis_cluster_is_refused(tmp_path: Path) -> None:
-    with redis_server(tmp_path, **{"cluster-enabled": "yes"}) as server:
+    options = {"cluster-enabled": "yes", "cluster-port": str(refused_port())}
+    with redis_server(tmp_path, **options) as server:
         server.ask("CLUSTER", "ADDSLOTSRANGE", "0", "16383")
         server.wait_for("Cluster state changed: ok")
         with pytest.raises(ConfigurationError, match="is a Redis Cluster"):

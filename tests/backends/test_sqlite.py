@@ -520,35 +520,6 @@ def test_a_killed_process_loses_nothing_that_was_committed(path: Path) -> None:
 # Small promises
 
 
-def test_pruning_takes_small_bites_and_comes_to_an_end(
-    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sqlite, "PRUNE_CHUNK", 4)
-    bites: list[float] = []
-    monkeypatch.setattr("time.sleep", bites.append)
-    for number in range(10):
-        record(store, number)
-    fresh = replace(ran(10), recorded_at=SLOT + LONG)
-    book = store.read(["sync"])["sync"]
-    assert store.write([Change(book=book, entries=(fresh,))]) == [Written.DONE]
-    monkeypatch.setattr(sqlite, "now_micros", lambda: to_micros(SLOT + LONG))
-    assert store.prune(age=SECOND) == 10
-    assert len(bites) == 2
-    assert store.history(HistoryQuery()) == [fresh]
-
-
-def test_pruning_leaves_the_rest_to_the_next_call_rather_than_take_too_long(
-    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sqlite, "PRUNE_CHUNK", 4)
-    monkeypatch.setattr(sqlite, "PRUNE_S", 0.0)
-    monkeypatch.setattr(sqlite, "now_micros", lambda: to_micros(SLOT + LONG))
-    for number in range(10):
-        record(store, number)
-    forgotten = [store.prune(age=SECOND) for _ in range(4)]
-    assert forgotten == [4, 4, 2, 0]
-
-
 def test_a_closed_session_stays_closed_when_the_clock_is_set_back(
     store: SqliteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

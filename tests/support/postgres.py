@@ -118,10 +118,10 @@ class Schemas:
     def take(self) -> str:
         if self.free:
             return self.free.pop()
-        if not self.made:
-            atexit.register(self.drop)
         schema = f"worker_{uuid4().hex}"
         with connect(server_url()) as admin:
+            if not self.made:  # after the server's own, and so called before it
+                atexit.register(self.drop)
             admin.execute(f"CREATE SCHEMA {schema}")
             self.made.append(schema)
         migrate(in_schema(server_url(), schema))

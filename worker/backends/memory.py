@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from threading import Lock
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from worker.book import (
     Replica,
     SessionId,
     Written,
+    changed,
 )
 from worker.clock import Clock, SystemClock
 from worker.errors import LeaseLost
@@ -135,7 +136,7 @@ class MemoryStore:
                 for session, life in reversed(self._sessions.items())
             ]
 
-    def prune(self, *, age: timedelta) -> int:
+    def prune(self, *, age: timedelta, limit: int = 5000) -> int:
         with self._lock:
             before = self.clock.now() - age
             old = [
@@ -144,6 +145,7 @@ class MemoryStore:
                 for entry in book.values()
                 if entry.outcome.final and entry.recorded_at < before
             ]
+            old = old[:limit]
             for entry in old:
                 del self._entries[entry.task][entry.key]
             needed = {entry.session for book in self._active.values() for entry in book.values()}
@@ -160,12 +162,12 @@ class MemoryStore:
         return life is not None and life.lease_until > self.clock.now()
 
     def _judged(self, entry: Entry) -> Entry:
-        return replace(entry, alive=entry.outcome.final or self._alive(entry.session))
+        return changed(entry, alive=entry.outcome.final or self._alive(entry.session))
 
     def _book(self, task: str) -> Book:
         active = sorted(self._active.get(task, {}).values(), key=lambda e: (e.slot, e.trigger))
         book = self._books.get(task) or Book(task=task)
-        return replace(book, active=tuple(map(self._judged, active)))
+        return changed(book, active=tuple(map(self._judged, active)))
 
     def _write(self, change: Change) -> Written:
         task = change.book.task
@@ -179,7 +181,7 @@ class MemoryStore:
             entry.key in entries and entries[entry.key].outcome.final for entry in change.entries
         ):
             return Written.TAKEN
-        self._books[task] = replace(change.book, version=change.book.version + 1, active=())
+        self._books[task] = changed(change.book, version=change.book.version + 1, active=())
         active = self._active.setdefault(task, {})
         for entry in change.entries:
             entries[entry.key] = entry

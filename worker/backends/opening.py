@@ -5,7 +5,6 @@ from __future__ import annotations
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from worker.errors import ConfigurationError
 
@@ -39,8 +38,11 @@ def kind_of(url: str) -> str:
 
 def display_url(url: str) -> str:
     """The URL without its credentials and its query, for people to see."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    scheme, mark, rest = url.partition("://")
+    shown = rest.rpartition("@")[2]  # before anything else: a password may hold / ? and #
+    for sign in "?#":
+        shown = shown.partition(sign)[0]
+    return f"{scheme}{mark}{shown}"
 
 
 def open_store(url: str) -> LedgerStore:

@@ -52,12 +52,11 @@ if TYPE_CHECKING:
 
     from worker.backends.postgres_server import Connection, Server
 
-__all__ = ["SCHEMA", "PostgresStore", "refuse_unfit"]
+__all__ = ["PostgresStore"]
 
 SCHEMA = "0001"
 """The migration whose tables this worker reads and writes. The names of migrations are in order."""
 TRIES = 4
-CHUNK = 2000
 QUERIES = load_queries("postgres.sql")
 NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
 
@@ -150,13 +149,11 @@ class PostgresStore:
             for row in self._ask("list_sessions")
         ]
 
-    def prune(self, *, age: timedelta) -> int:
-        gone, last = 0, CHUNK
-        while last == CHUNK:
-            (row,) = self._ask("prune_slots", age=age, chunk=CHUNK)
-            last = row["gone"]
-            gone += last
-        self._ask("prune_sessions", age=age)
+    def prune(self, *, age: timedelta, limit: int = 5000) -> int:
+        (row,) = self._ask("prune_slots", age=age, chunk=limit)
+        gone: int = row["gone"]
+        if gone < limit:
+            self._ask("prune_sessions", age=age)
         return gone
 
     def close(self) -> None:
@@ -182,16 +179,17 @@ class PostgresStore:
             StoreUnavailable: Whatever went wrong. The next call connects anew, since nobody knows
                 what the connection has been through.
         """
+        failed = 0
         try:
-            for left in range(TRIES - 1, -1, -1):
+            while True:
                 try:
                     connection = self._connection or self._connect()
                     cursor = connection.execute(QUERIES[query], parameters)
                     return cursor.fetchall() if cursor.description else []
                 except (errors.DeadlockDetected, errors.SerializationFailure):
-                    if not left:
+                    failed += 1
+                    if failed == TRIES:
                         raise
-            raise AssertionError("unreachable")
         except psycopg.Error as exc:
             self.close()
             raise StoreUnavailable(str(self._server.problem(exc))) from exc

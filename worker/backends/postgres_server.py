@@ -50,7 +50,7 @@ class Connection(psycopg.Connection[DictRow]):
 
     def wait(
         self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None
-    ) -> RV:  # psycopg 3.2 knows no timeout
+    ) -> RV:  # psycopg 3.3.0 knows no timeout
         return super().wait(answered(gen, min(ANSWER_S, timeout or ANSWER_S)), interval)
 
 
@@ -106,6 +106,10 @@ class Server:
             case errors.InvalidSchemaName():
                 return StoreSchemaError(
                     f"{said}; expected a schema of the search_path to exist (CREATE SCHEMA …)"
+                )
+            case _ if "unsupported startup parameter" in said:
+                return StoreUnavailable(
+                    f"{said}; expected pgbouncer to have ignore_startup_parameters = options"
                 )
             case errors.ReadOnlySqlTransaction():
                 return StoreUnavailable(f"{said}; expected a primary that may be written to")

@@ -25,7 +25,8 @@ None of them expires. What this store promises, Redis must keep:
   ``appendonly yes`` and the usual ``appendfsync everysec``, a crash of the machine costs a second.
 * Replication is asynchronous: a failover forgets what the old primary had not passed on yet. A
   claim that was forgotten can be made once more, so a slot may run twice; an outcome that was
-  forgotten becomes ``lost``. Session ids are never given twice, even then.
+  forgotten becomes ``lost``. Session ids rise even then: they are never less than the seconds
+  since 1970, so one is given twice only if sessions were opened faster than one a second.
 * A ``maxmemory-policy`` of ``allkeys-…`` evicts books, which does the same without a failover.
 
 `RedisStore.warnings` says at opening which of these Redis is set up to do.
@@ -46,7 +47,7 @@ from worker.backends.codec import (
     from_micros,
     to_micros,
 )
-from worker.backends.redis_connection import Argument, RedisConnection
+from worker.backends.redis_connection import RedisConnection
 from worker.book import Book, Entry, HistoryQuery, Outcome, Pulse, Replica, SessionId, Written
 from worker.errors import ConfigurationError, LeaseLost, StoreSchemaError, StoreUnavailable
 from worker.model import Trigger
@@ -63,6 +64,8 @@ CHANGES_PER_SCRIPT = 100
 """So that Redis serves others in between; all go in one round trip all the same."""
 PRUNED_PER_SCRIPT = 500
 MICROSECOND = timedelta(microseconds=1)
+compact = json.JSONEncoder(separators=(",", ":")).encode
+"""ASCII, so that any text can be sent."""
 
 
 class RedisStore:
@@ -121,7 +124,7 @@ class RedisStore:
     def write(self, changes: Sequence[Change]) -> list[Written]:
         answers = self._redis.ask(
             *(
-                self._redis.script("write", *(a for change in chunk for a in arguments_of(change)))
+                self._redis.script("write", *map(packed, chunk))
                 for chunk in chunks(changes, CHANGES_PER_SCRIPT)
             )
         )
@@ -159,21 +162,25 @@ class RedisStore:
             )
         return sorted(found, key=lambda replica: replica.session, reverse=True)
 
-    def prune(self, *, age: timedelta) -> int:
+    def prune(self, *, age: timedelta, limit: int = 5000) -> int:
         micros = age // MICROSECOND
         forgotten: int = 0
-        while True:
+        while forgotten < limit:
             (count,) = self._redis.ask(self._redis.script("prune", micros, PRUNED_PER_SCRIPT))
             forgotten += count
             if count < PRUNED_PER_SCRIPT:
+                self._prune_sessions(micros)
                 break
+        return forgotten
+
+    def _prune_sessions(self, micros: int) -> None:
         passed_over = 0
         while True:
             command = self._redis.script("prune_sessions", micros, passed_over, PRUNED_PER_SCRIPT)
             ((seen, stay),) = self._redis.ask(command)
             passed_over += stay
             if seen < PRUNED_PER_SCRIPT:
-                return forgotten
+                return
 
     def close(self) -> None:
         self._redis.close()
@@ -249,22 +256,29 @@ def dangers(info: Mapping[str, Any]) -> Iterator[str]:
         yield "it is a replica and takes no writes; expected the primary"
 
 
-def arguments_of(change: Change) -> Iterator[Argument]:
+def packed(change: Change) -> str:
     """A change as ``write.lua`` takes it."""
     entries = {entry.key: entry for entry in change.entries}.values()
-    yield change.book.task
-    yield change.book.version
-    yield word_of(change.session)
-    yield json.dumps(book_to(change.book), separators=(",", ":"))
-    yield len(entries)
-    for entry in entries:
-        yield to_micros(entry.slot)
-        yield entry.trigger.value
-        yield entry.outcome.value
-        yield to_micros(entry.recorded_at)
-        yield word_of(entry.session)
-        yield int(entry.cancel)
-        yield json.dumps(entry_to(entry), separators=(",", ":"))
+    return compact(
+        [
+            change.book.task,
+            str(change.book.version),
+            word_of(change.session),
+            compact(book_to(change.book)),
+            [
+                [
+                    str(to_micros(entry.slot)),
+                    entry.trigger.value,
+                    entry.outcome.value,
+                    str(to_micros(entry.recorded_at)),
+                    word_of(entry.session),
+                    str(int(entry.cancel)),
+                    compact(entry_to(entry)),
+                ]
+                for entry in entries
+            ],
+        ]
+    )
 
 
 def word_of(session: SessionId | None) -> str:
@@ -284,17 +298,17 @@ def key_of(member: str) -> EntryKey:
     return (task, from_micros(int(slot)), Trigger(trigger))
 
 
-def books_from(tasks: Sequence[str], answer: Sequence[Any]) -> dict[str, Book]:
+def books_from(tasks: Sequence[str], answer: str) -> dict[str, Book]:
     """What ``read.lua`` answered."""
-    living, *books = answer
+    living, *books = json.loads(answer)
     alive = {int(session) for session in living}
     return {task: read_book(task, alive, fields) for task, fields in zip(tasks, books, strict=True)}
 
 
 def read_book(task: str, alive: set[int], answer: Sequence[str]) -> Book:
-    fields = dict(zip(answer[::2], answer[1::2], strict=True))
-    if not fields:
+    if not answer:
         return Book(task=task)
+    fields = dict(zip(answer[::2], answer[1::2], strict=True))
     version, state = int(fields.pop("version")), json.loads(fields.pop("state"))
     active = []
     for text in fields.values():

@@ -247,7 +247,7 @@ def client_for(url: str) -> Client:
 
 
 def load_scripts() -> dict[str, Script]:
-    folder = files("worker.backends") / "redis_scripts"
+    folder = files("worker") / "backends" / "redis_scripts"
     texts = {
         file.name.removesuffix(".lua"): file.read_text("utf-8")
         for file in folder.iterdir()

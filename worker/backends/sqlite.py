@@ -70,9 +70,6 @@ NOT_NOW = {*BUSY, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOME
 """At opening, these may pass by themselves; the others are for somebody to mend."""
 
 RETRY_S = 0.01
-PRUNE_CHUNK = 500
-PRUNE_S = 5.0
-"""For how long one call of `SqliteStore.prune` goes on: a lease must be renewed beside it."""
 
 Identity = tuple[int, int]
 """A file's device and number: it is another file where these differ, whatever its name."""
@@ -225,26 +222,13 @@ class SqliteStore:
             for session, name, since, seen, alive in rows
         ]
 
-    def prune(self, *, age: timedelta) -> int:
-        """Forget last words recorded longer ago than ``age``, and dead sessions without entries.
-
-        In small chunks, with pauses in which other processes write, and for five seconds at most:
-        what is left is for the next call. A call that forgot nothing leaves nothing.
-        """
-        values = {"before": now_micros() - micros(age), "limit": PRUNE_CHUNK}
-        forgotten = 0
-        deadline = time.monotonic() + PRUNE_S
-        while True:
-            start = time.monotonic()
-            with self._writing() as connection:
-                chunk = connection.execute(QUERIES["prune_entries"], values).rowcount
-            forgotten += chunk
-            if chunk < PRUNE_CHUNK or time.monotonic() >= deadline:
-                break
-            # SQLite's lock is not fair: who waits for it sleeps, and would always find it taken.
-            time.sleep(time.monotonic() - start)
+    def prune(self, *, age: timedelta, limit: int = 5000) -> int:
+        before = now_micros() - micros(age)
         with self._writing() as connection:
-            connection.execute(QUERIES["prune_sessions"], {"before": values["before"]})
+            values = {"before": before, "limit": limit}
+            forgotten = connection.execute(QUERIES["prune_entries"], values).rowcount
+            if forgotten < limit:
+                connection.execute(QUERIES["prune_sessions"], {"before": before})
         return forgotten
 
     def close(self) -> None:

@@ -2,8 +2,10 @@
 -- ARGV[1] is always the prefix of all keys.
 --
 -- Moments are microseconds since 1970, which a double holds exactly. Lua would write them as
--- 1.7e+15, therefore exact(). Entries and books are JSON that Python made; no script looks inside,
--- since cjson would round numbers and turn an empty list into an object.
+-- 1.7e+15, therefore exact(). Entries and the states of books are JSON that Python made, and strings
+-- to every script: cjson would round their numbers, and turn an empty list into an object. What
+-- scripts themselves pack with cjson, since that is quicker than many small arguments and answers,
+-- is lists of strings.
 
 local prefix = ARGV[1]
 local time = redis.call('TIME')

@@ -3,7 +3,7 @@
 --
 -- The id is the last one plus one, or the seconds since 1970 if that is more: so ids keep rising
 -- even if Redis has forgotten the last ones (a restart without a file, a failover that lost writes),
--- and a worker from before that never shares its id with a new one.
+-- and a worker from before that does not take the session of a new one for its own.
 
 redis.call('SET', key('schema'), ARGV[2], 'NX')
 local last = tonumber(redis.call('GET', key('last_session')) or '0')

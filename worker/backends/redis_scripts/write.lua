@@ -1,14 +1,14 @@
 -- Make each of several changes, wholly or not at all.
--- ARGV: prefix; then for each change: task, version, session or '', state as JSON, number of
--- entries; and for each entry: slot, trigger, outcome, recorded_at, session or '', cancel (0 or 1),
--- JSON. Returns what became of each change, in the words of worker.book.Written.
+-- ARGV: prefix; then for each change a JSON list of strings: task, version, session or '', state,
+-- and a list of entries; each entry is one of slot, trigger, outcome, recorded_at, session or '',
+-- cancel (0 or 1), and the entry itself. Returns what became of each change, in the words of
+-- worker.book.Written.
 --
 -- A change is judged before its first write. Redis refuses a script's first write (no memory, a
 -- replica, a disk that fails) or none of them, and that first one is HSET, which needs memory: so
 -- no change is ever made by half.
 
 local ACTIVE = { waiting = true, running = true }
-local PER_ENTRY = 7
 
 local function judge(change)
   if (redis.call('HGET', key('book', change.task), 'version') or '0') ~= change.version then
@@ -49,41 +49,36 @@ local function put(task, entry)
   end
 end
 
-local answers = {}
-local at = 2
-while at <= #ARGV do
-  local change = {
-    task = ARGV[at],
-    version = ARGV[at + 1],
-    session = ARGV[at + 2],
-    state = ARGV[at + 3],
-    entries = {},
+local function entry_from(words)
+  return {
+    field = words[1] .. ' ' .. words[2],
+    slot = words[1],
+    trigger = words[2],
+    outcome = words[3],
+    recorded_at = words[4],
+    session = words[5],
+    cancel = words[6],
+    json = words[7],
   }
-  local count = tonumber(ARGV[at + 4])
-  at = at + 5
-  for n = 1, count do
-    change.entries[n] = {
-      field = ARGV[at] .. ' ' .. ARGV[at + 1],
-      slot = ARGV[at],
-      trigger = ARGV[at + 1],
-      outcome = ARGV[at + 2],
-      recorded_at = ARGV[at + 3],
-      session = ARGV[at + 4],
-      cancel = ARGV[at + 5],
-      json = ARGV[at + 6],
-    }
-    at = at + PER_ENTRY
+end
+
+local answers = {}
+for n = 2, #ARGV do
+  local words = cjson.decode(ARGV[n])
+  local change = { task = words[1], version = words[2], session = words[3], entries = {} }
+  for m, entry in ipairs(words[5]) do
+    change.entries[m] = entry_from(entry)
   end
 
   local answer = judge(change)
   if answer == 'done' then
     local version = exact(tonumber(change.version) + 1)
-    redis.call('HSET', key('book', change.task), 'version', version, 'state', change.state)
+    redis.call('HSET', key('book', change.task), 'version', version, 'state', words[4])
     redis.call('SADD', key('tasks'), change.task)
     for _, entry in ipairs(change.entries) do
       put(change.task, entry)
     end
   end
-  answers[#answers + 1] = answer
+  answers[n - 1] = answer
 end
 return answers
