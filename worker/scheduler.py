@@ -392,7 +392,7 @@ class Scheduler:
                 continue
             self._ledger.submit(request, self._promoted)
         for name, attention in self._attention.items():
-            if attention.again:
+            if attention.again or attention.apart:
                 attention.again = False
                 self.wake(name)
 
