@@ -393,6 +393,8 @@ def preview(
     if as_json:
         say(as_text(lines_as_json(lines), indent=None))
     else:
+        if not lines:
+            say("no slot lies in that time")
         print_table(HEAD, rows(lines, zone))
         for name, counts in totals(lines).items():
             told = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())

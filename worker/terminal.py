@@ -115,5 +115,7 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
             table.add_row(*(Text(cell) for cell in row))
         Console().print(table)
         return
+    if not rows:
+        return
     widths = [max(len(row[n]) for row in rows) for n in range(len(head))]
     say("\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows))
