@@ -41,6 +41,8 @@ PULSE_S = 2.0
 """The longest time between two renewals, and so how soon others' wishes are heard."""
 REOPEN_S = 1.0
 BATCH = 500
+JOIN_S = 5.0
+"""How long a store that hangs may delay the end of the worker."""
 PRUNE_S = 3600.0
 PRUNED = 5000
 LOOK_S = 10.0
@@ -179,7 +181,7 @@ class LedgerThread:
             return
         self._queue.put(STOP)
         # A store that hangs is left behind: the thread is a daemon, its lease runs out by itself.
-        await asyncio.to_thread(thread.join, 5.0)
+        await asyncio.to_thread(thread.join, JOIN_S)
 
     def _work(self) -> None:
         stopping = False
@@ -190,7 +192,7 @@ class LedgerThread:
             if not stopping and self._clock.monotonic() >= self._next_pulse:
                 self._pulse()
         self._refuse_the_rest()
-        with suppress(StoreError):
+        with suppress(Exception):  # the lease runs out by itself
             if self._store is not None and self._session is not None:
                 self._store.close_session(self._session)
         if self._store is not None:
@@ -227,9 +229,8 @@ class LedgerThread:
                 claimant=Claimant(self._replica, session, self._runs),
                 now=self._clock.now(),
             )
-        except (StoreError, ConfigurationError) as exc:
-            self._failed(exc)
-            answers = [exc] * len(asked)
+        except Exception as exc:
+            answers = [self._failed(exc)] * len(asked)
         else:
             self._worked()
             if any(isinstance(answer, LeaseLost) for answer in answers):
@@ -257,7 +258,7 @@ class LedgerThread:
             self._runs.clear()
             self._next_pulse = 0.0
             self._in_loop(lambda: self.on_pulse(None))
-        except (StoreError, ConfigurationError) as exc:
+        except Exception as exc:
             self._failed(exc)
             self._next_pulse = self._clock.monotonic() + min(every, REOPEN_S)
         else:
@@ -274,11 +275,16 @@ class LedgerThread:
         if now >= self._next_prune and store.prune(age=self._keep, limit=PRUNED) < PRUNED:
             self._next_prune = now + PRUNE_S
 
-    def _failed(self, exc: WorkerError) -> None:
+    def _failed(self, exc: Exception) -> StoreError:
+        """Tell that the store is of no use now. The thread goes on whatever it was."""
+        if not isinstance(exc, StoreError | ConfigurationError):
+            structlog.get_logger("worker").error("ledger.failed", exc_info=exc)
+            exc = StoreUnavailable(f"{type(exc).__name__}: {exc}")
         trouble = exc if isinstance(exc, StoreError) else StoreUnavailable(str(exc))
         is_new, self._trouble = self._trouble is None, str(trouble)
         if is_new:  # one outage has many words: a lost connection, then a refused one
             self._in_loop(lambda: self.on_store(trouble))
+        return trouble
 
     def _worked(self) -> None:
         if self._trouble is not None:

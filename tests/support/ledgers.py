@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from worker.book import Change, Pulse, Replica, SessionId, Written
 
-HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
+DAY, HOUR, MINUTE = timedelta(days=1), timedelta(hours=1), timedelta(minutes=1)
 TTL = timedelta(seconds=30)
 HOURLY = Interval(HOUR, 30 * MINUTE)
 """`START` is one of its slots."""

@@ -36,7 +36,7 @@ class Life:
     name: str
     since: datetime
     seen: datetime
-    lease_until: datetime
+    lease_until: float
 
 
 @dataclass
@@ -44,7 +44,7 @@ class MemoryStore:
     """A `worker.ports.LedgerStore`; several replicas of one process may share it.
 
     Args:
-        clock: Judges the leases.
+        clock: Judges the leases, by its monotonic time: a wall clock that is set ends none.
     """
 
     clock: Clock = field(default_factory=SystemClock)
@@ -68,16 +68,18 @@ class MemoryStore:
             now = self.clock.now()
             self._last_session += 1
             session = SessionId(self._last_session)
-            self._sessions[session] = Life(replica, now, now, now + ttl)
+            self._sessions[session] = Life(
+                replica, now, now, self.clock.monotonic() + ttl.total_seconds()
+            )
             return session
 
     def renew(self, session: SessionId, ttl: timedelta) -> Pulse:
         with self._lock:
             if not self._alive(session):
                 raise LeaseLost(f"the lease of session {session} has run out")
-            now = self.clock.now()
             life = self._sessions[session]
-            life.seen, life.lease_until = now, now + ttl
+            life.seen = self.clock.now()
+            life.lease_until = self.clock.monotonic() + ttl.total_seconds()
             active = [
                 self._judged(entry) for book in self._active.values() for entry in book.values()
             ]
@@ -91,7 +93,7 @@ class MemoryStore:
     def close_session(self, session: SessionId) -> None:
         with self._lock:
             if self._alive(session):
-                self._sessions[session].lease_until = self.clock.now()
+                self._sessions[session].lease_until = self.clock.monotonic()
 
     def read(self, tasks: Sequence[str]) -> Mapping[str, Book]:
         with self._lock:
@@ -150,7 +152,7 @@ class MemoryStore:
                 del self._entries[entry.task][entry.key]
             needed = {entry.session for book in self._active.values() for entry in book.values()}
             for session, life in list(self._sessions.items()):
-                if life.lease_until < before and session not in needed:
+                if life.seen < before and not self._alive(session) and session not in needed:
                     del self._sessions[session]
             return len(old)
 
@@ -159,7 +161,7 @@ class MemoryStore:
 
     def _alive(self, session: SessionId | None) -> bool:
         life = self._sessions.get(session) if session is not None else None
-        return life is not None and life.lease_until > self.clock.now()
+        return life is not None and life.lease_until > self.clock.monotonic()
 
     def _judged(self, entry: Entry) -> Entry:
         return changed(entry, alive=entry.outcome.final or self._alive(entry.session))
