@@ -5,14 +5,23 @@ from __future__ import annotations
 import asyncio
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
 
 from tests.support.waiting import wait_until
 from worker.backends.memory import MemoryStore
-from worker.book import Book, Change, Entry, HistoryQuery, Outcome, Written
+from worker.book import (
+    Book,
+    Change,
+    Entry,
+    HistoryQuery,
+    Outcome,
+    Pulse,
+    SessionId,
+    Written,
+)
 from worker.catch_up import CatchUp, CatchUpPolicy
 from worker.clock import SystemClock
 from worker.errors import StoreUnavailable
@@ -51,7 +60,7 @@ class FragileStore(MemoryStore):
             raise StoreUnavailable("the connection was lost after the request")
         return written
 
-    def renew(self, session, ttl):  # type: ignore[no-untyped-def]
+    def renew(self, session: SessionId, ttl: timedelta) -> Pulse:
         self._fail_if_down()
         return super().renew(session, ttl)
 
@@ -166,18 +175,16 @@ def test_what_was_done_without_the_store_is_recorded_slot_by_slot() -> None:
     every = Interval(SECOND)
     terms = TaskSchedule("tick", every, Policies(catch_up=CatchUp(policy=CatchUpPolicy.LATEST)))
     start = EPOCH + timedelta(days=20_000)
-    session_less = {"task": "tick", "recorded_at": start}
     book = Book(task="tick", cursor=start, schedule=str(every), known_since=start)
+
+    def entry(number: int, outcome: Outcome, **more: Any) -> Entry:
+        slot = start + number * SECOND
+        return Entry(task="tick", slot=slot, outcome=outcome, recorded_at=start, **more)
+
     done = (
-        Entry(
-            slot=start + 3 * SECOND,
-            last=start + 5 * SECOND,
-            count=3,
-            outcome=Outcome.MISSED,
-            **session_less,  # type: ignore[arg-type]
-        ),
-        Entry(slot=start + 2 * SECOND, outcome=Outcome.RAN, run_id="a", **session_less),  # type: ignore[arg-type]
-        Entry(slot=start + 6 * SECOND, outcome=Outcome.RAN, run_id="b", **session_less),  # type: ignore[arg-type]
+        entry(3, Outcome.MISSED, last=start + 5 * SECOND, count=3),
+        entry(2, Outcome.RAN, run_id="a"),
+        entry(6, Outcome.RAN, run_id="b"),
     )
     request = Attend(terms=terms, seen=start, unrecorded=done)
     answer = decide(request, book, claimant=Claimant("one"), now=start + 8.5 * SECOND)

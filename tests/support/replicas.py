@@ -113,10 +113,15 @@ class Fleet:
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """What there was to see afterwards."""
+    """What there was to see afterwards.
+
+    Attributes:
+        blackout: When all replicas were killed at once; of each earlier moment some were up.
+    """
 
     siege: Siege
     took_s: float
+    blackout: datetime
     lives: list[Life]
     lines: list[Line]
     accounts: dict[str, Account]
@@ -137,6 +142,12 @@ class Findings:
             for entry in account.entries
             if entry.outcome is Outcome.RAN
         ]
+        earlier = [
+            slot
+            for account in self.accounts.values()
+            for slot in account.with_outcome(Outcome.MISSED)
+            if slot < self.blackout - 2 * SECOND  # later ones could still be waited for
+        ]
         late = [entry.late_ms for entry in ran if entry.late_ms is not None]
         per_replica = Counter((entry.replica or "").partition(".")[0] for entry in ran)
         return {
@@ -144,6 +155,7 @@ class Findings:
             "seconds": round(self.took_s, 1),
             "slots": sum(len(account.expected()) for account in self.accounts.values()),
             **{str(outcome): self.outcomes[outcome] for outcome in Outcome if outcome.final},
+            "missed while some were up": len(earlier),
             "runs begun": sum(line.what == "began" for line in self.lines),
             "runs ended": sum(line.what == "ended" for line in self.lines),
             "kills": sum(life.killed for life in self.lives),
@@ -172,7 +184,7 @@ async def besiege(url: str, folder: Path, siege: Siege) -> Findings:
             await asyncio.sleep(began + kill * siege.kill_every_s - loop.time())
             await fleet.kill(chance.randrange(siege.replicas))
         await asyncio.sleep(began + siege.length_s - loop.time())
-        took_s = loop.time() - began
+        took_s, blackout = loop.time() - began, datetime.now(UTC)
         await fleet.kill(*range(siege.replicas))
         await fleet.all_ready()
         await asyncio.to_thread(settled, url, since=datetime.now(UTC))
@@ -187,6 +199,7 @@ async def besiege(url: str, folder: Path, siege: Siege) -> Findings:
     return Findings(
         siege=siege,
         took_s=took_s,
+        blackout=blackout,
         lives=fleet.lives,
         lines=lines,
         accounts=found,
