@@ -24,7 +24,10 @@ from worker.backends.opening import open_store
 from worker.event_log import EventLog
 from worker.events import Tally
 from worker.ledger_thread import LedgerThread
+from worker.policies import TaskSchedule
+from worker.schedule import Interval
 from worker.tasks.base import TaskDefinition
+from worker.timers import Timers
 
 __all__ = ["measure"]
 
@@ -49,7 +52,7 @@ class Plan:
 
 Late = Callable[[float], None]
 """Told by each run how many seconds after its nominal time it started."""
-Timers = Callable[[Plan, Late], AbstractAsyncContextManager[None]]
+Starts = Callable[[Plan, Late], AbstractAsyncContextManager[None]]
 """Starts the schedules."""
 
 
@@ -149,7 +152,7 @@ class Dispatched:
     late_ms: list[float]
 
 
-async def observe(timers: Timers, plan: Plan) -> Dispatched:
+async def observe(timers: Starts, plan: Plan) -> Dispatched:
     late_s: list[float] = []
     async with timers(plan, late_s.append):
         await asyncio.sleep(plan.warm_up_s)
@@ -172,7 +175,7 @@ def measure_schedules(report: Report, plans: Sequence[Plan]) -> None:
         f"{plans[0].seconds:g} s a line, the schedules spread evenly. CPU is all that the\n"
         "process used, the waiting included. Late: from the nominal time to the task's first line."
     )
-    kinds: dict[str, tuple[Timers, str]] = {
+    kinds: dict[str, tuple[Starts, str]] = {
         "ours, SQLite ledger": (worker_scheduler, "warning"),
         "ours, SQLite, JSON log at info": (worker_scheduler, "info"),
         "ours, ledger in memory": (partial(worker_scheduler, store="memory"), "warning"),
@@ -197,6 +200,86 @@ def measure_schedules(report: Report, plans: Sequence[Plan]) -> None:
             )
     report.table(
         ("timers", "schedules", "runs", "CPU us/run", "of a core", "late p50 ms", "late p99 ms"),
+        rows,
+    )
+
+
+@asynccontextmanager
+async def our_timers(plan: Plan, late: Late) -> AsyncIterator[None]:
+    """What wakes the tasks, without ledger and runs: APScheduler, clamped."""
+    terms = {
+        f"task_{number}": TaskSchedule(
+            f"task_{number}",
+            Interval(
+                timedelta(seconds=plan.interval_s),
+                timedelta(seconds=plan.interval_s * number / plan.schedules),
+            ),
+        )
+        for number in range(plan.schedules)
+    }
+
+    def wake(name: str) -> None:
+        schedule = terms[name].schedule
+        assert schedule is not None
+        now = datetime.now(UTC)
+        slot = schedule.until(now)
+        assert slot is not None
+        late((now - slot).total_seconds())
+
+    timers = Timers(wake)
+    now = datetime.now(UTC)
+    for each in terms.values():
+        assert each.schedule is not None
+        first = each.schedule.after(now)
+        assert first is not None
+        timers.add(each, first)
+    timers.start()
+    yield
+    timers.stop()
+
+
+def measure_uvloop(report: Report, plans: Sequence[Plan]) -> None:
+    """uvloop counts in whole milliseconds: a shorter wait is none, and APScheduler's loop spins."""
+    report.title("the timers alone under uvloop")
+    try:
+        import uvloop
+    except ModuleNotFoundError:
+        report.text("uvloop is not installed: not measured")
+        return
+    loops: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
+        "asyncio": asyncio.new_event_loop,
+        "uvloop": uvloop.new_event_loop,
+    }
+    kinds: dict[str, Starts] = {"ours": our_timers, "APScheduler 3 alone": bare_apscheduler}
+    rows = []
+    for plan in plans:
+        for name, timers in kinds.items():
+            for loop, factory in loops.items():
+                with quiet_log("warning"), asyncio.Runner(loop_factory=factory) as runner:
+                    seen = runner.run(observe(timers, plan))
+                rows.append(
+                    (
+                        name,
+                        loop,
+                        str(plan.schedules),
+                        str(seen.runs),
+                        f"{seen.cpu_us:.0f}",
+                        f"{seen.cpu_us * seen.runs / plan.seconds / 1e4:.1f} %",
+                        f"{percentile(seen.late_ms, 50):.2f}",
+                        f"{percentile(seen.late_ms, 99):.2f}",
+                    )
+                )
+    report.table(
+        (
+            "timers",
+            "loop",
+            "schedules",
+            "wakes",
+            "CPU us/wake",
+            "of a core",
+            "late p50 ms",
+            "late p99 ms",
+        ),
         rows,
     )
 
@@ -256,7 +339,9 @@ def measure(report: Report, smoke: bool) -> None:
     if smoke:
         tiny = Plan(2, interval_s=0.1, first_s=0.05, warm_up_s=0.1, seconds=0.2)
         measure_schedules(report, [tiny])
+        measure_uvloop(report, [tiny])
         measure_runner(report, runs=5, rounds=1)
     else:
         measure_schedules(report, [Plan(10), Plan(100), Plan(1000)])
+        measure_uvloop(report, [Plan(1000), Plan(2000), Plan(4000)])
         measure_runner(report, runs=3000, rounds=5)
