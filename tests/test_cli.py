@@ -219,7 +219,7 @@ async def test_list_shows_each_task_its_interval_and_where_it_is_defined(
     code, out, _ = await worker_command("list", environment=environment, cwd=tmp_path)
     assert code == 0
     rows = {line.split()[0]: line.split()[1:] for line in out.splitlines()}
-    assert rows["odd"] == ["1m", "own_tasks:Odd"]
+    assert rows["odd"] == ["every", "1m", "own_tasks:Odd", "own_tasks:Odd"]
     assert rows["sync_external_data"][0] == "off"
 
     _, out, _ = await worker_command("list", "--json", environment=environment, cwd=tmp_path)
@@ -227,7 +227,8 @@ async def test_list_shows_each_task_its_interval_and_where_it_is_defined(
     assert tasks[-1] == {
         "name": "odd",
         "interval_s": 60.0,
-        "every": "1m",
+        "schedule": "every 1m",
+        "said_by": "own_tasks:Odd",
         "defined_in": "own_tasks:Odd",
         "summary": "Returns what JSON does not know.",
     }
@@ -238,8 +239,9 @@ async def test_check_says_what_it_found(tmp_path: Path) -> None:
         environment = {"WORKER_DATA_API_URL": api.url, "WORKER_DATA_API_TOKEN": "s3cret"}
         code, out, _ = await worker_command("check", environment=environment, cwd=tmp_path)
         assert code == 0
-        assert [line.split()[0] for line in out.splitlines()] == ["ok", "ok", "ok"]
+        assert [line.split()[0] for line in out.splitlines()] == ["ok", "ok", "ok", "ok"]
         assert "answers with a token" in out
+        assert "the ledger at sqlite:///.worker/worker.db can be used" in out
 
         environment["WORKER_DATA_API_TOKEN"] = "wrong"
         code, out, _ = await worker_command("check", environment=environment, cwd=tmp_path)
