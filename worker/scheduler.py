@@ -8,7 +8,8 @@ loop, a clock that was set, and a timer that is late are all one case.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Unpack
@@ -106,7 +107,8 @@ class Attention:
     """What this replica remembers of a task between two slots.
 
     Attributes:
-        book: As it was last seen.
+        book: As the store last had it.
+        lone: As this replica goes on with it while the store is down.
         asking: The ledger is being asked about what is due.
         again: Something was due meanwhile, or the ledger could not be asked.
         alone: How many runs go on that the store knows nothing of.
@@ -114,6 +116,7 @@ class Attention:
     """
 
     book: Book
+    lone: Book | None = None
     asking: bool = False
     again: bool = False
     alone: int = 0
@@ -156,6 +159,9 @@ class Scheduler:
         self._timers = Timers(self.wake)
         self._runs: dict[RunId, tuple[Entry, asyncio.Task[Any]]] = {}
         self._holding: set[asyncio.Task[Any]] = set()
+        self._settling: set[RunId] = set()
+        self._unanswered = 0
+        self._all_answered = asyncio.Event()
         self._group: asyncio.TaskGroup | None = None
         self._stopping = False
         self.on_book: Callable[[Book], None] = lambda book: None
@@ -257,17 +263,33 @@ class Scheduler:
         attention = self._attend_to(name)
         if self._stopping:
             return  # what is due is left for others, or for the next start
-        if attention.asking or attention.alone:
+        if attention.asking:
             attention.again = True
             return
         terms = self._tasks[name].terms
         if self._ledger.trouble is not None and not terms.policies.needs_ledger:
             self._go_alone(name)
             return
+        if attention.alone:  # the store knows nothing of what runs
+            attention.again = True
+            return
         attention.asking = True
         sent = tuple(attention.unrecorded)
         request = Attend(terms=terms, seen=attention.book.cursor, unrecorded=sent)
-        self._ledger.submit(request, partial(self._attended, name, len(sent)))
+        self._submit(request, partial(self._attended, name, len(sent)))
+
+    def _submit(self, request: Request, reply: Callable[[Answer | WorkerError], None]) -> None:
+        """Ask the ledger, and keep count of what it was asked."""
+
+        def answered(answer: Answer | WorkerError) -> None:
+            self._unanswered -= 1
+            reply(answer)
+            if not self._unanswered:
+                self._all_answered.set()
+
+        self._unanswered += 1
+        self._all_answered.clear()
+        self._ledger.submit(request, answered)
 
     async def run_now(self, name: str, *, overlap: Overlap | None = None) -> Run:
         """Run a task once, now, unless its overlap policy has something against it.
@@ -314,8 +336,17 @@ class Scheduler:
         self.interrupt()
         for task in self._holding:
             task.cancel()
-        if self._runs:  # the runner bounds this: it leaves behind what hangs
-            await asyncio.wait({task for _, task in self._runs.values()})
+        while self._runs:  # the runner bounds this: it leaves behind what hangs
+            settling = set(self._settling)
+            await asyncio.wait(
+                {task for _, task in self._runs.values()}, timeout=SETTLE_S + 2 * RETRY_S
+            )
+            for run_id in settling & self._runs.keys():  # a store that hangs does not
+                self._runs[run_id][1].cancel()
+        if self._unanswered:  # what is granted until then is given back
+            with suppress(TimeoutError):
+                async with asyncio.timeout(SETTLE_S):
+                    await self._all_answered.wait()
         if self._own_ledger:
             await self._ledger.stop(grace)
 
@@ -329,10 +360,11 @@ class Scheduler:
             attention.again = True  # at the next pulse
             if not isinstance(answer, StoreError):
                 raise answer
-            if not self._tasks[name].terms.policies.needs_ledger and not self._stopping:
+            down = self._ledger.trouble is not None
+            if down and not self._tasks[name].terms.policies.needs_ledger and not self._stopping:
                 self._go_alone(name)
             return
-        attention.book = answer.book
+        attention.book, attention.lone = answer.book, None
         del attention.unrecorded[:sent]
         if answer.elsewhere:
             self._events.announce(SlotsElsewhere(task=name, count=answer.elsewhere))
@@ -355,7 +387,10 @@ class Scheduler:
             if entry.cancel and entry.run_id is not None:
                 self._runner.interrupt(RunId(entry.run_id), PRECEDENCE)
         for entry in answer.granted:
-            self._spawn(entry)
+            if self._stopping:
+                self._give_back(entry)
+            else:
+                self._spawn(entry)
         self.on_book(answer.book)
 
     def _pulse(self, pulse: Pulse | None) -> None:
@@ -380,15 +415,17 @@ class Scheduler:
                 request = SettleOrphans(name)
             else:
                 continue
-            self._ledger.submit(request, self._promoted)
+            self._submit(request, partial(self._promoted, name))
         for name, attention in self._attention.items():
             if attention.again:
                 attention.again = False
                 self.wake(name)
 
-    def _promoted(self, answer: Answer | WorkerError) -> None:
+    def _promoted(self, name: str, answer: Answer | WorkerError) -> None:
         if isinstance(answer, Answer):
             self._hear(answer)
+        elif name in self._tasks:
+            self._attend_to(name).again = True
 
     def _interrupt_entry(self, key: EntryKey) -> None:
         for run_id, (entry, _) in self._runs.items():
@@ -409,24 +446,45 @@ class Scheduler:
         )
 
     def _go_alone(self, name: str) -> None:
-        """Take what is due without the store, by what was last known of the book."""
+        """Take what is due without the store, by what was last known of the book.
+
+        What others run and what waits in the store is left out: nobody can tell what became of it.
+        """
         attention = self._attend_to(name)
-        request = Attend(terms=self._tasks[name].terms, seen=attention.book.cursor)
+        attention.again = True  # the store shall hear of it
+        going_on = self._runs.keys() - self._settling
+        book = attention.lone or replace(
+            attention.book, active=tuple(e for e in attention.book.active if e.session is not None)
+        )
+        active = tuple(e for e in book.active if e.session is None or e.run_id in going_on)
+        attention.lone = replace(book, active=active)
+        request = Attend(terms=self._tasks[name].terms, seen=book.cursor)
         self._decide_alone(name, request)
 
     def _decide_alone(self, name: str, request: Request) -> None:
         attention = self._attend_to(name)
         claimant = Claimant(self._ledger.replica)
-        answer = decide(request, attention.book, claimant=claimant, now=self._clock.now())
-        attention.book = answer.book
+        assert attention.lone is not None
+        answer = decide(request, attention.lone, claimant=claimant, now=self._clock.now())
+        attention.lone = answer.book
         attention.alone += len(answer.granted)
         done = [entry for entry in answer.recorded if entry.outcome.final]
         attention.unrecorded = [*attention.unrecorded, *done][-UNRECORDED:]
         self._hear(answer)
 
     def _spawn(self, entry: Entry) -> None:
+        assert entry.run_id is not None
         owner = self._group or asyncio.get_running_loop()
-        owner.create_task(self._keep(entry), name=f"slot:{entry.task}")
+        task = owner.create_task(self._keep(entry), name=f"slot:{entry.task}")
+        self._runs[RunId(entry.run_id)] = (entry, task)
+
+    def _give_back(self, entry: Entry) -> None:
+        """Let a slot wait for the next start, or for another replica: this worker ends."""
+        if entry.session is None:
+            return
+        terms = self._tasks[entry.task].terms
+        request = Finish(terms=terms, entry=entry, outcome=Outcome.WAITING, go_on=False)
+        self._submit(request, lambda answer: None)
 
     async def _keep(self, entry: Entry) -> Run:
         """Run what was granted, and record what came of it."""
@@ -443,8 +501,10 @@ class Scheduler:
                 run_id=run_id,
             )
             await self._until_code_ended(run_id)
+            self._settling.add(run_id)
             await self._settle(entry, run)
         finally:
+            self._settling.discard(run_id)
             del self._runs[run_id]
         return run
 
@@ -475,7 +535,10 @@ class Scheduler:
             try:
                 answer = await self._ledger.ask(request)
             except LeaseLost as exc:
-                if not uncertain:  # else it may be that the first try did reach the store
+                # If uncertain, the first try may have reached the store, and granted what follows.
+                if uncertain:
+                    self._attend_to(entry.task).again = True
+                else:
                     self._refused(entry, request, str(exc))
                 return
             except StoreError as exc:
