@@ -800,6 +800,13 @@ class TestUnrecorded:
         assert answer.granted == ()
         assert desk.told() == [(-1, "ran", 1), (0, "ran", 1)]
 
+    def test_a_schedule_that_the_store_never_saw_begins_with_what_ran_without_it(
+        self, desk: Desk
+    ) -> None:
+        two = desk.claimant()
+        self.told(desk, two, self.alone(1), self.alone(2), hours=2)
+        assert desk.told() == [(1, "ran", 1), (2, "ran", 1)]
+
     def test_a_slot_that_ran_is_recorded_though_the_clock_was_set_back(
         self, desk: Desk, one: Claimant
     ) -> None:

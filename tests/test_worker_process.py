@@ -31,11 +31,11 @@ async def test_the_four_tasks_do_their_work_over_http(tmp_path: Path) -> None:
         ) as worker,
     ):
         ready = await worker.logged("worker.ready")
-        assert ready["intervals_s"] == {
-            "cleanup_old_orders": 3600,
-            "send_reminders": 300,
-            "sync_external_data": 1800,
-            "process_pending_orders": 300,
+        assert ready["schedules"] == {
+            "cleanup_old_orders": "every 1h",
+            "send_reminders": "every 5m",
+            "sync_external_data": "every 30m",
+            "process_pending_orders": "every 5m",
         }
         cleaned = await worker.logged("run.finished", task="cleanup_old_orders")
         reminded = await worker.logged("run.finished", task="send_reminders")
@@ -230,7 +230,7 @@ async def test_hostile_tasks_leave_the_others_on_time_and_the_worker_alive(tmp_p
         starts = worker.told("run.started", task="good")
         assert max(line["late_ms"] for line in starts) < 1000
         assert not worker.told("slot.skipped", task="good")
-        assert worker.told("slot.skipped", task="hangs", reason="overlap")
+        assert worker.told("slot.skipped", task="hangs", outcome="skipped_overlap")
 
         worker.signal(signal.SIGTERM)
         assert await worker.ended() == 0
@@ -317,7 +317,9 @@ def register(scheduler):
 """
 
 
-async def test_slots_that_come_while_the_worker_drains_are_told(tmp_path: Path) -> None:
+async def test_slots_that_come_while_the_worker_drains_are_left_for_the_next_start(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "slow_stop.py").write_text(SLOW_STOP)
     environment = {
         **NOTHING_SCHEDULED,
@@ -329,8 +331,11 @@ async def test_slots_that_come_while_the_worker_drains_are_told(tmp_path: Path) 
         await worker.logged("run.finished", task="ticks")
         worker.signal(signal.SIGTERM)
         assert await worker.ended() == 0
-        assert worker.told("slot.skipped", task="ticks", reason="stopping")
         assert worker.told("run.finished", task="lasts")
+        last = worker.told("run.started", task="ticks")[-1]["slot"]
+    async with running("start", environment=environment, cwd=tmp_path) as worker:
+        missed = await worker.logged("slot.skipped", task="ticks", outcome="missed")
+        assert missed["slot"] > last
 
 
 BLOCKING_TASK = """

@@ -363,7 +363,10 @@ def account(draft: Draft, request: Attend, schedule: Schedule) -> None:
     described = str(schedule)
     if book.schedule != described or book.known_since is None:
         book = changed(book, schedule=described, known_since=book.known_since or now)
-    cursor = first_cursor(schedule, now) if book.cursor is None else book.cursor
+    cursor = book.cursor
+    if cursor is None:
+        alone = [e.slot - ONE_TICK for e in request.unrecorded if e.trigger is Trigger.SCHEDULE]
+        cursor = min([first_cursor(schedule, now), *alone])
     draft.book = changed(book, cursor=cursor)
     horizon = due_until(schedule, request.task, policies.jitter, now)
     if horizon is None:
@@ -559,7 +562,8 @@ class Finish:
 
     Attributes:
         entry: The entry as it was granted.
-        outcome: Its last word; ``LOST`` for a run that the worker itself ended.
+        outcome: Its last word; ``LOST`` for a run that the worker itself ended, ``WAITING`` for
+            one that it never began.
         counts: Whether a failure counts towards the pause after so many of them.
         go_on: Take over what waits behind it.
 
@@ -586,7 +590,9 @@ class Finish:
             raise LeaseLost(f"the run of {self.task} at {self.entry.slot} was given up as lost")
         policies = self.terms.policies
         settle_orphans(draft, policies)
-        if self.outcome is Outcome.LOST and entry.losses < policies.retry_lost:
+        if self.outcome is Outcome.WAITING:
+            wait_again(draft, entry)
+        elif self.outcome is Outcome.LOST and entry.losses < policies.retry_lost:
             wait_again(draft, changed(entry, losses=entry.losses + 1))
         else:
             done = changed(

@@ -8,6 +8,7 @@ loop, a clock that was set, and a timer that is late are all one case.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
@@ -45,7 +46,7 @@ from worker.tasks.base import BaseTask, TaskDefinition
 from worker.timers import Timers, first_wakes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
     from datetime import datetime
 
     from worker.clock import Clock
@@ -60,7 +61,6 @@ UNRECORDED = 1000
 SETTLE_S = 5.0
 """How long a worker that ends tries to tell a store that is down what became of its runs."""
 RETRY_S = 0.5
-ANSWER_S = 0.005
 ERROR = 1000
 """How much of an error the ledger keeps, in characters."""
 PRECEDENCE = "cancelled: a later slot of the task has precedence"
@@ -107,19 +107,19 @@ class Attention:
     """What this replica remembers of a task between two slots.
 
     Attributes:
-        book: As it was last seen.
+        book: As the store last had it.
+        lone: As this replica goes on with it while the store is down.
         asking: The ledger is being asked about what is due.
         again: Something was due meanwhile, or the ledger could not be asked.
         alone: How many runs go on that the store knows nothing of.
-        apart: The book went on without the store.
         unrecorded: What the store will have to be told of such runs.
     """
 
     book: Book
+    lone: Book | None = None
     asking: bool = False
     again: bool = False
     alone: int = 0
-    apart: bool = False
     unrecorded: list[Entry] = field(default_factory=list)
 
 
@@ -160,6 +160,8 @@ class Scheduler:
         self._runs: dict[RunId, tuple[Entry, asyncio.Task[Any]]] = {}
         self._holding: set[asyncio.Task[Any]] = set()
         self._settling: set[RunId] = set()
+        self._unanswered = 0
+        self._all_answered = asyncio.Event()
         self._group: asyncio.TaskGroup | None = None
         self._stopping = False
 
@@ -259,17 +261,33 @@ class Scheduler:
         attention = self._attend_to(name)
         if self._stopping:
             return  # what is due is left for others, or for the next start
-        if attention.asking or attention.alone:
+        if attention.asking:
             attention.again = True
             return
         terms = self._tasks[name].terms
         if self._ledger.trouble is not None and not terms.policies.needs_ledger:
             self._go_alone(name)
             return
+        if attention.alone:  # the store knows nothing of what runs
+            attention.again = True
+            return
         attention.asking = True
         sent = tuple(attention.unrecorded)
         request = Attend(terms=terms, seen=attention.book.cursor, unrecorded=sent)
-        self._ledger.submit(request, partial(self._attended, name, len(sent)))
+        self._submit(request, partial(self._attended, name, len(sent)))
+
+    def _submit(self, request: Request, reply: Callable[[Answer | WorkerError], None]) -> None:
+        """Ask the ledger, and keep count of what it was asked."""
+
+        def answered(answer: Answer | WorkerError) -> None:
+            self._unanswered -= 1
+            reply(answer)
+            if not self._unanswered:
+                self._all_answered.set()
+
+        self._unanswered += 1
+        self._all_answered.clear()
+        self._ledger.submit(request, answered)
 
     async def run_now(self, name: str, *, overlap: Overlap | None = None) -> Run:
         """Run a task once, now, unless its overlap policy has something against it.
@@ -309,7 +327,6 @@ class Scheduler:
         """Take no more slots, wait up to ``grace`` for the runs to end, then end the rest."""
         self._stopping = True
         self._timers.stop()
-        await self._answered()
         if self._runs:
             await asyncio.wait(
                 {task for _, task in self._runs.values()}, timeout=grace.total_seconds()
@@ -317,18 +334,19 @@ class Scheduler:
         self.interrupt()
         for task in self._holding:
             task.cancel()
-        if self._runs:  # the runner bounds this: it leaves behind what hangs
-            await asyncio.wait({task for _, task in self._runs.values()})
+        while self._runs:  # the runner bounds this: it leaves behind what hangs
+            settling = set(self._settling)
+            await asyncio.wait(
+                {task for _, task in self._runs.values()}, timeout=SETTLE_S + 2 * RETRY_S
+            )
+            for run_id in settling & self._runs.keys():  # a store that hangs does not
+                self._runs[run_id][1].cancel()
+        if self._unanswered:  # what is granted until then is given back
+            with suppress(TimeoutError):
+                async with asyncio.timeout(SETTLE_S):
+                    await self._all_answered.wait()
         if self._own_ledger:
             await self._ledger.stop(grace)
-
-    async def _answered(self) -> None:
-        """Wait for the answers that are under way: what was claimed meanwhile is to be run."""
-        deadline = self._clock.monotonic() + SETTLE_S
-        while any(seen.asking for seen in self._attention.values()):
-            if self._clock.monotonic() >= deadline:
-                return
-            await asyncio.sleep(ANSWER_S)
 
     def _attend_to(self, name: str) -> Attention:
         return self._attention.setdefault(name, Attention(Book(task=name)))
@@ -340,10 +358,11 @@ class Scheduler:
             attention.again = True  # at the next pulse
             if not isinstance(answer, StoreError):
                 raise answer
-            if not self._tasks[name].terms.policies.needs_ledger and not self._stopping:
+            down = self._ledger.trouble is not None
+            if down and not self._tasks[name].terms.policies.needs_ledger and not self._stopping:
                 self._go_alone(name)
             return
-        attention.book, attention.apart = answer.book, False
+        attention.book, attention.lone = answer.book, None
         del attention.unrecorded[:sent]
         if answer.elsewhere:
             self._events.announce(SlotsElsewhere(task=name, count=answer.elsewhere))
@@ -366,7 +385,10 @@ class Scheduler:
             if entry.cancel and entry.run_id is not None:
                 self._runner.interrupt(RunId(entry.run_id), PRECEDENCE)
         for entry in answer.granted:
-            self._spawn(entry)
+            if self._stopping:
+                self._give_back(entry)
+            else:
+                self._spawn(entry)
 
     def _pulse(self, pulse: Pulse | None) -> None:
         """The lease was renewed, or lost."""
@@ -390,15 +412,17 @@ class Scheduler:
                 request = SettleOrphans(name)
             else:
                 continue
-            self._ledger.submit(request, self._promoted)
+            self._submit(request, partial(self._promoted, name))
         for name, attention in self._attention.items():
-            if attention.again or attention.apart:
+            if attention.again or attention.lone is not None:
                 attention.again = False
                 self.wake(name)
 
-    def _promoted(self, answer: Answer | WorkerError) -> None:
+    def _promoted(self, name: str, answer: Answer | WorkerError) -> None:
         if isinstance(answer, Answer):
             self._hear(answer)
+        elif name in self._tasks:
+            self._attend_to(name).again = True
 
     def _interrupt_entry(self, key: EntryKey) -> None:
         for run_id, (entry, _) in self._runs.items():
@@ -419,40 +443,45 @@ class Scheduler:
         )
 
     def _go_alone(self, name: str) -> None:
-        """Take what is due without the store, by what was last known of the book."""
+        """Take what is due without the store, by what was last known of the book.
+
+        What others run and what waits in the store is left out: nobody can tell what became of it.
+        """
         attention = self._attend_to(name)
-        request = Attend(terms=self._tasks[name].terms, seen=attention.book.cursor)
+        attention.again = True  # the store shall hear of it
+        going_on = self._runs.keys() - self._settling
+        book = attention.lone or replace(
+            attention.book, active=tuple(e for e in attention.book.active if e.session is not None)
+        )
+        active = tuple(e for e in book.active if e.session is None or e.run_id in going_on)
+        attention.lone = replace(book, active=active)
+        request = Attend(terms=self._tasks[name].terms, seen=book.cursor)
         self._decide_alone(name, request)
 
     def _decide_alone(self, name: str, request: Request) -> None:
         attention = self._attend_to(name)
         claimant = Claimant(self._ledger.replica)
-        book = replace(attention.book, active=tuple(self._known_active(attention)))
-        answer = decide(request, book, claimant=claimant, now=self._clock.now())
-        attention.book, attention.apart = answer.book, True
+        assert attention.lone is not None
+        answer = decide(request, attention.lone, claimant=claimant, now=self._clock.now())
+        attention.lone = answer.book
         attention.alone += len(answer.granted)
         done = [entry for entry in answer.recorded if entry.outcome.final]
         attention.unrecorded = [*attention.unrecorded, *done][-UNRECORDED:]
         self._hear(answer)
-
-    def _known_active(self, attention: Attention) -> Iterator[Entry]:
-        """What waits or runs as far as can be known without the store: here.
-
-        A run that goes on elsewhere may have ended long ago, and nobody could say so. One that
-        ended here, and only waits for the store to be recorded, is in nobody's way.
-        """
-        for entry in attention.book.active:
-            if entry.session is None:
-                if attention.apart:
-                    yield entry
-            elif entry.run_id in self._runs and entry.run_id not in self._settling:
-                yield entry
 
     def _spawn(self, entry: Entry) -> None:
         assert entry.run_id is not None
         owner = self._group or asyncio.get_running_loop()
         task = owner.create_task(self._keep(entry), name=f"slot:{entry.task}")
         self._runs[RunId(entry.run_id)] = (entry, task)
+
+    def _give_back(self, entry: Entry) -> None:
+        """Let a slot wait for the next start, or for another replica: this worker ends."""
+        if entry.session is None:
+            return
+        terms = self._tasks[entry.task].terms
+        request = Finish(terms=terms, entry=entry, outcome=Outcome.WAITING, go_on=False)
+        self._submit(request, lambda answer: None)
 
     async def _keep(self, entry: Entry) -> Run:
         """Run what was granted, and record what came of it."""
@@ -472,8 +501,8 @@ class Scheduler:
             self._settling.add(run_id)
             await self._settle(entry, run)
         finally:
-            del self._runs[run_id]
             self._settling.discard(run_id)
+            del self._runs[run_id]
         return run
 
     async def _until_code_ended(self, run_id: RunId) -> None:
@@ -503,7 +532,10 @@ class Scheduler:
             try:
                 answer = await self._ledger.ask(request)
             except LeaseLost as exc:
-                if not uncertain:  # else it may be that the first try did reach the store
+                # If uncertain, the first try may have reached the store, and granted what follows.
+                if uncertain:
+                    self._attend_to(entry.task).again = True
+                else:
                     self._refused(entry, request, str(exc))
                 return
             except StoreError as exc:
@@ -521,8 +553,7 @@ class Scheduler:
     def _settled(self, entry: Entry, answer: Answer) -> None:
         attention = self._attend_to(entry.task)
         before = attention.book.pause
-        if not attention.apart:  # else what was done without the store must be told to it first
-            attention.book = answer.book
+        attention.book = answer.book
         pause = answer.book.pause
         if pause is not None and before is None and pause.by == "pause_after_failures":
             self._events.announce(SchedulePaused(task=entry.task, note=pause.note))

@@ -114,11 +114,19 @@ class SlotTrigger(BaseTrigger):
     ) -> datetime | None:
         after = now if previous_fire_time is None else max(now, previous_fire_time)
         if after != self._known[0]:  # APScheduler asks twice
-            terms = self._terms
-            assert terms.schedule is not None
-            due = next_due(terms.schedule, terms.task, terms.policies.jitter, after)
-            self._known = (after, None if due is None else due[1])
+            self._known = (after, self._due(after))
         return self._known[1]
+
+    def _due(self, after: datetime) -> datetime | None:
+        terms = self._terms
+        assert terms.schedule is not None
+        try:
+            due = next_due(terms.schedule, terms.task, terms.policies.jitter, after)
+        except Exception:
+            # APScheduler would stay with this timer, and the others would never be due.
+            structlog.get_logger("worker").exception("timer.failed", task=terms.task)
+            return after + timedelta(seconds=LONGEST_S)
+        return None if due is None else due[1]
 
 
 class WakingExecutor(BaseExecutor):

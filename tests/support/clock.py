@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from datetime import UTC, datetime, timedelta
 
 START = datetime(2026, 11, 21, 9, 30, tzinfo=UTC)
@@ -73,3 +74,22 @@ class SteppedClock(FakeClock):
         for woken in due:
             if not woken.done():
                 woken.set_result(None)
+
+
+class WallClock:
+    """A wall clock that the test moves; what waits does so in real time."""
+
+    def __init__(self, now: datetime = START) -> None:
+        self._now = now
+
+    def now(self) -> datetime:
+        return self._now
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    def advance(self, duration: timedelta) -> None:
+        self._now += duration

@@ -109,9 +109,9 @@ class FailingStore:
         self._asked()
         return self.inner.replicas()
 
-    def prune(self, *, age: timedelta) -> int:
+    def prune(self, *, age: timedelta, limit: int = 5000) -> int:
         self._asked()
-        return self.inner.prune(age=age)
+        return self.inner.prune(age=age, limit=limit)
 
     def close(self) -> None:
         self.closed = True
