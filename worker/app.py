@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
-from worker.backends.opening import display_url, kind_of, open_store
+from worker.backends.opening import backend, display_url, kind_of, open_store
 from worker.clock import Clock, SystemClock
 from worker.context import RunContext
 from worker.data_api import DataApi
@@ -401,7 +401,7 @@ def migrate_store(settings: Settings) -> str:
     url = store_url(settings)
     where = display_url(url)
     if kind_of(url) == "postgres":
-        before, after = import_module("worker.backends.migrate").migrate(url)
+        before, after = backend("migrate", "postgres").migrate(url)
         if before == after:
             return f"{where} is up to date, at {after}"
         return f"{where} was migrated from {before or 'nothing'} to {after}"
@@ -414,9 +414,9 @@ async def check_store(worker: Worker) -> list[Finding]:
     try:
         store = await asyncio.to_thread(worker.ledger.connect)
     except StoreUnavailable as exc:
-        return [Finding(False, f"{where}: {exc}", unreachable=True)]
+        return [Finding(False, f"the ledger: {exc}", unreachable=True)]
     except StoreError as exc:
-        return [Finding(False, f"{where}: {exc}")]
+        return [Finding(False, f"the ledger: {exc}")]
     warnings = [Finding(True, f"{where}, but: {warning}") for warning in store.warnings]
     store.close()
     return [Finding(True, f"{where} can be used"), *warnings]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from worker.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from worker.ports import LedgerStore
 
-__all__ = ["display_url", "kind_of", "open_store"]
+__all__ = ["backend", "display_url", "kind_of", "open_store"]
 
 KINDS = {
     "memory": "memory",
@@ -28,18 +28,23 @@ def kind_of(url: str) -> str:
     """``memory``, ``sqlite``, ``postgres`` or ``redis``.
 
     Raises:
-        ValueError: None of them.
+        ConfigurationError: None of them.
     """
     scheme = url.partition("://")[0].partition("+")[0].lower() if "://" in url else ""
     if scheme not in KINDS:
-        raise ValueError(f"{EXPECTED}, got {scheme + '://…' if scheme else 'no scheme'}")
+        got = f"{scheme}://…" if scheme else "no scheme"
+        raise ConfigurationError([f"WORKER_STORE_URL: {EXPECTED}, got {got}"])
     return KINDS[scheme]
 
 
 def display_url(url: str) -> str:
     """The URL without its credentials and its query, for people to see."""
     scheme, mark, rest = url.partition("://")
-    shown = rest.rpartition("@")[2]  # before anything else: a password may hold / ? and #
+    if scheme.lower() == "sqlite":  # a path, which may hold anything, and nothing else
+        return url
+    before, _, shown = rest.rpartition("@")
+    if set(before) & set("?#"):  # a password with such a sign, or a query that holds an @
+        return f"{scheme}{mark}…"
     for sign in "?#":
         shown = shown.partition(sign)[0]
     return f"{scheme}{mark}{shown}"
@@ -54,19 +59,8 @@ def open_store(url: str) -> LedgerStore:
         StoreUnavailable: It cannot be reached.
         StoreSchemaError: Its tables are missing, older or newer than this worker.
     """
-    try:
-        kind = kind_of(url)
-    except ValueError as exc:
-        raise ConfigurationError([f"WORKER_STORE_URL: {exc}"]) from exc
-    try:
-        module = import_module(f"worker.backends.{kind}")
-    except ModuleNotFoundError as exc:
-        raise ConfigurationError(
-            [
-                f"WORKER_STORE_URL names {kind}, but {exc.name} is not installed; "
-                f"expected: pip install 'sidecar-worker[{kind}]'"
-            ]
-        ) from exc
+    kind = kind_of(url)
+    module = backend(kind, kind)
     if kind == "memory":
         store: LedgerStore = module.MemoryStore()
     elif kind == "sqlite":
@@ -76,6 +70,23 @@ def open_store(url: str) -> LedgerStore:
     else:
         store = module.RedisStore(url)
     return store
+
+
+def backend(name: str, kind: str) -> Any:
+    """A module of this package, whose library an extra of the name ``kind`` brings.
+
+    Raises:
+        ConfigurationError: It is not installed.
+    """
+    try:
+        return import_module(f"worker.backends.{name}")
+    except ModuleNotFoundError as exc:
+        raise ConfigurationError(
+            [
+                f"WORKER_STORE_URL names {kind}, but {exc.name} is not installed; "
+                f"expected: pip install 'sidecar-worker[{kind}]'"
+            ]
+        ) from exc
 
 
 def sqlite_path(url: str) -> Path:
