@@ -11,8 +11,10 @@ from enum import StrEnum
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from worker.book import Book, Entry, HistoryQuery, Replica
+from worker.book import Book, Entry, HistoryQuery, Outcome, Replica
 from worker.durations import format_duration
+from worker.model import Trigger
+from worker.preview_notes import short
 from worker.schedule import next_due
 
 if TYPE_CHECKING:
@@ -67,6 +69,23 @@ class View:
     @property
     def name(self) -> str:
         return self.task.definition.name
+
+
+KINDS = {
+    Trigger.SCHEDULE: "slot",
+    Trigger.MANUAL: "run by hand",
+    Trigger.BACKFILL: "slot to be made good by hand",
+}
+BECAME: dict[str, str] = {
+    Outcome.WAITING: "waits",
+    Outcome.RUNNING: "runs",
+    Outcome.RAN: "ran",
+    Outcome.FAILED: "failed",
+    Outcome.SKIPPED_OVERLAP: "was skipped, since another run went on",
+    Outcome.MISSED: "was missed",
+    Outcome.PAUSED: "was left out, as it was paused",
+    Outcome.LOST: "was lost",
+}
 
 
 def view(task: ScheduledTask, book: Book, *, now: datetime, slots: int = 3) -> View:
@@ -149,13 +168,15 @@ def explain(task: ScheduledTask, store: LedgerStore, *, now: datetime) -> Explan
     replicas = store.replicas()
     last = store.history(HistoryQuery(task=name, limit=1))
     nobody = [*why_nobody(seen, replicas)]
+    over = [*why_over(seen)]
     reasons = [
         *why_running(seen, replicas),
         *why_off(seen),
         *why_paused(seen),
-        *nobody,
-        *why_over(seen),
-        *([] if nobody else why_behind(seen)),
+        *over,
+        *([] if over and not seen.book.waiting else nobody),
+        *why_ahead(seen),
+        *([] if nobody or over else why_behind(seen)),
         *why_waiting(seen),
     ]
     facts = [*reasons[1:], *next_slot(seen), *last_words(seen, last), *staleness(seen)]
@@ -203,10 +224,11 @@ def why_paused(seen: View) -> Iterator[str]:
 
 
 def why_nobody(seen: View, replicas: Sequence[Replica]) -> Iterator[str]:
-    if seen.task.terms.schedule is None or any(replica.alive for replica in replicas):
+    wanted = seen.task.terms.schedule is not None or seen.book.waiting
+    if not wanted or any(replica.alive for replica in replicas):
         return
     if not replicas:
-        yield f"no worker has ever used this ledger: `worker start` runs {seen.name}"
+        yield "no worker has ever used this ledger: nothing runs before `worker start`"
     else:
         latest = max(replicas, key=lambda replica: replica.seen)
         yield f"no worker is up: {latest.name} was seen last, at {at(latest.seen, seen.now)}"
@@ -216,20 +238,25 @@ def why_over(seen: View) -> Iterator[str]:
     policies = seen.task.terms.policies
     if policies.max_runs is not None and seen.book.runs >= policies.max_runs:
         yield f"{seen.name} is over: {seen.book.runs} runs of at most {policies.max_runs} are done"
-    elif seen.task.terms.schedule is not None and not seen.slots:
+        return
+    schedule, cursor = seen.task.terms.schedule, seen.book.cursor
+    if schedule is not None and cursor is not None and schedule.after(cursor) is None:
         yield f"{seen.name} is over: its schedule has no slot any more"
 
 
-def why_behind(seen: View) -> Iterator[str]:
-    """The ledger's account and the clock do not fit together."""
-    schedule, cursor = seen.task.terms.schedule, seen.book.cursor
-    if schedule is None or cursor is None:
-        return
-    if cursor > seen.now + LATE:
+def why_ahead(seen: View) -> Iterator[str]:
+    cursor = seen.book.cursor
+    if seen.task.terms.schedule is not None and cursor is not None and cursor > seen.now + LATE:
         yield (
             f"slots are accounted for until {at(cursor, seen.now)}, which is to come: a worker's "
             f"clock was ahead, and no slot is run twice"
         )
+
+
+def why_behind(seen: View) -> Iterator[str]:
+    """A slot is due, and nobody has looked at it."""
+    schedule, cursor = seen.task.terms.schedule, seen.book.cursor
+    if schedule is None or cursor is None:
         return
     due = next_due(schedule, seen.name, seen.task.terms.policies.jitter, cursor)
     if due is not None and due[1] < seen.now - LATE and seen.book.pause is None:
@@ -252,7 +279,7 @@ def next_slot(seen: View) -> Iterator[str]:
         return
     text = f"its next slot is {at(seen.slots[0], seen.now)}"
     if seen.due is not None and seen.due != seen.slots[0]:
-        text += f", and starts {format_duration(seen.due - seen.slots[0])} later for its jitter"
+        text += f", and starts {short(seen.due - seen.slots[0])} later for its jitter"
     yield text
 
 
@@ -262,17 +289,17 @@ def last_words(seen: View, last: Sequence[Entry]) -> Iterator[str]:
         yield "the ledger has not seen it yet"
     for entry in last:
         if entry.outcome.final:
-            count = f" and {entry.count - 1} more" if entry.count > 1 else ""
+            more = f", as were the {entry.count - 1} after it" if entry.count > 1 else ""
             error = f": {entry.error}" if entry.error else ""
-            yield (
-                f"its latest slot, of {at(entry.slot, seen.now)}{count}, was {entry.outcome.value}"
-                f"{error}"
-            )
+            became = BECAME[entry.outcome]
+            what = KINDS[entry.trigger]
+            yield f"its latest {what}, of {at(entry.slot, seen.now)}, {became}{more}{error}"
     if book.last_error is not None and not (last and last[0].error == book.last_error):
-        yield f"its last run that ended was {book.last_outcome}: {book.last_error}"
+        became = BECAME[book.last_outcome] if book.last_outcome else "ended"
+        yield f"its last run {became}: {book.last_error}"
     if book.failures:
         runs = "run has failed" if book.failures == 1 else "runs in a row have failed"
-        yield f"{book.failures} {runs} since its last success"
+        yield f"{book.failures} {runs}"
     if book.last_success is not None:
         yield f"its last success was at {at(book.last_success, seen.now)}"
 
