@@ -71,9 +71,10 @@ def parse_outage(
     else:
         begins, _, ends = compact.partition("/")
         try:
-            found = [Outage(moment_of(begins, zone), moment_of(ends, zone))]
+            start_of, end_of = moment_of(begins, zone), moment_of(ends, zone)
         except ValueError as exc:
-            raise ValueError(f"{EXPECTED}, got {text!r}: {exc}") from exc
+            raise ValueError(f"{EXPECTED}, got {text!r}") from exc
+        found = [Outage(start_of, end_of)]
     return tuple(outage for outage in found if outage.start < end and outage.end > start)
 
 

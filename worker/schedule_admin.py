@@ -11,10 +11,10 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from worker.app import open_worker, store_url
-from worker.backends.opening import open_store
+from worker.backends.opening import kind_of, open_store
 from worker.book import HistoryQuery
 from worker.clock import SystemClock
-from worker.errors import UnknownTaskError, WorkerError
+from worker.errors import ConfigurationError, UnknownTaskError, WorkerError
 from worker.ledger import Answer, Ask, Claimant, PauseSchedule, Request, ResumeSchedule, apply
 from worker.model import Trigger
 from worker.overview import Explanation, View, explain, view
@@ -92,8 +92,14 @@ class ScheduleAdmin:
         """Why a task does not run, or when it will."""
         return explain(self._task(name), self._store, now=self._clock.now())
 
+    def paused(self, name: str) -> bool:
+        """Whether a schedule is paused."""
+        return self._store.read([self._task(name).terms.task])[name].pause is not None
+
     def pause(self, name: str, note: str = "") -> View:
-        """Let no slot run until `resume`."""
+        """Let no slot run until `resume`. A pause that holds stays as it is, unless for a note."""
+        if not note and self.paused(name):
+            return self._seen(name)
         return self._done(PauseSchedule(task=self._task(name).terms.task, by=self.by, note=note))
 
     def resume(self, name: str) -> View:
@@ -124,8 +130,13 @@ class ScheduleAdmin:
         schedule = task.terms.schedule
         if schedule is None:
             raise ValueError(f"{name} has no schedule, so it has no slots to backfill")
+        if end <= start:
+            raise ValueError(
+                f"expected a range that ends after it starts, got {start.isoformat()} to "
+                f"{end.isoformat()}"
+            )
         if end > self._clock.now():
-            raise ValueError(f"expected an end in the past, got {end.isoformat()}")
+            raise ValueError(f"expected a range that ends in the past, got {end.isoformat()}")
         between = slots_between(schedule, start, end)
         slots = [slot for slot in (start, *islice(between, MOST_BACKFILLED + 1)) if slot < end]
         if schedule.until(start) != start:
@@ -142,6 +153,9 @@ class ScheduleAdmin:
         if asked:
             self._done(Ask(task=name, slots=asked, trigger=Trigger.BACKFILL, overlap=overlap))
         return Backfill(asked, len(done))
+
+    def _seen(self, name: str) -> View:
+        return view(self._task(name), self._store.read([name])[name], now=self._clock.now())
 
     def _task(self, name: str) -> ScheduledTask:
         if name not in self._tasks:
@@ -168,10 +182,19 @@ def open_admin(settings: Settings, tasks: dict[str, ScheduledTask]) -> Iterator[
     """Open the store for a person's use.
 
     Raises:
-        ConfigurationError: The store's URL, folder or library is wrong.
+        ConfigurationError: The store's URL, folder or library is wrong, or it is a store that
+            no other process can look into.
         StoreError: It cannot be reached, or its schema does not fit.
     """
-    store = open_store(store_url(settings))
+    url = store_url(settings)
+    if kind_of(url) == "memory":
+        raise ConfigurationError(
+            [
+                "WORKER_STORE_URL is memory://, which nobody but the worker itself can look into; "
+                "expected sqlite:///…, postgresql://… or redis://… for commands beside it"
+            ]
+        )
+    store = open_store(url)
     try:
         yield ScheduleAdmin(tasks, store)
     finally:

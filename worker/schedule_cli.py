@@ -15,7 +15,8 @@ from worker.errors import TaskDefinitionError, UnknownTaskError
 from worker.policies import Overlap, TaskSchedule
 from worker.process import run_to_end
 from worker.registration import task_schedule
-from worker.terminal import ExitCode, as_text, complaints, print_table, ready_settings, say
+from worker.schedule import LATEST, as_utc
+from worker.terminal import ExitCode, as_text, complaints, print_table, ready_settings, remark, say
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,7 +51,7 @@ def moment_option(text: str) -> datetime:
         if text.lower() == "now":
             return datetime.now(UTC)
         moment = datetime.fromisoformat(text)
-    except ValueError as exc:
+    except (ValueError, OverflowError) as exc:
         raise typer.BadParameter(
             f"expected a moment such as 2026-11-21T09:30:00Z, a date, or -3h, got {text!r}"
         ) from exc
@@ -58,9 +59,9 @@ def moment_option(text: str) -> datetime:
 
 
 def in_zone(moment: datetime | None, zone: ZoneInfo) -> datetime | None:
-    if moment is None or moment.tzinfo is not None:
-        return moment
-    return moment.replace(tzinfo=zone)
+    if moment is None:
+        return None
+    return as_utc(moment if moment.tzinfo is not None else moment.replace(tzinfo=zone))
 
 
 def zone_option(text: str) -> ZoneInfo:
@@ -121,9 +122,7 @@ def list_schedules(
                 last_of(view, zone),
                 str(view.book.counts.get("ran", 0)),
                 str(view.book.counts.get("failed", 0)),
-                str(
-                    sum(n for what, n in view.book.counts.items() if what not in ("ran", "failed"))
-                ),
+                str(not_run(view)),
             )
             for view in views
         ],
@@ -140,7 +139,7 @@ def state_of(view: View) -> str:
     if pause is not None:
         return f"paused by {pause.by}" + (f": {pause.note}" if pause.note else "")
     if view.book.failures:
-        return f"{view.standing} ({view.book.failures} in a row)"
+        return f"{view.standing} ({view.book.failures} failed in a row)"
     return str(view.standing)
 
 
@@ -195,7 +194,7 @@ def describe_view(view: View) -> dict[str, Any]:
 @schedule_app.command("history")
 def show_history(
     task: Annotated[
-        str | None, typer.Argument(metavar="[TASK]", help="Of all tasks if none.")
+        str | None, typer.Argument(metavar="TASK", help="Of all tasks if none.")
     ] = None,
     outcome: Annotated[
         list[Outcome] | None, typer.Option(help="Only these outcomes; repeatable.")
@@ -218,6 +217,9 @@ def show_history(
         entries = admin.history(query)
     if as_json:
         say(as_text([describe_entry(entry) for entry in entries], indent=None))
+        return
+    if not entries:
+        remark("no slot of that kind is recorded")
         return
     print_table(
         ("task", "slot", "outcome", "late", "took", "replica", "note"),
@@ -289,9 +291,10 @@ def pause(
 def resume(task: TaskName) -> None:
     """Let the slots of a schedule run again. Those that passed are recorded as paused."""
     with opened() as admin:
+        was_paused = admin.paused(task)
         view = admin.resume(task)
-    following = f"; its next slot is {iso(view.slots[0])}" if view.slots else ""
-    say(f"{task} is resumed{following}")
+    following = f"; its next slot is {full(view.slots[0], UTC)}" if view.slots else ""
+    say(f"{task} {'is resumed' if was_paused else 'was not paused'}{following}")
 
 
 OverlapOption = Annotated[
@@ -326,20 +329,29 @@ def backfill(
         except ValueError as exc:
             raise typer.BadParameter(str(exc)) from exc
         alive = sum(replica.alive for replica in admin.replicas())
-    known = f", {done.known} were asked for before" if done.known else ""
-    say(f"{len(done.asked)} slots of {task} were asked for{known}; {those_up(alive)}")
+    known = f"{many(done.known)} asked for before" if done.known else ""
+    if not done.asked:
+        say(f"nothing was asked for: {known}")
+        return
+    known = f" ({known})" if known else ""
+    say(f"{many(len(done.asked), task)} asked for{known}; {those_up(alive)}")
+
+
+def many(slots: int, task: str = "") -> str:
+    of = f" of {task}" if task else ""
+    return f"1 slot{of} was" if slots == 1 else f"{slots} slots{of} were"
 
 
 def those_up(alive: int) -> str:
     if alive == 0:
-        return "no worker is up, so it waits for one"
+        return "no worker is up, and the next one to start will see to it"
     return f"{alive} {'worker is' if alive == 1 else 'workers are'} up"
 
 
 @schedule_app.command()
 def preview(
     task: Annotated[
-        str | None, typer.Argument(metavar="[TASK]", help="All that have a schedule if none.")
+        str | None, typer.Argument(metavar="TASK", help="All that have a schedule if none.")
     ] = None,
     start: Annotated[Any, moment_parameter("--from", "The first moment; by default now.")] = None,
     end: Annotated[
@@ -375,26 +387,26 @@ def preview(
     from worker.preview_table import as_json as lines_as_json
 
     with complaints():
-        schedules = previewed(task, cron, zone)
-    first = in_zone(start, zone) or datetime.now(UTC)
-    last = in_zone(end, zone) or first + timedelta(days=1)
+        schedules, first_run = previewed(task, cron, zone)
     try:
+        first = in_zone(start, zone) or datetime.now(UTC)
+        last = in_zone(end, zone) or first + min(timedelta(days=1), LATEST - first)
         outages = tuple(
             found
             for text in outage or ()
             for found in parse_outage(text, zone, start=first, end=last)
         )
-        lines = simulate(
-            schedules,
-            Preview(start=first, end=last, outages=outages, replicas=replicas, takes=takes),
+        what = Preview(
+            start=first, end=last, outages=outages, replicas=replicas, takes=takes, **first_run
         )
+        lines = simulate(schedules, what)
     except ValueError as exc:
         raise typer.BadParameter(str(exc)) from exc
     if as_json:
         say(as_text(lines_as_json(lines), indent=None))
     else:
         if not lines:
-            say("no slot lies in that time")
+            remark("no slot lies in that time")
         print_table(HEAD, rows(lines, zone))
         for name, counts in totals(lines).items():
             told = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
@@ -403,27 +415,38 @@ def preview(
         raise typer.Exit(ExitCode.FAILED)
 
 
-def previewed(task: str | None, cron: str | None, zone: ZoneInfo) -> list[TaskSchedule]:
-    """The schedules to preview.
+def previewed(
+    task: str | None, cron: str | None, zone: ZoneInfo
+) -> tuple[list[TaskSchedule], dict[str, timedelta]]:
+    """The schedules to preview, and what the settings say of first runs.
 
     Raises:
+        BadParameter: The expression is wrong, or the task has no schedule.
         UnknownTaskError: No task has that name.
-        TaskDefinitionError: The expression is wrong, or the task has no schedule.
     """
     if cron is not None:
-        return [task_schedule(task or "preview", {"cron": cron, "timezone": zone.key})]
+        try:
+            terms = task_schedule(task or "preview", {"cron": cron, "timezone": zone.key})
+        except TaskDefinitionError as exc:
+            raise typer.BadParameter(str(exc.__cause__ or exc), param_hint="'--cron'") from exc
+        return [terms], {}
     from worker.schedule_admin import registered
 
     settings, _ = ready_settings()
     tasks = run_to_end(registered(settings))
+    first_run = {
+        "first_run_delay": settings.first_run_delay,
+        "first_run_spread": settings.first_run_spread,
+    }
     if task is None:
-        return [found.terms for found in tasks.values() if found.terms.schedule is not None]
+        scheduled = [found.terms for found in tasks.values() if found.terms.schedule is not None]
+        return scheduled, first_run
     if task not in tasks:
         raise UnknownTaskError(task, tasks)
     found = tasks[task]
     if found.terms.schedule is None:
-        raise TaskDefinitionError(f"{task} is off: {found.said_by} says so")
-    return [found.terms]
+        raise typer.BadParameter(f"{task} has no slots: it is off, {found.said_by} says so")
+    return [found.terms], first_run
 
 
 @schedule_app.command()

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from worker.logs import LogStream
     from worker.settings import Settings
 
-__all__ = ["ExitCode", "as_text", "complaints", "print_table", "ready_settings", "say"]
+__all__ = ["ExitCode", "as_text", "complaints", "print_table", "ready_settings", "remark", "say"]
 
 
 class ExitCode(IntEnum):
@@ -103,8 +103,15 @@ def say(text: str) -> None:
         raise typer.Exit(ExitCode.FAILED) from exc
 
 
+def remark(text: str) -> None:
+    """Tell a person what is no part of the result."""
+    typer.echo(text, err=True)
+
+
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table for a terminal; aligned columns, nothing cut, for a pipe."""
+    """A table for a terminal; aligned columns, nothing cut, for a pipe. Nothing without rows."""
+    if not rows:
+        return
     if sys.stdout.isatty():
         from rich.console import Console
         from rich.table import Table
@@ -115,7 +122,6 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
             table.add_row(*(Text(cell) for cell in row))
         Console().print(table)
         return
-    if not rows:
-        return
-    widths = [max(len(row[n]) for row in rows) for n in range(len(head))]
-    say("\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows))
+    lines = [head, *rows]
+    widths = [max(len(line[n]) for line in lines) for n in range(len(head))]
+    say("\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines))
