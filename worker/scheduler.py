@@ -216,7 +216,10 @@ class Scheduler:
         override = self._schedules.get(definition.name)
         if override is not None:
             said_by = self.schedules_said_by
-            terms = task_schedule(definition.name, overridden(schedule, override))
+            try:
+                terms = task_schedule(definition.name, overridden(schedule, override))
+            except TaskDefinitionError as exc:
+                raise TaskDefinitionError(f"{said_by}: {exc}") from exc
         self._tasks[definition.name] = ScheduledTask(
             definition, terms, said_by or definition.defined_in
         )
