@@ -635,7 +635,10 @@ class TestSeveral:
         assert one.told() == [(0, "running", 1)] * 2
         store.close_session(session)
         await one.recorded((0, "lost", 1), (0, "lost", 1))
-        assert {event.task for event in one.of(SlotSkipped)} == {"known", "unknown"}
+        await wait_until(
+            lambda: {event.task for event in one.of(SlotSkipped)} == {"known", "unknown"},
+            "both were told",
+        )
         assert one.started == []
 
     async def test_a_lost_lease_ends_the_runs_and_their_outcomes_are_refused(
