@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LogStream", "Redaction", "configure_logging", "plain"]
 
-QUIET_LIBRARIES = ("httpx", "httpcore", "apscheduler", "asyncio", "uvicorn")
+QUIET_LIBRARIES = ("alembic", "apscheduler", "asyncio", "httpcore", "httpx", "uvicorn")
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 TEXT_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 """As CONTROL, but a text of several lines stays one."""
