@@ -60,7 +60,7 @@ HOUR = timedelta(hours=1)
 NO_GRACE = timedelta(0)
 AT_ONCE = FirstRun(delay=timedelta(0), spread=timedelta(0))
 SHORT = timedelta(milliseconds=50)
-LEASE = Lease(ttl=timedelta(milliseconds=600))
+LEASE = Lease(ttl=timedelta(seconds=1.5))
 HOURLY: dict[str, Any] = {"interval": HOUR, "phase": timedelta(0)}
 """`START` is one of its slots."""
 
@@ -133,6 +133,12 @@ class Worker:
     async def recorded(self, *told: tuple[float, str, int]) -> None:
         """Wait until that, and nothing else, is what the store has."""
         await wait_until(lambda: self.told() == list(told), f"it is recorded: {told}")
+
+    async def settled(self) -> None:
+        """Wait until nothing runs, as far as the store knows."""
+        await wait_until(
+            lambda: not any(told == "running" for _, told, _ in self.told()), "all has ended"
+        )
 
     async def looked(self, name: str) -> None:
         """Look at what is due of a task, and wait until the ledger has answered."""
@@ -325,6 +331,7 @@ class TestSlots:
         one.register(pings, **HOURLY)
         one.start()
         await one.looked("pings")
+        await one.recorded((0, "ran", 1))
         clock.advance(60 * HOUR)
         await one.looked("pings")
         await one.recorded((0, "ran", 1), (1, "missed", 59), (60, "ran", 1))
@@ -432,9 +439,7 @@ class TestSlots:
         for hour in range(5):
             await one.looked("fails")
             await wait_until(lambda: len(one.told()) > hour, "the slot is accounted for")  # noqa: B023
-            await wait_until(
-                lambda: not any(told == "running" for _, told, _ in one.told()), "it ended"
-            )
+            await one.settled()
             clock.advance(HOUR)
         assert [told for _, told, _ in one.told()] == ["failed"] * 2 + ["paused"] * 3
         assert only(one.of(SchedulePaused)).note == (
@@ -470,6 +475,7 @@ class TestSlots:
         for step in (0, 1, -1, 1, -1, 1, 1):
             clock.advance(step * HOUR)
             await one.looked("pings")
+            await one.settled()
         await one.recorded((0, "ran", 1), (1, "ran", 1), (2, "ran", 1))
         assert len(one.started) == 3
 
@@ -626,6 +632,7 @@ class TestSeveral:
             worker.register(pings, **HOURLY)
             worker.start()
             await worker.looked("pings")
+        await one.recorded((0, "ran", 1))
         for hour in range(1, 11):
             clock.advance(HOUR)
             first, second = (one, two) if hour % 3 else (two, one)
