@@ -47,7 +47,7 @@ from worker.ledger import Attend, Claimant, apply
 from worker.ledger_thread import Lease, LedgerThread
 from worker.model import Run, State, Trigger
 from worker.policies import Overlap, TaskSchedule
-from worker.schedule import Interval
+from worker.schedule import Cron, Interval
 from worker.timers import SlotTrigger, Timers
 
 if TYPE_CHECKING:
@@ -441,6 +441,27 @@ class TestSlots:
             "2 failures in a row, the last: ValueError: boom"
         )
 
+    async def test_a_schedule_whose_arithmetic_fails_leaves_the_other_tasks_alone(
+        self, one: Worker, clock: WallClock, monkeypatch: pytest.MonkeyPatch, log: list[Any]
+    ) -> None:
+        one.register(pings, **HOURLY)
+        one.register(Counts, cron="0 * * * *")
+        one.start()
+        await one.looked("counts")
+
+        def broken(schedule: Cron, moment: datetime) -> datetime:
+            raise ZeroDivisionError("oops")
+
+        monkeypatch.setattr(Cron, "until", broken)
+        clock.advance(HOUR)
+        one.scheduler.wake("counts")
+        one.scheduler.wake("pings")
+        await one.recorded((1, "ran", 1))
+        await wait_until(
+            lambda: any(line["event"] == "ledger.reply_failed" for line in log), "it is told"
+        )
+        assert one.started[0].task == "pings"
+
     async def test_a_clock_that_was_set_back_runs_nothing_twice(
         self, one: Worker, clock: WallClock
     ) -> None:
@@ -466,6 +487,30 @@ class TestStopping:
         async with asyncio.timeout(5):
             await stopping
         assert one.told() == [(0, "ran", 1)]
+
+    async def test_code_that_was_left_behind_does_not_keep_the_worker_from_ending(
+        self, one: Worker
+    ) -> None:
+        release = asyncio.Event()
+
+        async def stubborn() -> None:
+            while not release.is_set():
+                try:
+                    await release.wait()
+                except asyncio.CancelledError:
+                    continue
+
+        one.register(stubborn, time_limit=SHORT, **HOURLY)
+        one.start()
+        one.scheduler.wake("stubborn")
+        await wait_until(lambda: one.finished != [], "its time is up")
+        assert one.told() == [(0, "running", 1)]
+        async with asyncio.timeout(5):
+            await one.stop()
+        assert one.runner.busy == ["stubborn"]
+        assert one.told() == [(0, "failed", 1)]
+        release.set()
+        await wait_until(lambda: one.runner.busy == [], "the code has ended")
 
     @pytest.mark.parametrize(("retry_lost", "outcome"), [(0, "lost"), (1, "waiting")])
     async def test_a_run_that_is_interrupted_is_lost_or_waits_for_the_next_start(
@@ -729,6 +774,26 @@ class TestByHand:
         gate.opened.set()
         assert {run.result for run in await asyncio.gather(*runs)} == {"through"}
         assert [entry.outcome for entry in one.entries] == [Outcome.RAN] * 3
+
+    async def test_a_run_by_hand_that_nobody_waits_for_any_more_is_in_nobodys_way(
+        self, one: Worker, clock: WallClock
+    ) -> None:
+        one.register(pings, interval="off")
+        one.start()
+        await wait_until(lambda: one.store.renewed > 0, "it has a lease")
+        one.store.works.clear()
+        unwanted = asyncio.create_task(one.scheduler.run_now("pings"))
+        await wait_until(one.store.hung.is_set, "the store is being asked")
+        unwanted.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await unwanted
+        one.store.works.set()
+        await wait_until(
+            lambda: [e.outcome for e in one.entries] == [Outcome.LOST], "it is recorded"
+        )
+        clock.advance(SECOND)
+        assert (await one.scheduler.run_now("pings")).result == "pong"
+        assert len(one.started) == 1
 
     async def test_without_the_store_nobody_can_know_what_is_in_the_way(self, one: Worker) -> None:
         one.register(pings, interval="off", needs_ledger=False)
