@@ -27,7 +27,8 @@ ENV PATH=/opt/worker/bin:$PATH
 RUN WORKER_DATA_API_URL=http://localhost worker list \
     && pip uninstall --yes --root-user-action ignore pip \
     && rm -r "$(/usr/local/bin/python -c 'import ensurepip; print(*ensurepip.__path__)')" \
-    && install -d -m 0700 -o 10001 -g 10001 /var/lib/worker
+    && mkdir -m 0700 /var/lib/worker \
+    && chown 10001:10001 /var/lib/worker
 ENV PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     WORKER_STATE_DIR=/var/lib/worker \

@@ -672,6 +672,18 @@ class TestByHand:
         finish(desk, terms, entry, one)
         assert len(attend(desk, terms, one).granted) == 1
 
+    def test_a_run_by_hand_that_is_lost_is_not_run_again_behind_the_back_of_whoever_began_it(
+        self, desk: Desk
+    ) -> None:
+        terms, one, two = terms_of(retry_lost=9), desk.claimant("one"), desk.claimant("two")
+        begin = Begin(terms=terms, overlap=Overlap.ALLOW_ALL)
+        first, second = (only(desk.ask(begin, by).granted) for by in (one, two))
+        finish(desk, terms, first, one, outcome=LOST, error="interrupted")
+        desk.pass_time(TTL, one)
+        assert desk.ask(Promote(terms=terms), one).granted == ()
+        assert {entry.run_id for entry in desk.entries} == {first.run_id, second.run_id}
+        assert counted(desk.entries) == {"lost": 2}
+
     def test_a_backfill_runs_its_slots_one_after_the_other(self, desk: Desk) -> None:
         one = desk.claimant()
         desk.ask(backfill(*(START - n * HOUR for n in (3, 2, 1))), Claimant("anna"))

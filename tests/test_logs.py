@@ -6,15 +6,27 @@ import io
 import json
 import logging
 import warnings
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import structlog
 
 from tests.support.clock import START
+from worker.book import Entry, Outcome
 from worker.errors import DataApiUnreachable
 from worker.event_log import EventLog
-from worker.events import CallRetrying, RunFinished, RunStarted, SlotSkipped
+from worker.events import (
+    CallRetrying,
+    LeaseExpired,
+    OutcomeRefused,
+    RunFinished,
+    RunStarted,
+    SchedulePaused,
+    SlotsElsewhere,
+    SlotSkipped,
+    StoreChanged,
+)
 from worker.logs import LibraryLog, Redaction, configure_logging
 from worker.model import Run, RunError, RunId, State, Trigger
 
@@ -190,10 +202,66 @@ def test_of_the_repeated_calls_of_a_run_the_first_of_each_kind_is_told(log: Log)
 def test_a_run_and_a_skipped_slot_say_when_they_were_due(log: Log) -> None:
     listener = EventLog()
     listener(RunStarted(task="sync", run=run(State.STARTED, slot=START)))
-    listener(SlotSkipped(task="sync", slot=START, reason="overlap", running_since=START))
+    entry = Entry(task="sync", slot=START, outcome=Outcome.SKIPPED_OVERLAP, recorded_at=START)
+    listener(SlotSkipped(task="sync", entry=entry, running_since=START))
     started, skipped = log.lines()
     assert (started["slot"], started["late_ms"]) == (START.isoformat(), 0.0)
-    assert (skipped["reason"], skipped["running_since"]) == ("overlap", START.isoformat())
+    assert (skipped["slot"], skipped["outcome"], skipped["running_since"]) == (
+        START.isoformat(),
+        "skipped_overlap",
+        START.isoformat(),
+    )
+    assert "count" not in skipped
+
+
+def test_a_row_of_slots_that_did_not_run_is_one_line(log: Log) -> None:
+    last = START + timedelta(hours=3)
+    row = Entry(
+        task="sync", slot=START, last=last, count=4, outcome=Outcome.MISSED, recorded_at=last
+    )
+    EventLog()(SlotSkipped(task="sync", entry=row))
+    (skipped,) = log.lines()
+    assert (skipped["level"], skipped["outcome"]) == ("warning", "missed")
+    assert (skipped["slot"], skipped["last_slot"], skipped["count"]) == (
+        START.isoformat(),
+        last.isoformat(),
+        4,
+    )
+    assert "running_since" not in skipped
+
+
+@pytest.mark.parametrize(
+    ("outcome", "level"),
+    [(Outcome.PAUSED, "info"), (Outcome.LOST, "warning"), (Outcome.MISSED, "warning")],
+)
+def test_a_slot_that_someone_wished_away_is_no_warning(
+    log: Log, outcome: Outcome, level: str
+) -> None:
+    entry = Entry(task="sync", slot=START, outcome=outcome, recorded_at=START, error="gone")
+    EventLog()(SlotSkipped(task="sync", entry=entry))
+    (line,) = log.lines()
+    assert (line["level"], line["event"], line["error"]) == (level, "slot.skipped", "gone")
+
+
+def test_what_befalls_the_ledger_is_told(log: Log) -> None:
+    listener = EventLog()
+    listener(StoreChanged(task="", trouble="no connection", waiting=("a",), unrecorded=("b",)))
+    listener(StoreChanged(task="", trouble=None))
+    listener(LeaseExpired(task="", running=("a",)))
+    listener(OutcomeRefused(task="a", run_id="r1", outcome="ran", reason="the lease is lost"))
+    listener(SchedulePaused(task="a", note="3 failures in a row"))
+    listener(SlotsElsewhere(task="a", count=2))  # a debug line
+    down, up, expired, refused, paused = log.lines()
+    assert (down["event"], down["error"]) == ("store.unavailable", "no connection")
+    assert (down["waiting"], down["unrecorded"]) == (["a"], ["b"])
+    assert (up["event"], up["level"]) == ("store.available", "info")
+    assert (expired["event"], expired["running"]) == ("lease.expired", ["a"])
+    assert (refused["event"], refused["run_id"], refused["outcome"]) == (
+        "outcome.refused",
+        "r1",
+        "ran",
+    )
+    assert (paused["event"], paused["hint"]) == ("schedule.paused", "worker schedule resume a")
 
 
 def test_a_full_disk_does_not_stop_whoever_logs_and_tears_no_later_line() -> None:

@@ -6,6 +6,7 @@ import ast
 import asyncio
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -68,6 +69,33 @@ async def test_the_larger_examples_in_the_readme_run_too(tmp_path: Path) -> None
     )
     told, _ = await process.communicate()
     assert process.returncode == 0, told.decode()
+
+
+async def test_the_schedules_in_the_readme_are_taken(tmp_path: Path) -> None:
+    for name in ("schedules.py", "schedules.toml"):
+        (tmp_path / name).write_text(marked("example", name))
+    environment = {
+        "WORKER_DATA_API_URL": "http://api",
+        "WORKER_TASK_MODULES": "schedules",
+        "WORKER_SCHEDULES_FILE": "schedules.toml",
+    }
+    code, out, _ = await worker_command("list", "--json", environment=environment, cwd=tmp_path)
+    assert code == 0
+    schedules = {task["name"]: task["schedule"] for task in json.loads(out)}
+    assert schedules == {
+        "cleanup_old_orders": "0 3 * * * Europe/Berlin",
+        "send_reminders": "every 2m",
+        "sync_external_data": "off",
+        "process_pending_orders": "every 5m",
+        "invoices": "30 2 * * MON-FRI Europe/Berlin",
+        "export": "every 10m until 2027-01-01T00:00:00Z",
+        "rollout": "once at 2026-12-24T18:00:00Z",
+    }
+    for command in re.findall(r"^worker (schedule preview .*)$", README, re.MULTILINE):
+        code, out, err = await worker_command(
+            *shlex.split(command), environment=environment, cwd=tmp_path
+        )
+        assert (code, "ran" in out) == (0, True), err
 
 
 def test_the_readmes_two_commands_do_all_the_set_up() -> None:

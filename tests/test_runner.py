@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
+from tests.support.clock import START
 from tests.support.waiting import wait_until
 from worker import (
     BaseTask,
@@ -28,6 +29,7 @@ from worker import (
     current_run,
 )
 from worker.events import Event, RunAbandoned, RunFinished, RunRetrying, RunStarted
+from worker.model import RunId
 from worker.tasks.base import TaskDefinition
 
 if TYPE_CHECKING:
@@ -180,7 +182,7 @@ async def test_a_hanging_run_ends_at_its_time_limit(bench: Bench) -> None:
     assert bench.runner.busy == []
 
 
-async def test_code_that_ignores_its_cancellation_is_left_behind_and_keeps_its_task_busy(
+async def test_code_that_ignores_its_cancellation_is_left_behind_and_its_end_can_be_awaited(
     bench: Bench,
 ) -> None:
     release = asyncio.Event()
@@ -197,11 +199,15 @@ async def test_code_that_ignores_its_cancellation_is_left_behind_and_keeps_its_t
     assert run.state is State.FAILURE
     assert RunAbandoned in bench.kinds()
     assert bench.runner.busy == ["stubborn"]
-    with pytest.raises(RuntimeError, match="goes on already"):
-        await bench.run(stubborn)
+    ended = asyncio.create_task(bench.runner.code_ended(run.run_id))
+    await asyncio.sleep(0)
+    assert not ended.done()
 
     release.set()
-    await wait_until(lambda: not bench.runner.busy, "the stubborn code has ended")
+    async with asyncio.timeout(5):
+        await ended
+    assert bench.runner.busy == []
+    await bench.runner.code_ended(run.run_id)
     gc.collect()  # an exception that nobody saw would be reported now
 
 
@@ -335,6 +341,85 @@ async def test_runs_of_different_tasks_go_on_at_the_same_time(bench: Bench) -> N
     async with asyncio.timeout(5):
         runs = await asyncio.gather(bench.run(one), bench.run(other))
     assert [run.state for run in runs] == [State.SUCCESS, State.SUCCESS]
+
+
+async def test_several_runs_of_one_task_go_on_at_the_same_time_each_with_its_id(
+    bench: Bench,
+) -> None:
+    together = asyncio.Barrier(3)
+    seen = []
+
+    async def meets() -> None:
+        current = current_run()
+        assert current is not None
+        seen.append((current.run_id, current.slot, current.trigger))
+        await together.wait()
+
+    definition = TaskDefinition.of(meets)
+    async with asyncio.timeout(5):
+        runs = await asyncio.gather(
+            bench.runner.run(definition, trigger=Trigger.MANUAL),
+            bench.runner.run(definition, trigger=Trigger.SCHEDULE, slot=START, run_id=RunId("a")),
+            bench.runner.run(definition, trigger=Trigger.BACKFILL, slot=START, run_id=RunId("b")),
+        )
+    assert [run.state for run in runs] == [State.SUCCESS] * 3
+    assert [(run.run_id, run.slot, run.trigger) for run in runs] == seen
+    assert [run.run_id for run in runs[1:]] == ["a", "b"]
+    assert len({run.run_id for run in runs}) == 3
+    assert [run.late_ms is None for run in runs] == [True, False, True]
+
+
+async def test_an_interrupted_run_is_revoked_with_the_reason_and_the_others_go_on(
+    bench: Bench,
+) -> None:
+    release, inside = asyncio.Event(), []
+
+    async def works() -> None:
+        inside.append("in")
+        await release.wait()
+
+    definition = TaskDefinition.of(works)
+    first, second = (
+        asyncio.create_task(
+            bench.runner.run(definition, trigger=Trigger.MANUAL, run_id=RunId(run_id))
+        )
+        for run_id in ("first", "second")
+    )
+    await wait_until(lambda: len(inside) == 2, "both go on")
+    bench.runner.interrupt(RunId("first"), "a later one has precedence")
+    bench.runner.interrupt(RunId("first"), "said twice")
+    revoked = await first
+    assert revoked.state is State.REVOKED
+    assert revoked.error is not None
+    assert (revoked.error.type, revoked.error.message) == (
+        "RunInterrupted",
+        "a later one has precedence",
+    )
+    assert bench.runner.busy == ["works"]
+    release.set()
+    assert (await second).state is State.SUCCESS
+    bench.runner.interrupt(RunId("second"), "too late")
+    assert bench.runner.busy == []
+
+
+async def test_a_run_that_gets_done_while_it_is_interrupted_is_a_success(bench: Bench) -> None:
+    began = asyncio.Event()
+
+    async def gets_done() -> str:
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            return "done all the same"
+        return "never"
+
+    running = asyncio.create_task(
+        bench.runner.run(TaskDefinition.of(gets_done), trigger=Trigger.MANUAL, run_id=RunId("only"))
+    )
+    await began.wait()
+    bench.runner.interrupt(RunId("only"), "the worker is shutting down")
+    run = await running
+    assert (run.state, run.result) == (State.SUCCESS, "done all the same")
 
 
 async def test_a_shutdown_during_the_clean_up_of_an_overdue_run_cuts_nothing_short(

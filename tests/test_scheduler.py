@@ -47,7 +47,7 @@ from worker.ledger import Attend, Claimant, apply
 from worker.ledger_thread import Lease, LedgerThread
 from worker.model import Run, State, Trigger
 from worker.policies import Overlap, TaskSchedule
-from worker.schedule import Interval
+from worker.schedule import Cron, Interval
 from worker.timers import SlotTrigger, Timers
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ HOUR = timedelta(hours=1)
 NO_GRACE = timedelta(0)
 AT_ONCE = FirstRun(delay=timedelta(0), spread=timedelta(0))
 SHORT = timedelta(milliseconds=50)
-LEASE = Lease(ttl=timedelta(milliseconds=600))
+LEASE = Lease(ttl=timedelta(seconds=1.5))
 HOURLY: dict[str, Any] = {"interval": HOUR, "phase": timedelta(0)}
 """`START` is one of its slots."""
 
@@ -133,6 +133,12 @@ class Worker:
     async def recorded(self, *told: tuple[float, str, int]) -> None:
         """Wait until that, and nothing else, is what the store has."""
         await wait_until(lambda: self.told() == list(told), f"it is recorded: {told}")
+
+    async def settled(self) -> None:
+        """Wait until nothing runs, as far as the store knows."""
+        await wait_until(
+            lambda: not any(told == "running" for _, told, _ in self.told()), "all has ended"
+        )
 
     async def looked(self, name: str) -> None:
         """Look at what is due of a task, and wait until the ledger has answered."""
@@ -325,6 +331,7 @@ class TestSlots:
         one.register(pings, **HOURLY)
         one.start()
         await one.looked("pings")
+        await one.recorded((0, "ran", 1))
         clock.advance(60 * HOUR)
         await one.looked("pings")
         await one.recorded((0, "ran", 1), (1, "missed", 59), (60, "ran", 1))
@@ -432,14 +439,33 @@ class TestSlots:
         for hour in range(5):
             await one.looked("fails")
             await wait_until(lambda: len(one.told()) > hour, "the slot is accounted for")  # noqa: B023
-            await wait_until(
-                lambda: not any(told == "running" for _, told, _ in one.told()), "it ended"
-            )
+            await one.settled()
             clock.advance(HOUR)
         assert [told for _, told, _ in one.told()] == ["failed"] * 2 + ["paused"] * 3
         assert only(one.of(SchedulePaused)).note == (
             "2 failures in a row, the last: ValueError: boom"
         )
+
+    async def test_a_schedule_whose_arithmetic_fails_leaves_the_other_tasks_alone(
+        self, one: Worker, clock: WallClock, monkeypatch: pytest.MonkeyPatch, log: list[Any]
+    ) -> None:
+        one.register(pings, **HOURLY)
+        one.register(Counts, cron="0 * * * *")
+        one.start()
+        await one.looked("counts")
+
+        def broken(schedule: Cron, moment: datetime) -> datetime:
+            raise ZeroDivisionError("oops")
+
+        monkeypatch.setattr(Cron, "until", broken)
+        clock.advance(HOUR)
+        one.scheduler.wake("counts")
+        one.scheduler.wake("pings")
+        await one.recorded((1, "ran", 1))
+        await wait_until(
+            lambda: any(line["event"] == "ledger.reply_failed" for line in log), "it is told"
+        )
+        assert one.started[0].task == "pings"
 
     async def test_a_clock_that_was_set_back_runs_nothing_twice(
         self, one: Worker, clock: WallClock
@@ -449,6 +475,7 @@ class TestSlots:
         for step in (0, 1, -1, 1, -1, 1, 1):
             clock.advance(step * HOUR)
             await one.looked("pings")
+            await one.settled()
         await one.recorded((0, "ran", 1), (1, "ran", 1), (2, "ran", 1))
         assert len(one.started) == 3
 
@@ -466,6 +493,30 @@ class TestStopping:
         async with asyncio.timeout(5):
             await stopping
         assert one.told() == [(0, "ran", 1)]
+
+    async def test_code_that_was_left_behind_does_not_keep_the_worker_from_ending(
+        self, one: Worker
+    ) -> None:
+        release = asyncio.Event()
+
+        async def stubborn() -> None:
+            while not release.is_set():
+                try:
+                    await release.wait()
+                except asyncio.CancelledError:
+                    continue
+
+        one.register(stubborn, time_limit=SHORT, **HOURLY)
+        one.start()
+        one.scheduler.wake("stubborn")
+        await wait_until(lambda: one.finished != [], "its time is up")
+        assert one.told() == [(0, "running", 1)]
+        async with asyncio.timeout(5):
+            await one.stop()
+        assert one.runner.busy == ["stubborn"]
+        assert one.told() == [(0, "failed", 1)]
+        release.set()
+        await wait_until(lambda: one.runner.busy == [], "the code has ended")
 
     @pytest.mark.parametrize(("retry_lost", "outcome"), [(0, "lost"), (1, "waiting")])
     async def test_a_run_that_is_interrupted_is_lost_or_waits_for_the_next_start(
@@ -581,6 +632,7 @@ class TestSeveral:
             worker.register(pings, **HOURLY)
             worker.start()
             await worker.looked("pings")
+        await one.recorded((0, "ran", 1))
         for hour in range(1, 11):
             clock.advance(HOUR)
             first, second = (one, two) if hour % 3 else (two, one)
@@ -635,7 +687,10 @@ class TestSeveral:
         assert one.told() == [(0, "running", 1)] * 2
         store.close_session(session)
         await one.recorded((0, "lost", 1), (0, "lost", 1))
-        assert {event.task for event in one.of(SlotSkipped)} == {"known", "unknown"}
+        await wait_until(
+            lambda: {event.task for event in one.of(SlotSkipped)} == {"known", "unknown"},
+            "both were told",
+        )
         assert one.started == []
 
     async def test_a_lost_lease_ends_the_runs_and_their_outcomes_are_refused(
@@ -726,6 +781,26 @@ class TestByHand:
         gate.opened.set()
         assert {run.result for run in await asyncio.gather(*runs)} == {"through"}
         assert [entry.outcome for entry in one.entries] == [Outcome.RAN] * 3
+
+    async def test_a_run_by_hand_that_nobody_waits_for_any_more_is_in_nobodys_way(
+        self, one: Worker, clock: WallClock
+    ) -> None:
+        one.register(pings, interval="off")
+        one.start()
+        await wait_until(lambda: one.store.renewed > 0, "it has a lease")
+        one.store.works.clear()
+        unwanted = asyncio.create_task(one.scheduler.run_now("pings"))
+        await wait_until(one.store.hung.is_set, "the store is being asked")
+        unwanted.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await unwanted
+        one.store.works.set()
+        await wait_until(
+            lambda: [e.outcome for e in one.entries] == [Outcome.LOST], "it is recorded"
+        )
+        clock.advance(SECOND)
+        assert (await one.scheduler.run_now("pings")).result == "pong"
+        assert len(one.started) == 1
 
     async def test_without_the_store_nobody_can_know_what_is_in_the_way(self, one: Worker) -> None:
         one.register(pings, interval="off", needs_ledger=False)

@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from worker.catch_up import CatchUpPolicy
     from worker.clock import Clock, SystemClock
     from worker.context import RunContext, current_run
     from worker.errors import (
@@ -21,8 +22,13 @@ if TYPE_CHECKING:
         DataApiError,
         DataApiUnreachable,
         InvalidId,
+        LeaseLost,
         MalformedAnswer,
         RunInterrupted,
+        StoreError,
+        StoreSchemaError,
+        StoreUnavailable,
+        TaskBusy,
         TaskCrashed,
         TaskDefinitionError,
         TaskFailed,
@@ -34,6 +40,8 @@ if TYPE_CHECKING:
     )
     from worker.events import Events
     from worker.model import Run, RunError, State, Trigger
+    from worker.policies import Overlap
+    from worker.registration import ScheduleOptions
     from worker.retry import RetryPolicy
     from worker.runner import RunLimits, Runner
     from worker.scheduler import FirstRun, Scheduler
@@ -45,6 +53,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AnswerTooLarge",
     "BaseTask",
+    "CatchUpPolicy",
     "ClientOptions",
     "Clock",
     "ConfigurationError",
@@ -53,7 +62,9 @@ __all__ = [
     "Events",
     "FirstRun",
     "InvalidId",
+    "LeaseLost",
     "MalformedAnswer",
+    "Overlap",
     "RetryPolicy",
     "Run",
     "RunContext",
@@ -61,10 +72,15 @@ __all__ = [
     "RunInterrupted",
     "RunLimits",
     "Runner",
+    "ScheduleOptions",
     "Scheduler",
     "Settings",
     "State",
+    "StoreError",
+    "StoreSchemaError",
+    "StoreUnavailable",
     "SystemClock",
+    "TaskBusy",
     "TaskCrashed",
     "TaskDefinitionError",
     "TaskFailed",
@@ -83,6 +99,7 @@ __all__ = [
 _DEFINED_IN = {
     "AnswerTooLarge": "worker.errors",
     "BaseTask": "worker.tasks.base",
+    "CatchUpPolicy": "worker.catch_up",
     "ClientOptions": "worker.transport",
     "Clock": "worker.clock",
     "ConfigurationError": "worker.errors",
@@ -91,7 +108,9 @@ _DEFINED_IN = {
     "Events": "worker.events",
     "FirstRun": "worker.scheduler",
     "InvalidId": "worker.errors",
+    "LeaseLost": "worker.errors",
     "MalformedAnswer": "worker.errors",
+    "Overlap": "worker.policies",
     "RetryPolicy": "worker.retry",
     "Run": "worker.model",
     "RunContext": "worker.context",
@@ -99,10 +118,15 @@ _DEFINED_IN = {
     "RunInterrupted": "worker.errors",
     "RunLimits": "worker.runner",
     "Runner": "worker.runner",
+    "ScheduleOptions": "worker.registration",
     "Scheduler": "worker.scheduler",
     "Settings": "worker.settings",
     "State": "worker.model",
+    "StoreError": "worker.errors",
+    "StoreSchemaError": "worker.errors",
+    "StoreUnavailable": "worker.errors",
     "SystemClock": "worker.clock",
+    "TaskBusy": "worker.errors",
     "TaskCrashed": "worker.errors",
     "TaskDefinitionError": "worker.errors",
     "TaskFailed": "worker.errors",

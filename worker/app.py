@@ -262,14 +262,12 @@ async def connect(worker: Worker) -> None:
     log = structlog.get_logger("worker")
     try:
         store = await asyncio.to_thread(worker.ledger.connect)
-    except StoreUnavailable as exc:
-        # It may come up after this worker, as the Data API may: what can wait waits for it.
-        log.error("store.unavailable", error=str(exc))
-    else:
-        for warning in store.warnings:
-            log.warning("store.warning", warning=warning)
         books = await asyncio.to_thread(store.read, worker.ledger.watched)
-        worker.ledger.on_books(list(books.values()))
+    except StoreUnavailable:
+        return  # It may come up later, as the Data API may. The ledger's thread tries, and tells.
+    for warning in store.warnings:
+        log.warning("store.warning", warning=warning)
+    worker.ledger.on_books(list(books.values()))
 
 
 def side_services(worker: Worker) -> list[Checked]:

@@ -239,17 +239,22 @@ class Draft:
 def settle_orphans(draft: Draft, policies: Policies) -> None:
     """Say what becomes of runs whose replica died: lost, or to be run again."""
     for entry in draft.unheard:
-        if entry.trigger is Trigger.MANUAL and entry.overlap is None:
+        if is_begun_by_hand(entry):
             error = "the store's answer was lost, so it never began"  # as whoever asked was told
             ended(draft, changed(entry, outcome=Outcome.LOST, error=error))
         else:
             wait_again(draft, entry)
     for entry in draft.orphans:
-        if entry.losses < policies.retry_lost:
+        if entry.losses < policies.retry_lost and not is_begun_by_hand(entry):
             wait_again(draft, changed(entry, losses=entry.losses + 1))
         else:
             error = f"replica {entry.replica} lost its lease while it ran"
             ended(draft, changed(entry, outcome=Outcome.LOST, alive=True, error=error))
+
+
+def is_begun_by_hand(entry: Entry) -> bool:
+    """Whether someone began the run, waits for it, and will see that it came to nothing."""
+    return entry.trigger is Trigger.MANUAL and entry.overlap is None
 
 
 def wait_again(draft: Draft, entry: Entry) -> None:
@@ -590,9 +595,10 @@ class Finish:
             raise LeaseLost(f"the run of {self.task} at {self.entry.slot} was given up as lost")
         policies = self.terms.policies
         settle_orphans(draft, policies)
+        retried = entry.losses < policies.retry_lost and not is_begun_by_hand(entry)
         if self.outcome is Outcome.WAITING:
             wait_again(draft, entry)
-        elif self.outcome is Outcome.LOST and entry.losses < policies.retry_lost:
+        elif self.outcome is Outcome.LOST and retried:
             wait_again(draft, changed(entry, losses=entry.losses + 1))
         else:
             done = changed(

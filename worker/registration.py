@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
@@ -10,7 +10,17 @@ from worker.catch_up import CatchUp, CatchUpPolicy
 from worker.durations import parse_duration
 from worker.errors import TaskDefinitionError
 from worker.policies import Overlap, Policies, TaskSchedule
-from worker.schedule import LONGEST, OFF, Cron, Interval, Once, Schedule, Within, phase_of
+from worker.schedule import (
+    LONGEST,
+    OFF,
+    Cron,
+    Interval,
+    Once,
+    Schedule,
+    Within,
+    as_utc,
+    phase_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,7 +55,8 @@ class ScheduleOptions(TypedDict, total=False):
         pause_after_failures: Pause the schedule after so many failures in a row.
         retry_lost: How often a slot is run again whose worker died; by default never.
         needs_ledger: Whether the task waits while the store is down; by default it does.
-        max_age: How old the last success may become before the task counts as stale.
+        max_age: How old the last success may become before the task counts as stale; ``off`` for
+            no limit.
     """
 
     interval: timedelta | str
@@ -114,6 +125,8 @@ def schedule_of(task: str, said: Mapping[str, Any]) -> Schedule | None:
 def interval_of(said: Mapping[str, Any]) -> timedelta:
     if "interval_seconds" in said:
         seconds = said["interval_seconds"]
+        if isinstance(seconds, bool):
+            raise ValueError(f"expected a number of seconds, got {seconds!r}")
         try:
             every = timedelta(seconds=seconds)
         except (TypeError, ValueError, OverflowError) as exc:
@@ -151,7 +164,7 @@ def policies_of(said: Mapping[str, Any]) -> Policies:
         pause_after_failures=as_count(said, "pause_after_failures"),
         retry_lost=as_count(said, "retry_lost", least=0) or 0,
         needs_ledger=as_flag(said, "needs_ledger", default=plain.needs_ledger),
-        max_age=as_duration(said, "max_age"),
+        max_age=as_duration(said, "max_age") or None,
     )
 
 
@@ -188,7 +201,7 @@ def as_moment(said: Mapping[str, Any], name: str) -> datetime | None:
             f"{name}: expected a moment with its time zone, such as 2026-11-21T09:30:00Z, "
             f"got {value!s}"
         )
-    return value.astimezone(UTC)
+    return as_utc(value)
 
 
 def as_text(said: Mapping[str, Any], name: str) -> str:

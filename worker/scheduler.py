@@ -64,6 +64,7 @@ RETRY_S = 0.5
 ERROR = 1000
 """How much of an error the ledger keeps, in characters."""
 PRECEDENCE = "cancelled: a later slot of the task has precedence"
+UNWANTED = "cancelled before it began, by whoever asked for it"
 LEASE_LOST = "cancelled: the worker's lease was lost, another may run the task"
 
 
@@ -216,7 +217,10 @@ class Scheduler:
         override = self._schedules.get(definition.name)
         if override is not None:
             said_by = self.schedules_said_by
-            terms = task_schedule(definition.name, overridden(schedule, override))
+            try:
+                terms = task_schedule(definition.name, overridden(schedule, override))
+            except TaskDefinitionError as exc:
+                raise TaskDefinitionError(f"{said_by}: {exc}") from exc
         self._tasks[definition.name] = ScheduledTask(
             definition, terms, said_by or definition.defined_in
         )
@@ -304,7 +308,12 @@ class Scheduler:
         terms = self._tasks[name].terms
         overlap = overlap or terms.policies.overlap
         while True:
-            answer = await self._ledger.ask(Begin(terms=terms, overlap=overlap))
+            asking = asyncio.ensure_future(self._ledger.ask(Begin(terms=terms, overlap=overlap)))
+            try:
+                answer = await asyncio.shield(asking)
+            except asyncio.CancelledError:
+                asking.add_done_callback(partial(self._unwanted, terms))
+                raise
             for entry in answer.granted:
                 return await self._keep(entry)
             self._hear(answer)
@@ -317,6 +326,14 @@ class Scheduler:
                     "--overlap buffer_one, cancel_other or allow_all"
                 )
             await self._clock.sleep(RETRY_S)
+
+    def _unwanted(self, terms: TaskSchedule, asking: asyncio.Future[Answer]) -> None:
+        """Whoever asked for a run by hand has gone: if it was granted, nobody runs it."""
+        if asking.cancelled() or asking.exception() is not None:
+            return
+        for entry in asking.result().granted:
+            request = Finish(terms=terms, entry=entry, outcome=Outcome.LOST, error=UNWANTED)
+            self._submit(request, partial(self._promoted, terms.task))
 
     def interrupt(self, reason: str = SHUTTING_DOWN) -> None:
         """End every run that goes on."""

@@ -37,13 +37,16 @@ def load_schedules(path: Path) -> dict[str, ScheduleOptions]:
     """
     content = read(path)
     tasks = content.get("tasks")
-    others = sorted(set(content) - {"tasks"})
+    others = sorted(str(name) for name in content if name != "tasks")
     if not isinstance(tasks, dict) or others:
         got = f"{', '.join(others)} beside it" if others and tasks else "no tasks"
         raise wrong(path, [f"{EXPECTED}; got {got}"])
     problems: list[str] = []
     schedules: dict[str, ScheduleOptions] = {}
     for name, said in tasks.items():
+        if not isinstance(name, str):
+            problems.append(f"tasks.{name}: expected a task's name, got {name!r}; put it in quotes")
+            continue
         if not isinstance(said, dict):
             problems.append(f"tasks.{name}: {EXPECTED}; got {said!r}")
             continue
@@ -58,12 +61,15 @@ def load_schedules(path: Path) -> dict[str, ScheduleOptions]:
 
 def options_of(name: str, said: Mapping[str, Any]) -> ScheduleOptions:
     """The options of one task, checked as far as they can be without the code's own."""
-    options = {key: value for key, value in said.items() if key != "enabled"}
+    options = {str(key): value for key, value in said.items() if key != "enabled"}
     enabled = said.get("enabled", True)
     if not isinstance(enabled, bool):
         raise TaskDefinitionError(f"{name!r}: enabled: expected true or false, got {enabled!r}")
     if not enabled:
         return {"interval": "off"}
+    for key, value in options.items():
+        if value is False and key != "needs_ledger":
+            options[key] = "off"  # as YAML reads a bare off
     interval = options.get("interval")
     if isinstance(interval, int | float) and not isinstance(interval, bool):
         del options["interval"]
@@ -106,7 +112,7 @@ def read_yaml(path: Path, text: str) -> dict[str, Any]:
         ) from exc
     try:
         content = yaml.safe_load(text)
-    except yaml.YAMLError as exc:
+    except (yaml.YAMLError, ValueError) as exc:  # a moment that is none is a ValueError
         raise wrong(path, [f"it is no YAML: {exc}"]) from exc
     if not isinstance(content, dict):
         raise wrong(path, [EXPECTED])

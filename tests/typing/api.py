@@ -8,7 +8,7 @@ from typing import assert_type
 
 import httpx
 
-from worker import BaseTask, Clock, RetryPolicy, Run, RunContext, Scheduler, SystemClock
+from worker import BaseTask, Clock, Overlap, RetryPolicy, Run, RunContext, Scheduler, SystemClock
 from worker import register_all_tasks as register_the_four
 
 
@@ -36,6 +36,19 @@ def register(scheduler: Scheduler) -> None:
     scheduler.register_task(Report, interval=timedelta(hours=1))
     scheduler.register_task(partial(Report, days=7), interval_seconds=0.5, name="weekly_report")
     scheduler.register_task(ping, interval_seconds=60, time_limit=timedelta(seconds=5))
+    scheduler.register_task(
+        ping,
+        name="nightly",
+        cron="0 3 * * *",
+        timezone="Europe/Berlin",
+        overlap="buffer_one",
+        catchup="all",
+        jitter="5m",
+        max_age=timedelta(hours=26),
+    )
+    scheduler.register_task(ping, name="often", interval="5m", overlap=Overlap.CANCEL_OTHER)
+    scheduler.register_task(ping, name="typo", intervall="5m")  # type: ignore[call-arg]
+    scheduler.register_task(ping, name="wrong", cron=5)  # type: ignore[arg-type]
 
 
 async def in_a_unit_test(client: httpx.AsyncClient) -> None:
