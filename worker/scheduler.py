@@ -157,6 +157,7 @@ class Scheduler:
         self._ledger = ledger or LedgerThread(
             lambda: MemoryStore(clock), replica="this", keep=timedelta(days=1), clock=clock
         )
+        self._ledger.on_pulse = self._pulse
         self._timers = Timers(self.wake)
         self._runs: dict[RunId, tuple[Entry, asyncio.Task[Any]]] = {}
         self._holding: set[asyncio.Task[Any]] = set()
@@ -233,7 +234,6 @@ class Scheduler:
         """
         self._group = group
         self._stopping = False
-        self._ledger.on_pulse = self._pulse
         self._ledger.on_store = self._store_changed
         if self._own_ledger:
             self._ledger.start()
@@ -418,8 +418,8 @@ class Scheduler:
             return
         for key in pulse.cancelled:
             self._interrupt_entry(key)
-        if self._stopping:
-            return
+        if self._stopping or not self._timers.running:
+            return  # it takes nothing any more; or nothing but a run by hand
         for name in pulse.orphaned | pulse.waiting:
             task = self._tasks.get(name)
             request: Request
