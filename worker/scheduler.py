@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from worker.backends.memory import MemoryStore
 from worker.book import Book, Entry, EntryKey, Outcome, Pulse
-from worker.errors import LeaseLost, StoreError, TaskBusy, TaskDefinitionError, WorkerError
+from worker.errors import (
+    LeaseLost,
+    StoreError,
+    StoreUnavailable,
+    TaskBusy,
+    TaskDefinitionError,
+    WorkerError,
+)
 from worker.events import (
     LeaseExpired,
     OutcomeRefused,
@@ -36,7 +43,7 @@ from worker.ledger import (
     SettleOrphans,
     decide,
 )
-from worker.ledger_thread import LedgerThread
+from worker.ledger_thread import STOPPED, LedgerThread
 from worker.model import Run, RunId, State, Trigger
 from worker.policies import Overlap, TaskSchedule
 from worker.registration import WHEN, ScheduleOptions, task_schedule
@@ -303,7 +310,7 @@ class Scheduler:
 
         Raises:
             TaskBusy: Another run is in the way.
-            StoreUnavailable: Whether one is cannot be known.
+            StoreUnavailable: Whether one is cannot be known, or the worker ends.
         """
         terms = self._tasks[name].terms
         overlap = overlap or terms.policies.overlap
@@ -314,6 +321,9 @@ class Scheduler:
             except asyncio.CancelledError:
                 asking.add_done_callback(partial(self._unwanted, terms))
                 raise
+            if self._stopping:
+                self._unwanted(terms, asking)
+                raise StoreUnavailable(STOPPED)
             for entry in answer.granted:
                 return await self._keep(entry)
             self._hear(answer)
