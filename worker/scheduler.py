@@ -573,6 +573,9 @@ class Scheduler:
                     self._refused(entry, request, str(exc))
                     return
                 await self._clock.sleep(RETRY_S)
+            except WorkerError as exc:  # a defect, of this task's only: the worker goes on
+                self._refused(entry, request, str(exc))
+                return
             else:
                 self._settled(entry, answer)
                 return
