@@ -347,8 +347,12 @@ class Scheduler:
 
     def interrupt(self, reason: str = SHUTTING_DOWN) -> None:
         """End every run that goes on."""
-        for run_id in list(self._runs):
-            self._runner.interrupt(run_id, reason)
+        for run_id in self._runs:
+            self._interrupt(run_id, reason)
+
+    def _interrupt(self, run_id: RunId, reason: str) -> None:
+        # Not at once: of a run that was granted just now the runner has not heard yet.
+        asyncio.get_running_loop().call_soon(self._runner.interrupt, run_id, reason)
 
     async def stop(self, grace: timedelta) -> None:
         """Take no more slots, wait up to ``grace`` for the runs to end, then end the rest."""
@@ -410,7 +414,7 @@ class Scheduler:
             self._events.announce(SlotSkipped(task=entry.task, entry=entry, running_since=since))
         for entry in running:
             if entry.cancel and entry.run_id is not None:
-                self._runner.interrupt(RunId(entry.run_id), PRECEDENCE)
+                self._interrupt(RunId(entry.run_id), PRECEDENCE)
         for entry in answer.granted:
             if self._stopping:
                 self._give_back(entry)
@@ -424,7 +428,7 @@ class Scheduler:
             self._events.announce(LeaseExpired(task="", running=tuple(e.task for e in leased)))
             for entry in leased:
                 assert entry.run_id is not None
-                self._runner.interrupt(RunId(entry.run_id), LEASE_LOST)
+                self._interrupt(RunId(entry.run_id), LEASE_LOST)
             return
         for key in pulse.cancelled:
             self._interrupt_entry(key)
@@ -454,7 +458,7 @@ class Scheduler:
     def _interrupt_entry(self, key: EntryKey) -> None:
         for run_id, (entry, _) in self._runs.items():
             if entry.key == key:
-                self._runner.interrupt(run_id, PRECEDENCE)
+                self._interrupt(run_id, PRECEDENCE)
 
     def _store_changed(self, trouble: StoreError | None) -> None:
         scheduled = [t for t in self._tasks.values() if t.terms.schedule is not None]
