@@ -438,6 +438,8 @@ class Scheduler:
             task = self._tasks.get(name)
             request: Request
             if task is not None:
+                if self._attend_to(name).alone:
+                    continue  # what waits would run beside what the store knows nothing of
                 request = Promote(terms=task.terms)
             elif name in pulse.orphaned:
                 request = SettleOrphans(name)
@@ -627,7 +629,9 @@ class Scheduler:
             duration_ms=run.duration_ms,
             error=error,
             counts=not revoked,
-            go_on=self._timers.running and not self._stopping,
+            go_on=self._timers.running
+            and not self._stopping
+            and (entry.session is None or not self._attend_to(entry.task).alone),
         )
 
 
