@@ -387,9 +387,9 @@ class Scheduler:
         attention.asking = False
         if not isinstance(answer, Answer):
             attention.again = True  # at the next pulse
-            if not isinstance(answer, StoreError):
-                raise answer
             down = self._ledger.trouble is not None
+            if not down and not isinstance(answer, StoreUnavailable | LeaseLost):
+                raise answer  # neither time nor a new lease mends that: it is logged
             if down and not self._tasks[name].terms.policies.needs_ledger and not self._stopping:
                 self._go_alone(name)
             return
