@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from worker.book import Book, SessionId
     from worker.ports import LedgerStore
 
-__all__ = ["Lease", "LedgerThread"]
+__all__ = ["STOPPED", "Lease", "LedgerThread"]
 
 PULSE_S = 2.0
 """The longest time between two renewals, and so how soon others' wishes are heard."""
@@ -252,6 +252,8 @@ class LedgerThread:
         try:
             store, session = self._ready()
             pulse = store.renew(session, lease.ttl)
+            self._worked()
+            self._in_loop(lambda: self.on_pulse(pulse))
             self._look_after(store)
         except LeaseLost:
             self._session = None
@@ -261,9 +263,6 @@ class LedgerThread:
         except Exception as exc:
             self._failed(exc)
             self._next_pulse = self._clock.monotonic() + min(every, REOPEN_S)
-        else:
-            self._worked()
-            self._in_loop(lambda: self.on_pulse(pulse))
 
     def _look_after(self, store: LedgerStore) -> None:
         """What has to be done now and then."""
@@ -272,8 +271,10 @@ class LedgerThread:
             self._next_look = now + LOOK_S
             books = list(store.read(self.watched).values())
             self._in_loop(lambda: self.on_books(books))
-        if now >= self._next_prune and store.prune(age=self._keep, limit=PRUNED) < PRUNED:
-            self._next_prune = now + PRUNE_S
+        if now >= self._next_prune:
+            self._next_prune = now + LOOK_S  # if it fails; else at once again while there is more
+            pruned = store.prune(age=self._keep, limit=PRUNED)
+            self._next_prune = now if pruned == PRUNED else now + PRUNE_S
 
     def _failed(self, exc: Exception) -> StoreError:
         """Tell that the store is of no use now. The thread goes on whatever it was."""

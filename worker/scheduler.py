@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from worker.backends.memory import MemoryStore
 from worker.book import Book, Entry, EntryKey, Outcome, Pulse
-from worker.errors import LeaseLost, StoreError, TaskBusy, TaskDefinitionError, WorkerError
+from worker.errors import (
+    LeaseLost,
+    StoreError,
+    StoreUnavailable,
+    TaskBusy,
+    TaskDefinitionError,
+    WorkerError,
+)
 from worker.events import (
     LeaseExpired,
     OutcomeRefused,
@@ -36,7 +43,7 @@ from worker.ledger import (
     SettleOrphans,
     decide,
 )
-from worker.ledger_thread import LedgerThread
+from worker.ledger_thread import STOPPED, LedgerThread
 from worker.model import Run, RunId, State, Trigger
 from worker.policies import Overlap, TaskSchedule
 from worker.registration import WHEN, ScheduleOptions, task_schedule
@@ -157,6 +164,7 @@ class Scheduler:
         self._ledger = ledger or LedgerThread(
             lambda: MemoryStore(clock), replica="this", keep=timedelta(days=1), clock=clock
         )
+        self._ledger.on_pulse = self._pulse
         self._timers = Timers(self.wake)
         self._runs: dict[RunId, tuple[Entry, asyncio.Task[Any]]] = {}
         self._holding: set[asyncio.Task[Any]] = set()
@@ -233,7 +241,6 @@ class Scheduler:
         """
         self._group = group
         self._stopping = False
-        self._ledger.on_pulse = self._pulse
         self._ledger.on_store = self._store_changed
         if self._own_ledger:
             self._ledger.start()
@@ -303,7 +310,7 @@ class Scheduler:
 
         Raises:
             TaskBusy: Another run is in the way.
-            StoreUnavailable: Whether one is cannot be known.
+            StoreUnavailable: Whether one is cannot be known, or the worker ends.
         """
         terms = self._tasks[name].terms
         overlap = overlap or terms.policies.overlap
@@ -314,6 +321,9 @@ class Scheduler:
             except asyncio.CancelledError:
                 asking.add_done_callback(partial(self._unwanted, terms))
                 raise
+            if self._stopping:
+                self._unwanted(terms, asking)
+                raise StoreUnavailable(STOPPED)
             for entry in answer.granted:
                 return await self._keep(entry)
             self._hear(answer)
@@ -337,8 +347,12 @@ class Scheduler:
 
     def interrupt(self, reason: str = SHUTTING_DOWN) -> None:
         """End every run that goes on."""
-        for run_id in list(self._runs):
-            self._runner.interrupt(run_id, reason)
+        for run_id in self._runs:
+            self._interrupt(run_id, reason)
+
+    def _interrupt(self, run_id: RunId, reason: str) -> None:
+        # Not at once: of a run that was granted just now the runner has not heard yet.
+        asyncio.get_running_loop().call_soon(self._runner.interrupt, run_id, reason)
 
     async def stop(self, grace: timedelta) -> None:
         """Take no more slots, wait up to ``grace`` for the runs to end, then end the rest."""
@@ -373,9 +387,9 @@ class Scheduler:
         attention.asking = False
         if not isinstance(answer, Answer):
             attention.again = True  # at the next pulse
-            if not isinstance(answer, StoreError):
-                raise answer
             down = self._ledger.trouble is not None
+            if not down and not isinstance(answer, StoreUnavailable | LeaseLost):
+                raise answer  # neither time nor a new lease mends that: it is logged
             if down and not self._tasks[name].terms.policies.needs_ledger and not self._stopping:
                 self._go_alone(name)
             return
@@ -400,7 +414,7 @@ class Scheduler:
             self._events.announce(SlotSkipped(task=entry.task, entry=entry, running_since=since))
         for entry in running:
             if entry.cancel and entry.run_id is not None:
-                self._runner.interrupt(RunId(entry.run_id), PRECEDENCE)
+                self._interrupt(RunId(entry.run_id), PRECEDENCE)
         for entry in answer.granted:
             if self._stopping:
                 self._give_back(entry)
@@ -414,16 +428,18 @@ class Scheduler:
             self._events.announce(LeaseExpired(task="", running=tuple(e.task for e in leased)))
             for entry in leased:
                 assert entry.run_id is not None
-                self._runner.interrupt(RunId(entry.run_id), LEASE_LOST)
+                self._interrupt(RunId(entry.run_id), LEASE_LOST)
             return
         for key in pulse.cancelled:
             self._interrupt_entry(key)
-        if self._stopping:
-            return
+        if self._stopping or not self._timers.running:
+            return  # it takes nothing any more; or nothing but a run by hand
         for name in pulse.orphaned | pulse.waiting:
             task = self._tasks.get(name)
             request: Request
             if task is not None:
+                if self._attend_to(name).alone:
+                    continue  # what waits would run beside what the store knows nothing of
                 request = Promote(terms=task.terms)
             elif name in pulse.orphaned:
                 request = SettleOrphans(name)
@@ -444,7 +460,7 @@ class Scheduler:
     def _interrupt_entry(self, key: EntryKey) -> None:
         for run_id, (entry, _) in self._runs.items():
             if entry.key == key:
-                self._runner.interrupt(run_id, PRECEDENCE)
+                self._interrupt(run_id, PRECEDENCE)
 
     def _store_changed(self, trouble: StoreError | None) -> None:
         scheduled = [t for t in self._tasks.values() if t.terms.schedule is not None]
@@ -563,6 +579,9 @@ class Scheduler:
                     self._refused(entry, request, str(exc))
                     return
                 await self._clock.sleep(RETRY_S)
+            except WorkerError as exc:  # a defect, of this task's only: the worker goes on
+                self._refused(entry, request, str(exc))
+                return
             else:
                 self._settled(entry, answer)
                 return
@@ -610,7 +629,9 @@ class Scheduler:
             duration_ms=run.duration_ms,
             error=error,
             counts=not revoked,
-            go_on=self._timers.running and not self._stopping,
+            go_on=self._timers.running
+            and not self._stopping
+            and (entry.session is None or not self._attend_to(entry.task).alone),
         )
 
 
