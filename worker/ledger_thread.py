@@ -41,7 +41,7 @@ PULSE_S = 2.0
 """The longest time between two renewals, and so how soon others' wishes are heard."""
 REOPEN_S = 1.0
 BATCH = 500
-JOIN_S = 5.0
+JOIN_S = 3.0
 """How long a store that hangs may delay the end of the worker."""
 PRUNE_S = 3600.0
 PRUNED = 5000

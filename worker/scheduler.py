@@ -65,7 +65,7 @@ __all__ = ["FirstRun", "ScheduledTask", "Scheduler"]
 
 UNRECORDED = 1000
 """How many last words on runs without a store are kept for it, a task."""
-SETTLE_S = 5.0
+SETTLE_S = 2.0
 """How long a worker that ends tries to tell a store that is down what became of its runs."""
 RETRY_S = 0.5
 ERROR = 1000
