@@ -71,6 +71,7 @@ class Asked:
     reply: Callable[[Answer | WorkerError], None]
 
 
+LEISURE_S = 0.005
 STOP = None
 STOPPED = "the worker has stopped"
 
@@ -106,6 +107,7 @@ class LedgerThread:
         self._lease = lease
         self._clock = clock or SystemClock()
         self._queue: SimpleQueue[Asked | None] = SimpleQueue()
+        self._held: list[Asked] = []
         self._store: LedgerStore | None = None
         self._session: SessionId | None = None
         self._runs: set[str] = set()
@@ -146,15 +148,38 @@ class LedgerThread:
         self._thread = threading.Thread(target=self._work, name="ledger", daemon=True)
         self._thread.start()
 
-    def submit(self, request: Request, reply: Callable[[Answer | WorkerError], None]) -> None:
-        """Ask; ``reply`` is called in the event loop, with the answer or with what was wrong."""
+    def submit(
+        self,
+        request: Request,
+        reply: Callable[[Answer | WorkerError], None],
+        *,
+        at_leisure: bool = False,
+    ) -> None:
+        """Ask; ``reply`` is called in the event loop, with the answer or with what was wrong.
+
+        Args:
+            at_leisure: It may wait some milliseconds, to be asked together with others.
+        """
         if self._thread is None:
             asyncio.get_running_loop().call_soon(reply, StoreUnavailable(STOPPED))
-        else:
-            self._queue.put(Asked(request, reply))
+            return
+        self._held.append(Asked(request, reply))
+        if not at_leisure:
+            self._hand_over()
+        elif len(self._held) == 1:
+            asyncio.get_running_loop().call_later(LEISURE_S, self._hand_over)
 
-    async def ask(self, request: Request) -> Answer:
+    def _hand_over(self) -> None:
+        """Wake the thread for all that was asked meanwhile: each time costs more than a request."""
+        held, self._held = self._held, []
+        for item in held:
+            self._queue.put(item)
+
+    async def ask(self, request: Request, *, at_leisure: bool = False) -> Answer:
         """Ask, and wait for the answer.
+
+        Args:
+            at_leisure: As `submit` has it.
 
         Raises:
             StoreUnavailable: The store cannot be asked now. Nothing is known of the request.
@@ -171,7 +196,7 @@ class LedgerThread:
             else:
                 answered.set_exception(answer)
 
-        self.submit(request, reply)
+        self.submit(request, reply, at_leisure=at_leisure)
         return await answered
 
     async def stop(self, grace: timedelta) -> None:
@@ -179,6 +204,7 @@ class LedgerThread:
         thread, self._thread = self._thread, None
         if thread is None:
             return
+        self._hand_over()
         self._queue.put(STOP)
         # A store that hangs is left behind: the thread is a daemon, its lease runs out by itself.
         await asyncio.to_thread(thread.join, JOIN_S)

@@ -563,7 +563,7 @@ class Scheduler:
         deadline: float | None = None
         while True:
             try:
-                answer = await self._ledger.ask(request)
+                answer = await self._ledger.ask(request, at_leisure=not self._stopping)
             except LeaseLost as exc:
                 # If uncertain, the first try may have reached the store, and granted what follows.
                 if uncertain:
