@@ -15,7 +15,7 @@ from worker.book import Book, Entry, HistoryQuery, Outcome, Replica
 from worker.durations import format_duration
 from worker.model import Trigger
 from worker.preview_notes import short
-from worker.schedule import next_due
+from worker.schedule import delay_of, next_due
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -90,15 +90,15 @@ BECAME: dict[str, str] = {
 
 def view(task: ScheduledTask, book: Book, *, now: datetime, slots: int = 3) -> View:
     """How a task's schedule stands."""
-    schedule, policies = task.terms.schedule, task.terms.policies
+    policies = task.terms.policies
     over = policies.max_runs is not None and book.runs >= policies.max_runs
     start = now if book.cursor is None else max(now, book.cursor)
     nexts: tuple[datetime, ...] = ()
     due = None
-    if schedule is not None and not over:
-        nexts = tuple(islice(slots_after(task, start), slots))
-        following = next_due(schedule, task.terms.task, policies.jitter, start)
-        due = None if following is None else following[1]
+    following = None if over else upcoming(task, book, start)
+    if following is not None:
+        first, due = following
+        nexts = (first, *islice(slots_after(task, first), slots - 1))
     stale_since = stale(task, book, now)
     return View(
         task=task,
@@ -109,6 +109,23 @@ def view(task: ScheduledTask, book: Book, *, now: datetime, slots: int = 3) -> V
         due=due,
         stale_since=stale_since,
     )
+
+
+def upcoming(task: ScheduledTask, book: Book, moment: datetime) -> tuple[datetime, datetime] | None:
+    """The first slot that may not start before ``moment``, and when it may.
+
+    Jitter puts a slot's run off: after its slot it may be accounted for already, or not yet.
+    """
+    schedule, jitter = task.terms.schedule, task.terms.policies.jitter
+    if schedule is None:
+        return None
+    found = next_due(schedule, task.terms.task, jitter, moment)
+    if found is None or book.cursor is None or found[0] > book.cursor:
+        return found
+    slot = schedule.after(book.cursor)
+    if slot is None:
+        return None
+    return slot, slot + delay_of(schedule, task.terms.task, jitter, slot)
 
 
 def slots_after(task: ScheduledTask, moment: datetime) -> Iterator[datetime]:
@@ -255,10 +272,10 @@ def why_ahead(seen: View) -> Iterator[str]:
 
 def why_behind(seen: View) -> Iterator[str]:
     """A slot is due, and nobody has looked at it."""
-    schedule, cursor = seen.task.terms.schedule, seen.book.cursor
-    if schedule is None or cursor is None:
+    cursor = seen.book.cursor
+    if cursor is None:
         return
-    due = next_due(schedule, seen.name, seen.task.terms.policies.jitter, cursor)
+    due = upcoming(seen.task, seen.book, cursor)
     if due is not None and due[1] < seen.now - LATE and seen.book.pause is None:
         yield (
             f"the slot of {at(due[0], seen.now)} is due, and no worker has looked at it: do those "
