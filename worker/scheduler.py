@@ -555,13 +555,13 @@ class Scheduler:
 
     async def _settle(self, entry: Entry, run: Run) -> None:
         """Record the last word on a run. A store that is down is asked until it is up again."""
-        request = self._finish(entry, run)
         if entry.session is None:
-            self._settle_alone(entry.task, request)
+            self._settle_alone(entry.task, self._finish(entry, run))
             return
         uncertain = False
         deadline: float | None = None
         while True:
+            request = self._finish(entry, run)  # whether it goes on may have changed meanwhile
             try:
                 answer = await self._ledger.ask(request)
             except LeaseLost as exc:
