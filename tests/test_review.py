@@ -19,7 +19,7 @@ from worker.backends.memory import MemoryStore
 from worker.book import Book, Change, Outcome, Pulse, SessionId, Written
 from worker.clock import SystemClock
 from worker.errors import StoreUnavailable
-from worker.events import OutcomeRefused
+from worker.events import LeaseExpired, OutcomeRefused
 from worker.ledger import Attend, Begin, Finish
 from worker.ledger_thread import Lease, LedgerThread
 from worker.model import State
@@ -253,3 +253,32 @@ async def test_a_ledger_that_contradicts_itself_is_told(one: Worker, log: list[A
     await wait_until(
         lambda: any(line["event"] == "ledger.reply_failed" for line in log), "it is told"
     )
+
+
+async def test_a_slot_that_is_retried_waits_for_the_end_of_its_lost_run(one: Worker) -> None:
+    going = most = begun = 0
+    clean = asyncio.Event()
+
+    async def stubborn() -> None:
+        nonlocal going, most, begun
+        going, begun = going + 1, begun + 1
+        most = max(most, going)
+        try:
+            await asyncio.sleep(10 if begun == 1 else 0)
+        finally:
+            await clean.wait()
+            going -= 1
+
+    one.register(stubborn, name="stubborn", retry_lost=1, **HOURLY)
+    one.start()
+    one.scheduler.wake("stubborn")
+    await wait_until(lambda: going == 1, "it runs")
+    session = only(one.entries).session
+    assert session is not None
+    one.store.inner.close_session(session)
+    await wait_until(lambda: one.of(LeaseExpired) != [], "the lease is lost")
+    renewed = one.store.renewed
+    await wait_until(lambda: one.store.renewed > renewed + 2, "there is a new one")
+    clean.set()
+    await one.recorded((0, "ran", 1))
+    assert (begun, most) == (2, 1)
