@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from worker.backends.memory import MemoryStore
 from worker.book import Book, Change, Outcome, Pulse, SessionId, Written
 from worker.clock import SystemClock
 from worker.errors import StoreUnavailable
-from worker.events import OutcomeRefused
+from worker.events import LeaseExpired, OutcomeRefused
 from worker.ledger import Attend, Begin, Finish
 from worker.ledger_thread import Lease, LedgerThread
 from worker.model import State
@@ -251,5 +251,37 @@ async def test_a_ledger_that_contradicts_itself_is_told(one: Worker, log: list[A
     inner._books["pings"] = Book(task="pings", version=book.version)  # the table was emptied
     one.scheduler.wake("pings")
     await wait_until(
-        lambda: any("last word" in str(line.get("exc_info", line)) for line in log), "it is told"
+        lambda: any(line["event"] == "ledger.reply_failed" for line in log), "it is told"
     )
+
+
+async def test_a_slot_that_is_retried_waits_for_the_end_of_its_lost_run(one: Worker) -> None:
+    going = most = begun = 0
+    clean = asyncio.Event()
+
+    async def stubborn() -> None:
+        nonlocal going, most, begun
+        going, begun = going + 1, begun + 1
+        most = max(most, going)
+        try:
+            if begun == 1:
+                await asyncio.sleep(10)
+        finally:
+            while not clean.is_set():
+                with suppress(asyncio.CancelledError):
+                    await clean.wait()
+            going -= 1
+
+    one.register(stubborn, name="stubborn", retry_lost=1, **HOURLY)
+    one.start()
+    one.scheduler.wake("stubborn")
+    await wait_until(lambda: going == 1, "it runs")
+    session = only(one.entries).session
+    assert session is not None
+    one.store.inner.close_session(session)
+    await wait_until(lambda: one.of(LeaseExpired) != [], "the lease is lost")
+    renewed = one.store.renewed
+    await wait_until(lambda: one.store.renewed > renewed + 2, "there is a new one")
+    clean.set()
+    await one.recorded((0, "ran", 1))
+    assert (begun, most) == (2, 1)

@@ -119,7 +119,8 @@ class Attention:
         lone: As this replica goes on with it while the store is down.
         asking: The ledger is being asked about what is due.
         again: Something was due meanwhile, or the ledger could not be asked.
-        alone: How many runs go on that the store knows nothing of.
+        alone: The runs that go on without the store's knowledge: begun while it was down, or
+            under a lease that is lost. Until they end, this replica takes nothing else.
         unrecorded: What the store will have to be told of such runs.
     """
 
@@ -127,7 +128,7 @@ class Attention:
     lone: Book | None = None
     asking: bool = False
     again: bool = False
-    alone: int = 0
+    alone: set[RunId] = field(default_factory=set)
     unrecorded: list[Entry] = field(default_factory=list)
 
 
@@ -270,7 +271,7 @@ class Scheduler:
     def wake(self, name: str) -> None:
         """Look at what is due of a task."""
         attention = self._attend_to(name)
-        if self._stopping:
+        if self._stopping or not self._timers.running:
             return  # what is due is left for others, or for the next start
         if attention.asking:
             attention.again = True
@@ -279,7 +280,7 @@ class Scheduler:
         if self._ledger.trouble is not None and not terms.policies.needs_ledger:
             self._go_alone(name)
             return
-        if attention.alone:  # the store knows nothing of what runs
+        if attention.alone:
             attention.again = True
             return
         attention.asking = True
@@ -428,6 +429,7 @@ class Scheduler:
             self._events.announce(LeaseExpired(task="", running=tuple(e.task for e in leased)))
             for entry in leased:
                 assert entry.run_id is not None
+                self._attend_to(entry.task).alone.add(RunId(entry.run_id))
                 self._interrupt(RunId(entry.run_id), LEASE_LOST)
             return
         for key in pulse.cancelled:
@@ -497,7 +499,7 @@ class Scheduler:
         assert attention.lone is not None
         answer = decide(request, attention.lone, claimant=claimant, now=self._clock.now())
         attention.lone = answer.book
-        attention.alone += len(answer.granted)
+        attention.alone |= {RunId(entry.run_id) for entry in answer.granted if entry.run_id}
         done = [entry for entry in answer.recorded if entry.outcome.final]
         attention.unrecorded = [*attention.unrecorded, *done][-UNRECORDED:]
         self._hear(answer)
@@ -536,6 +538,11 @@ class Scheduler:
         finally:
             self._settling.discard(run_id)
             del self._runs[run_id]
+            attention = self._attend_to(entry.task)
+            attention.alone.discard(run_id)
+            if attention.again and not attention.alone:
+                attention.again = False
+                self.wake(entry.task)
         return run
 
     async def _until_code_ended(self, run_id: RunId) -> None:
@@ -555,13 +562,13 @@ class Scheduler:
 
     async def _settle(self, entry: Entry, run: Run) -> None:
         """Record the last word on a run. A store that is down is asked until it is up again."""
-        request = self._finish(entry, run)
         if entry.session is None:
-            self._settle_alone(entry.task, request)
+            self._decide_alone(entry.task, self._finish(entry, run))
             return
         uncertain = False
         deadline: float | None = None
         while True:
+            request = self._finish(entry, run)  # whether it goes on may have changed meanwhile
             try:
                 answer = await self._ledger.ask(request, at_leisure=not self._stopping)
             except LeaseLost as exc:
@@ -594,14 +601,6 @@ class Scheduler:
         if pause is not None and before is None and pause.by == "pause_after_failures":
             self._events.announce(SchedulePaused(task=entry.task, note=pause.note))
         self._hear(answer)
-
-    def _settle_alone(self, name: str, request: Finish) -> None:
-        attention = self._attend_to(name)
-        attention.alone -= 1
-        self._decide_alone(name, request)
-        if attention.again and not attention.alone:
-            attention.again = False
-            self.wake(name)
 
     def _refused(self, entry: Entry, request: Finish, reason: str) -> None:
         self._events.announce(
