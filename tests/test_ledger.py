@@ -26,6 +26,7 @@ from worker.ledger import (
     Request,
     ResumeSchedule,
     SettleOrphans,
+    apply,
     decide,
 )
 from worker.model import Trigger
@@ -910,11 +911,38 @@ class TestApply:
     def test_what_was_granted_before_the_store_failed_is_answered(self, desk: Desk) -> None:
         one = desk.claimant()
         attending = Attend(terms=terms_of())
+        other = Attend(terms=TaskSchedule("other", HOURLY))
+
+        def quicker() -> None:
+            pause = PauseSchedule(task="other", by="anna")
+            apply(desk.store.inner, [pause], claimant=Claimant("anna"), now=desk.clock.now())
+
+        desk.store.before_write = quicker
         desk.store.fail_reads_after = 1
-        first, second = desk.answers([attending, attending], one)
+        first, second = desk.answers([attending, other], one)
         assert isinstance(first, Answer)
         assert len(first.granted) == 1
         assert isinstance(second, StoreUnavailable)
+
+    def test_requests_of_one_task_are_decided_one_upon_the_other(self, desk: Desk) -> None:
+        one = desk.claimant()
+        terms = terms_of()
+        entry = begun(desk, terms, one)
+        reads = desk.store.reads
+        by_hand = Begin(terms=terms, overlap=Overlap.SKIP)
+        busy, done, granted, busy_again = desk.answers(
+            [by_hand, Finish(terms=terms, entry=entry, outcome=RAN), by_hand, by_hand], one
+        )
+        assert isinstance(busy, Answer)
+        assert busy.busy == entry
+        assert isinstance(done, Answer)
+        assert done.granted == ()
+        assert isinstance(granted, Answer)
+        assert len(granted.granted) == 1
+        assert isinstance(busy_again, Answer)
+        assert busy_again.busy == granted.granted[0]
+        assert desk.store.reads == reads + 1
+        assert one.runs == {granted.granted[0].run_id}
 
     def test_a_store_that_is_down_answers_nothing(self, desk: Desk) -> None:
         one = desk.claimant()

@@ -110,6 +110,7 @@ async def test_whoever_waits_is_told_what_was_wrong(bench: Bench) -> None:
 
 
 async def test_what_is_asked_while_the_store_is_slow_is_decided_together(bench: Bench) -> None:
+    await wait_until(lambda: len(bench.pulses) >= 2, "it has begun, and waits")
     bench.store.works.clear()
     first = asyncio.create_task(bench.thread.ask(attending("first")))
     await wait_until(bench.store.hung.is_set, "the store is being asked")

@@ -8,7 +8,7 @@ and of several replicas exactly one has its way.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Protocol
 
@@ -20,7 +20,7 @@ from worker.policies import Overlap, Policies, TaskSchedule
 from worker.schedule import Interval, Once, Schedule, Within, delay_of, due_until
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from worker.ports import LedgerStore
 
@@ -57,6 +57,18 @@ class Claimant:
     replica: str
     session: SessionId | None = None
     runs: set[str] | None = None
+
+    def note(self, entries: Iterable[Entry]) -> None:
+        """Keep ``runs`` up to date with what was written."""
+        if self.runs is None:
+            return
+        for entry in entries:
+            if entry.run_id is None:
+                continue
+            if entry.outcome is not Outcome.RUNNING:
+                self.runs.discard(entry.run_id)
+            elif entry.session == self.session:
+                self.runs.add(entry.run_id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,15 +208,15 @@ class Draft:
             )
         )
 
-    def change(self, *, leased: bool) -> Change | None:
-        """What the store has to write; ``None`` for nothing."""
-        if not self._written and self.book == self._before:
-            return None
-        return Change(
-            book=self.book,
-            entries=tuple(self._written.values()),
-            session=self.claimant.session if leased else None,
-        )
+    @property
+    def written(self) -> Mapping[EntryKey, Entry]:
+        """The entries that the store has to write."""
+        return self._written
+
+    @property
+    def touched(self) -> bool:
+        """Whether the store has to write anything."""
+        return bool(self._written) or self.book != self._before
 
     def answer(self) -> Answer:
         before = {entry.run_id for entry in self._before.active}
@@ -222,19 +234,6 @@ class Draft:
             elsewhere=self.elsewhere,
             busy=self.busy,
         )
-
-    def note_runs(self) -> None:
-        """Keep the claimant's own list of its runs, once the store has written the change."""
-        known = self.claimant.runs
-        if known is None:
-            return
-        for entry in self._written.values():
-            if entry.run_id is None:
-                continue
-            if entry.outcome is not Outcome.RUNNING:
-                known.discard(entry.run_id)
-            elif entry.session == self.claimant.session:
-                known.add(entry.run_id)
 
 
 def settle_orphans(draft: Draft, policies: Policies) -> None:
@@ -653,101 +652,85 @@ def decide(request: Request, book: Book, *, claimant: Claimant, now: datetime) -
     Raises:
         WorkerError: What the request may raise.
     """
-    draft = Draft(book, now, claimant)
-    request.decide(draft)
+    answer = decided(request, Draft(book, now, claimant))
+    if isinstance(answer, WorkerError):
+        raise answer
+    return answer
+
+
+def decided(request: Request, draft: Draft) -> Answer | WorkerError:
+    try:
+        request.decide(draft)
+    except WorkerError as exc:
+        return exc
+    except Exception as exc:
+        # A defect: it must not keep other requests from being decided.
+        defect = WorkerError(f"{request.task}: {type(exc).__name__}: {exc}")
+        defect.__cause__ = exc
+        return defect
     return draft.answer()
 
 
-@dataclass(slots=True)
-class Open:
-    """A request that is not answered yet, and its place."""
+class Case:
+    """All that is asked of one task's book: decided one upon the other, and written at once."""
 
-    number: int
-    request: Request
-    rounds: int = field(default=0)
+    def __init__(self) -> None:
+        self.numbers: list[int] = []
+        self.requests: list[Request] = []
+        self._answers: list[Answer | WorkerError] = []
+        self._entries: dict[EntryKey, Entry] = {}
+        self._rounds = 0
 
+    def decide(self, book: Book, claimant: Claimant, now: datetime) -> Change | None:
+        """Decide it, anew if need be; what the store has to write, ``None`` for nothing."""
+        self._answers, self._entries = [], {}
+        leased = touched = False
+        if len(self.requests) > 1 and claimant.runs is not None:
+            claimant = replace(claimant, runs=set(claimant.runs))  # it may come to nothing
+        for request in self.requests:
+            draft = Draft(book, now, claimant)
+            answer = decided(request, draft)
+            self._answers.append(answer)
+            if isinstance(answer, WorkerError) or not draft.touched:
+                continue
+            touched, leased = True, leased or request.leased
+            self._entries.update(draft.written)
+            book = answer.book
+            if len(self.requests) > 1:
+                claimant.note(draft.written.values())
+        if not touched:
+            return None
+        return Change(
+            book=book,
+            entries=tuple(self._entries.values()),
+            session=claimant.session if leased else None,
+        )
 
-def apply(
-    store: LedgerStore, requests: Sequence[Request], *, claimant: Claimant, now: datetime
-) -> list[Answer | WorkerError]:
-    """Decide all requests and write what follows; an answer, or what was wrong, for each.
-
-    Requests of the same task are decided one after the other; all others together, in as few
-    round trips as one.
-
-    Raises:
-        StoreError: Nothing is known of any of them. If something is known of some, the error is
-            the answer to the others.
-    """
-    answers: dict[int, Answer | WorkerError] = {}
-    waiting = [Open(number, request) for number, request in enumerate(requests)]
-    while waiting:
-        batch: dict[str, Open] = {}
-        later = []
-        for item in waiting:
-            if item.request.task in batch:
-                later.append(item)
-            else:
-                batch[item.request.task] = item
-        try:
-            books = store.read(list(batch))
-            waiting = decide_batch(store, batch, books, claimant, now, answers) + later
-        except StoreError as exc:
-            if not answers:
-                raise
-            return [answers.get(number, exc) for number in range(len(requests))]
-    return [answers[number] for number in range(len(requests))]
-
-
-def decide_batch(
-    store: LedgerStore,
-    batch: Mapping[str, Open],
-    books: Mapping[str, Book],
-    claimant: Claimant,
-    now: datetime,
-    answers: dict[int, Answer | WorkerError],
-) -> list[Open]:
-    """Decide one request a task; those that have to be decided again are returned."""
-    changes: list[tuple[Open, Draft, Change]] = []
-    for task, item in batch.items():
-        draft = Draft(books[task], now, claimant)
-        try:
-            item.request.decide(draft)
-        except WorkerError as exc:
-            answers[item.number] = exc
-            continue
-        except Exception as exc:
-            # A defect: it must not keep the other tasks' requests from being decided.
-            answers[item.number] = defect = WorkerError(f"{task}: {type(exc).__name__}: {exc}")
-            defect.__cause__ = exc
-            continue
-        change = draft.change(leased=item.request.leased)
-        if change is None:
-            answers[item.number] = draft.answer()
-        else:
-            changes.append((item, draft, change))
-    again = []
-    written = store.write([change for _, _, change in changes]) if changes else []
-    for (item, draft, _), result in zip(changes, written, strict=True):
-        if result is Written.DONE:
-            draft.note_runs()
-        answer = judged(item, draft, result)
-        if answer is None:
-            again.append(item)
-        else:
-            answers[item.number] = answer
-    return again
+    def answers(
+        self, written: Written, claimant: Claimant
+    ) -> Sequence[Answer | WorkerError] | None:
+        """What follows from what the store did; ``None`` to decide it again."""
+        match written:
+            case Written.DONE:
+                claimant.note(self._entries.values())
+                return self._answers
+            case Written.OUTDATED:
+                self._rounds += 1
+                if self._rounds < ROUNDS:
+                    return None
+        return [
+            answer if isinstance(answer, WorkerError) else refusal(request, written, claimant)
+            for request, answer in zip(self.requests, self._answers, strict=True)
+        ]
 
 
-def judged(item: Open, draft: Draft, result: Written) -> Answer | WorkerError | None:
-    """The answer that follows from what the store did; ``None`` to decide again."""
-    task = item.request.task
-    match result:
-        case Written.DONE:
-            return draft.answer()
+def refusal(request: Request, written: Written, claimant: Claimant) -> StoreError:
+    """Why the store wrote nothing."""
+    task = request.task
+    match written:
         case Written.NO_LEASE:
-            return LeaseLost(f"{task}: the lease of session {draft.claimant.session} has run out")
-        case Written.TAKEN if isinstance(item.request, Ask):
+            return LeaseLost(f"{task}: the lease of session {claimant.session} has run out")
+        case Written.TAKEN if isinstance(request, Ask):
             return StoreError(
                 f"{task}: some of these slots were run again before, and each has one record; ask "
                 "for the others, or run the task by hand"
@@ -757,8 +740,62 @@ def judged(item: Open, draft: Draft, result: Written) -> Answer | WorkerError | 
                 f"{task}: a slot that is due has its last word already; were parts of the store "
                 "restored from a backup? Expected its tables to be of one moment"
             )
-        case Written.OUTDATED:
-            item.rounds += 1
-            if item.rounds < ROUNDS:
-                return None
+        case _:
             return StoreUnavailable(f"{task}: others changed its book {ROUNDS} times meanwhile")
+
+
+def apply(
+    store: LedgerStore,
+    requests: Sequence[Request],
+    *,
+    claimant: Claimant,
+    now: datetime,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> list[Answer | WorkerError]:
+    """Decide all requests and write what follows; an answer, or what was wrong, for each.
+
+    However many there are, they take as few round trips as one, unless others are quicker.
+
+    Args:
+        meanwhile: Called before what others were quicker with is decided again: a lease may have
+            to be renewed.
+
+    Raises:
+        StoreError: Nothing is known of any of them. If something is known of some, the error is
+            the answer to the others.
+    """
+    cases: dict[str, Case] = {}
+    for number, request in enumerate(requests):
+        case = cases.setdefault(request.task, Case())
+        case.numbers.append(number)
+        case.requests.append(request)
+    answers: dict[int, Answer | WorkerError] = {}
+    while cases:
+        try:
+            answered = decide_cases(store, cases, claimant, now)
+        except StoreError as exc:
+            if not answers:
+                raise
+            return [answers.get(number, exc) for number in range(len(requests))]
+        for task, found in answered.items():
+            answers.update(zip(cases.pop(task).numbers, found, strict=True))
+        if cases:
+            meanwhile()
+    return [answers[number] for number in range(len(requests))]
+
+
+def decide_cases(
+    store: LedgerStore, cases: Mapping[str, Case], claimant: Claimant, now: datetime
+) -> dict[str, Sequence[Answer | WorkerError]]:
+    """The answers to the cases that need not be decided again."""
+    books = store.read(list(cases))
+    changes = {task: case.decide(books[task], claimant, now) for task, case in cases.items()}
+    sent = [change for change in changes.values() if change is not None]
+    written = iter(store.write(sent)) if sent else iter(())
+    answered = {}
+    for task, change in changes.items():
+        result = Written.DONE if change is None else next(written)
+        answers = cases[task].answers(result, claimant)
+        if answers is not None:
+            answered[task] = answers
+    return answered

@@ -215,8 +215,8 @@ class LedgerThread:
             asked, stopping = self._next_batch()
             if asked:
                 self._answer(asked)
-            if not stopping and self._clock.monotonic() >= self._next_pulse:
-                self._pulse()
+            if not stopping:
+                self._pulse_if_due()
         self._refuse_the_rest()
         with suppress(Exception):  # the lease runs out by itself
             if self._store is not None and self._session is not None:
@@ -254,6 +254,7 @@ class LedgerThread:
                 [item.request for item in asked],
                 claimant=Claimant(self._replica, session, self._runs),
                 now=self._clock.now(),
+                meanwhile=self._pulse_if_due,
             )
         except Exception as exc:
             answers = [self._failed(exc)] * len(asked)
@@ -268,6 +269,10 @@ class LedgerThread:
         if self._session is None:
             self._session = store.open_session(self._replica, self._lease.ttl)
         return store, self._session
+
+    def _pulse_if_due(self) -> None:
+        if self._clock.monotonic() >= self._next_pulse:
+            self._pulse()
 
     def _pulse(self) -> None:
         lease = self._lease

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 __all__ = ["MemoryStore"]
 
+MOST = 100_000
+"""How many last words are kept, some 60 MB of them; the oldest are forgotten."""
+
 
 @dataclass
 class Life:
@@ -52,6 +56,7 @@ class MemoryStore:
     _books: dict[str, Book] = field(default_factory=dict)
     _entries: dict[str, dict[EntryKey, Entry]] = field(default_factory=dict)
     _active: dict[str, dict[EntryKey, Entry]] = field(default_factory=dict)
+    _final: deque[EntryKey] = field(default_factory=deque)
     _sessions: dict[SessionId, Life] = field(default_factory=dict)
     _last_session: int = 0
 
@@ -189,6 +194,10 @@ class MemoryStore:
             entries[entry.key] = entry
             if entry.outcome.final:
                 active.pop(entry.key, None)
+                self._final.append(entry.key)
             else:
                 active[entry.key] = entry
+        while len(self._final) > MOST:
+            key = self._final.popleft()
+            self._entries[key[0]].pop(key, None)  # it may be pruned already
         return Written.DONE
