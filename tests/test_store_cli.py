@@ -36,7 +36,7 @@ async def test_the_commands_do_their_work_over_a_store_for_several_machines(
             assert "is resumed" in await site.told("schedule resume nightly")
             await site.told("schedule run nightly")
             await worker.logged("run.finished", trigger="manual")
-            backfill = "schedule backfill nightly --from 2026-10-24 --to 2026-10-26"
+            backfill = "schedule backfill nightly --from 2025-10-25 --to 2025-10-27"
             assert "2 slots of nightly were asked for; 1 worker" in await site.told(backfill)
             await worker.logged("run.finished", trigger="backfill", count=2)
             assert "nothing was asked for" in await site.told(backfill)
