@@ -163,12 +163,12 @@ class Draft:
         self.book = changed(self.book, counts={**self.book.counts, outcome: total})
         return entry
 
-    def grant(self, entry: Entry) -> None:
+    def grant(self, entry: Entry) -> Entry:
         """Let the claimant run it."""
         if entry.trigger is Trigger.SCHEDULE and entry.run_id is None:  # never granted before
             self.book = changed(self.book, runs=self.book.runs + 1)
         late = (self.now - entry.slot) / timedelta(milliseconds=1)
-        self.put(
+        return self.put(
             changed(
                 entry,
                 outcome=Outcome.RUNNING,
@@ -207,9 +207,13 @@ class Draft:
         )
 
     def answer(self) -> Answer:
-        mine = [e for e in self._written.values() if e.outcome is Outcome.RUNNING]
+        before = {entry.run_id for entry in self._before.active}
         granted = tuple(
-            e for e in mine if e.session == self.claimant.session and not self._was_running(e)
+            entry
+            for entry in self._written.values()
+            if entry.outcome is Outcome.RUNNING
+            and entry.session == self.claimant.session
+            and entry.run_id not in before
         )
         return Answer(
             book=changed(self.book, active=tuple(self._active.values())),
@@ -231,9 +235,6 @@ class Draft:
                 known.discard(entry.run_id)
             elif entry.session == self.claimant.session:
                 known.add(entry.run_id)
-
-    def _was_running(self, entry: Entry) -> bool:
-        return any(old.run_id == entry.run_id for old in self._before.active)
 
 
 def settle_orphans(draft: Draft, policies: Policies) -> None:
@@ -318,16 +319,17 @@ def cancel_running(draft: Draft) -> None:
 
 def promote(draft: Draft, policies: Policies) -> None:
     """Grant what waits and whose turn has come, the oldest first."""
+    running = draft.running
     for entry in draft.waiting:
         overlap = Overlap(entry.overlap) if entry.overlap else policies.overlap
-        running = draft.running
+        in_the_way = running
         if overlap is Overlap.ALLOW_ALL:
             # Of the schedule, only what is made good waits: for its elders, one after the other.
-            running = [e for e in running if e.slot < entry.slot and not entry.overlap]
+            in_the_way = [] if entry.overlap else [e for e in running if e.slot < entry.slot]
         if draft.book.pause is not None and entry.trigger is Trigger.SCHEDULE:
             draft.put(changed(entry, outcome=Outcome.PAUSED))
-        elif not running:
-            draft.grant(entry)
+        elif not in_the_way:
+            running.append(draft.grant(entry))
         elif entry.overlap and overlap is Overlap.SKIP:
             draft.put(changed(entry, outcome=Outcome.SKIPPED_OVERLAP))
         elif entry.overlap and overlap is Overlap.CANCEL_OTHER:

@@ -35,13 +35,13 @@ if TYPE_CHECKING:
     from worker.book import Book, SessionId
     from worker.ports import LedgerStore
 
-__all__ = ["Lease", "LedgerThread"]
+__all__ = ["STOPPED", "Lease", "LedgerThread"]
 
 PULSE_S = 2.0
 """The longest time between two renewals, and so how soon others' wishes are heard."""
 REOPEN_S = 1.0
 BATCH = 500
-JOIN_S = 5.0
+JOIN_S = 3.0
 """How long a store that hangs may delay the end of the worker."""
 PRUNE_S = 3600.0
 PRUNED = 5000
@@ -71,6 +71,7 @@ class Asked:
     reply: Callable[[Answer | WorkerError], None]
 
 
+LEISURE_S = 0.005
 STOP = None
 STOPPED = "the worker has stopped"
 
@@ -106,6 +107,7 @@ class LedgerThread:
         self._lease = lease
         self._clock = clock or SystemClock()
         self._queue: SimpleQueue[Asked | None] = SimpleQueue()
+        self._held: list[Asked] = []
         self._store: LedgerStore | None = None
         self._session: SessionId | None = None
         self._runs: set[str] = set()
@@ -146,15 +148,38 @@ class LedgerThread:
         self._thread = threading.Thread(target=self._work, name="ledger", daemon=True)
         self._thread.start()
 
-    def submit(self, request: Request, reply: Callable[[Answer | WorkerError], None]) -> None:
-        """Ask; ``reply`` is called in the event loop, with the answer or with what was wrong."""
+    def submit(
+        self,
+        request: Request,
+        reply: Callable[[Answer | WorkerError], None],
+        *,
+        at_leisure: bool = False,
+    ) -> None:
+        """Ask; ``reply`` is called in the event loop, with the answer or with what was wrong.
+
+        Args:
+            at_leisure: It may wait some milliseconds, to be asked together with others.
+        """
         if self._thread is None:
             asyncio.get_running_loop().call_soon(reply, StoreUnavailable(STOPPED))
-        else:
-            self._queue.put(Asked(request, reply))
+            return
+        self._held.append(Asked(request, reply))
+        if not at_leisure:
+            self._hand_over()
+        elif len(self._held) == 1:
+            asyncio.get_running_loop().call_later(LEISURE_S, self._hand_over)
 
-    async def ask(self, request: Request) -> Answer:
+    def _hand_over(self) -> None:
+        """Wake the thread for all that was asked meanwhile: each time costs more than a request."""
+        held, self._held = self._held, []
+        for item in held:
+            self._queue.put(item)
+
+    async def ask(self, request: Request, *, at_leisure: bool = False) -> Answer:
         """Ask, and wait for the answer.
+
+        Args:
+            at_leisure: As `submit` has it.
 
         Raises:
             StoreUnavailable: The store cannot be asked now. Nothing is known of the request.
@@ -171,7 +196,7 @@ class LedgerThread:
             else:
                 answered.set_exception(answer)
 
-        self.submit(request, reply)
+        self.submit(request, reply, at_leisure=at_leisure)
         return await answered
 
     async def stop(self, grace: timedelta) -> None:
@@ -179,6 +204,7 @@ class LedgerThread:
         thread, self._thread = self._thread, None
         if thread is None:
             return
+        self._hand_over()
         self._queue.put(STOP)
         # A store that hangs is left behind: the thread is a daemon, its lease runs out by itself.
         await asyncio.to_thread(thread.join, JOIN_S)
@@ -252,6 +278,8 @@ class LedgerThread:
         try:
             store, session = self._ready()
             pulse = store.renew(session, lease.ttl)
+            self._worked()
+            self._in_loop(lambda: self.on_pulse(pulse))
             self._look_after(store)
         except LeaseLost:
             self._session = None
@@ -261,9 +289,6 @@ class LedgerThread:
         except Exception as exc:
             self._failed(exc)
             self._next_pulse = self._clock.monotonic() + min(every, REOPEN_S)
-        else:
-            self._worked()
-            self._in_loop(lambda: self.on_pulse(pulse))
 
     def _look_after(self, store: LedgerStore) -> None:
         """What has to be done now and then."""
@@ -272,8 +297,10 @@ class LedgerThread:
             self._next_look = now + LOOK_S
             books = list(store.read(self.watched).values())
             self._in_loop(lambda: self.on_books(books))
-        if now >= self._next_prune and store.prune(age=self._keep, limit=PRUNED) < PRUNED:
-            self._next_prune = now + PRUNE_S
+        if now >= self._next_prune:
+            self._next_prune = now + LOOK_S  # if it fails; else at once again while there is more
+            pruned = store.prune(age=self._keep, limit=PRUNED)
+            self._next_prune = now if pruned == PRUNED else now + PRUNE_S
 
     def _failed(self, exc: Exception) -> StoreError:
         """Tell that the store is of no use now. The thread goes on whatever it was."""

@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from worker.backends.memory import MemoryStore
 from worker.book import Book, Entry, EntryKey, Outcome, Pulse
-from worker.errors import LeaseLost, StoreError, TaskBusy, TaskDefinitionError, WorkerError
+from worker.errors import (
+    LeaseLost,
+    StoreError,
+    StoreUnavailable,
+    TaskBusy,
+    TaskDefinitionError,
+    WorkerError,
+)
 from worker.events import (
     LeaseExpired,
     OutcomeRefused,
@@ -36,7 +43,7 @@ from worker.ledger import (
     SettleOrphans,
     decide,
 )
-from worker.ledger_thread import LedgerThread
+from worker.ledger_thread import STOPPED, LedgerThread
 from worker.model import Run, RunId, State, Trigger
 from worker.policies import Overlap, TaskSchedule
 from worker.registration import WHEN, ScheduleOptions, task_schedule
@@ -58,7 +65,7 @@ __all__ = ["FirstRun", "ScheduledTask", "Scheduler"]
 
 UNRECORDED = 1000
 """How many last words on runs without a store are kept for it, a task."""
-SETTLE_S = 5.0
+SETTLE_S = 2.0
 """How long a worker that ends tries to tell a store that is down what became of its runs."""
 RETRY_S = 0.5
 ERROR = 1000
@@ -112,7 +119,8 @@ class Attention:
         lone: As this replica goes on with it while the store is down.
         asking: The ledger is being asked about what is due.
         again: Something was due meanwhile, or the ledger could not be asked.
-        alone: How many runs go on that the store knows nothing of.
+        alone: The runs that go on without the store's knowledge: begun while it was down, or
+            under a lease that is lost. Until they end, this replica takes nothing else.
         unrecorded: What the store will have to be told of such runs.
     """
 
@@ -120,7 +128,7 @@ class Attention:
     lone: Book | None = None
     asking: bool = False
     again: bool = False
-    alone: int = 0
+    alone: set[RunId] = field(default_factory=set)
     unrecorded: list[Entry] = field(default_factory=list)
 
 
@@ -157,6 +165,7 @@ class Scheduler:
         self._ledger = ledger or LedgerThread(
             lambda: MemoryStore(clock), replica="this", keep=timedelta(days=1), clock=clock
         )
+        self._ledger.on_pulse = self._pulse
         self._timers = Timers(self.wake)
         self._runs: dict[RunId, tuple[Entry, asyncio.Task[Any]]] = {}
         self._holding: set[asyncio.Task[Any]] = set()
@@ -233,7 +242,6 @@ class Scheduler:
         """
         self._group = group
         self._stopping = False
-        self._ledger.on_pulse = self._pulse
         self._ledger.on_store = self._store_changed
         if self._own_ledger:
             self._ledger.start()
@@ -263,7 +271,7 @@ class Scheduler:
     def wake(self, name: str) -> None:
         """Look at what is due of a task."""
         attention = self._attend_to(name)
-        if self._stopping:
+        if self._stopping or not self._timers.running:
             return  # what is due is left for others, or for the next start
         if attention.asking:
             attention.again = True
@@ -272,7 +280,7 @@ class Scheduler:
         if self._ledger.trouble is not None and not terms.policies.needs_ledger:
             self._go_alone(name)
             return
-        if attention.alone:  # the store knows nothing of what runs
+        if attention.alone:
             attention.again = True
             return
         attention.asking = True
@@ -303,7 +311,7 @@ class Scheduler:
 
         Raises:
             TaskBusy: Another run is in the way.
-            StoreUnavailable: Whether one is cannot be known.
+            StoreUnavailable: Whether one is cannot be known, or the worker ends.
         """
         terms = self._tasks[name].terms
         overlap = overlap or terms.policies.overlap
@@ -314,6 +322,9 @@ class Scheduler:
             except asyncio.CancelledError:
                 asking.add_done_callback(partial(self._unwanted, terms))
                 raise
+            if self._stopping:
+                self._unwanted(terms, asking)
+                raise StoreUnavailable(STOPPED)
             for entry in answer.granted:
                 return await self._keep(entry)
             self._hear(answer)
@@ -337,8 +348,12 @@ class Scheduler:
 
     def interrupt(self, reason: str = SHUTTING_DOWN) -> None:
         """End every run that goes on."""
-        for run_id in list(self._runs):
-            self._runner.interrupt(run_id, reason)
+        for run_id in self._runs:
+            self._interrupt(run_id, reason)
+
+    def _interrupt(self, run_id: RunId, reason: str) -> None:
+        # Not at once: of a run that was granted just now the runner has not heard yet.
+        asyncio.get_running_loop().call_soon(self._runner.interrupt, run_id, reason)
 
     async def stop(self, grace: timedelta) -> None:
         """Take no more slots, wait up to ``grace`` for the runs to end, then end the rest."""
@@ -373,9 +388,9 @@ class Scheduler:
         attention.asking = False
         if not isinstance(answer, Answer):
             attention.again = True  # at the next pulse
-            if not isinstance(answer, StoreError):
-                raise answer
             down = self._ledger.trouble is not None
+            if not down and not isinstance(answer, StoreUnavailable | LeaseLost):
+                raise answer  # neither time nor a new lease mends that: it is logged
             if down and not self._tasks[name].terms.policies.needs_ledger and not self._stopping:
                 self._go_alone(name)
             return
@@ -400,7 +415,7 @@ class Scheduler:
             self._events.announce(SlotSkipped(task=entry.task, entry=entry, running_since=since))
         for entry in running:
             if entry.cancel and entry.run_id is not None:
-                self._runner.interrupt(RunId(entry.run_id), PRECEDENCE)
+                self._interrupt(RunId(entry.run_id), PRECEDENCE)
         for entry in answer.granted:
             if self._stopping:
                 self._give_back(entry)
@@ -414,16 +429,19 @@ class Scheduler:
             self._events.announce(LeaseExpired(task="", running=tuple(e.task for e in leased)))
             for entry in leased:
                 assert entry.run_id is not None
-                self._runner.interrupt(RunId(entry.run_id), LEASE_LOST)
+                self._attend_to(entry.task).alone.add(RunId(entry.run_id))
+                self._interrupt(RunId(entry.run_id), LEASE_LOST)
             return
         for key in pulse.cancelled:
             self._interrupt_entry(key)
-        if self._stopping:
-            return
+        if self._stopping or not self._timers.running:
+            return  # it takes nothing any more; or nothing but a run by hand
         for name in pulse.orphaned | pulse.waiting:
             task = self._tasks.get(name)
             request: Request
             if task is not None:
+                if self._attend_to(name).alone:
+                    continue  # what waits would run beside what the store knows nothing of
                 request = Promote(terms=task.terms)
             elif name in pulse.orphaned:
                 request = SettleOrphans(name)
@@ -444,7 +462,7 @@ class Scheduler:
     def _interrupt_entry(self, key: EntryKey) -> None:
         for run_id, (entry, _) in self._runs.items():
             if entry.key == key:
-                self._runner.interrupt(run_id, PRECEDENCE)
+                self._interrupt(run_id, PRECEDENCE)
 
     def _store_changed(self, trouble: StoreError | None) -> None:
         scheduled = [t for t in self._tasks.values() if t.terms.schedule is not None]
@@ -481,7 +499,7 @@ class Scheduler:
         assert attention.lone is not None
         answer = decide(request, attention.lone, claimant=claimant, now=self._clock.now())
         attention.lone = answer.book
-        attention.alone += len(answer.granted)
+        attention.alone |= {RunId(entry.run_id) for entry in answer.granted if entry.run_id}
         done = [entry for entry in answer.recorded if entry.outcome.final]
         attention.unrecorded = [*attention.unrecorded, *done][-UNRECORDED:]
         self._hear(answer)
@@ -520,6 +538,11 @@ class Scheduler:
         finally:
             self._settling.discard(run_id)
             del self._runs[run_id]
+            attention = self._attend_to(entry.task)
+            attention.alone.discard(run_id)
+            if attention.again and not attention.alone:
+                attention.again = False
+                self.wake(entry.task)
         return run
 
     async def _until_code_ended(self, run_id: RunId) -> None:
@@ -539,15 +562,15 @@ class Scheduler:
 
     async def _settle(self, entry: Entry, run: Run) -> None:
         """Record the last word on a run. A store that is down is asked until it is up again."""
-        request = self._finish(entry, run)
         if entry.session is None:
-            self._settle_alone(entry.task, request)
+            self._decide_alone(entry.task, self._finish(entry, run))
             return
         uncertain = False
         deadline: float | None = None
         while True:
+            request = self._finish(entry, run)  # whether it goes on may have changed meanwhile
             try:
-                answer = await self._ledger.ask(request)
+                answer = await self._ledger.ask(request, at_leisure=not self._stopping)
             except LeaseLost as exc:
                 # If uncertain, the first try may have reached the store, and granted what follows.
                 if uncertain:
@@ -563,6 +586,9 @@ class Scheduler:
                     self._refused(entry, request, str(exc))
                     return
                 await self._clock.sleep(RETRY_S)
+            except WorkerError as exc:  # a defect, of this task's only: the worker goes on
+                self._refused(entry, request, str(exc))
+                return
             else:
                 self._settled(entry, answer)
                 return
@@ -575,14 +601,6 @@ class Scheduler:
         if pause is not None and before is None and pause.by == "pause_after_failures":
             self._events.announce(SchedulePaused(task=entry.task, note=pause.note))
         self._hear(answer)
-
-    def _settle_alone(self, name: str, request: Finish) -> None:
-        attention = self._attend_to(name)
-        attention.alone -= 1
-        self._decide_alone(name, request)
-        if attention.again and not attention.alone:
-            attention.again = False
-            self.wake(name)
 
     def _refused(self, entry: Entry, request: Finish, reason: str) -> None:
         self._events.announce(
@@ -610,7 +628,9 @@ class Scheduler:
             duration_ms=run.duration_ms,
             error=error,
             counts=not revoked,
-            go_on=self._timers.running and not self._stopping,
+            go_on=self._timers.running
+            and not self._stopping
+            and (entry.session is None or not self._attend_to(entry.task).alone),
         )
 
 
