@@ -1,0 +1,144 @@
+"""`worker explain`, as its users type it: each reason for a task not to run now."""
+
+from __future__ import annotations
+
+import getpass
+import socket
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from tests.support.sites import HELD, HOURLY, REPLICA, Site, Tasks, ago
+from worker.book import Outcome
+from worker.ledger import Ask
+from worker.model import Trigger
+from worker.policies import Overlap
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ME = f"{getpass.getuser()}@{socket.gethostname()}"
+
+
+async def verdict(site: Site, task: str = "report") -> tuple[str, list[str]]:
+    """What `worker explain` says first, and all else."""
+    first, *others = (await site.told(f"explain {task}")).splitlines()
+    assert all(line.startswith("  - ") for line in others)
+    return first, [line.removeprefix("  - ") for line in others]
+
+
+async def test_explain_names_the_run_that_goes_on_and_what_waits_behind_it(
+    tmp_path: Path,
+) -> None:
+    site = Site(tmp_path, HELD)
+    async with site.worker() as worker:
+        started = await worker.logged("run.started", task="report")
+        first, _ = await verdict(site)
+        assert first.startswith(f"report is running: on {REPLICA} since 20")
+        assert first.endswith(f"ago), run {started['run_id']}")
+        await site.told("schedule run report")
+        first, others = await verdict(site)
+        assert first.startswith("report is running: ")
+        assert others[0].startswith("1 slot waits for its turn, the first of 20")
+
+
+async def test_explain_names_who_paused_it_and_how_to_end_that(tmp_path: Path) -> None:
+    site = Site(tmp_path, HOURLY)
+    await site.told("schedule pause report -m", "moving house")
+    first, others = await verdict(site)
+    assert first.startswith("report is paused since 20")
+    assert first.endswith(f"ago) by {ME}: moving house; `worker schedule resume report` ends that")
+    assert "no worker has ever used this ledger: nothing runs before `worker start`" in others
+
+
+async def test_explain_names_what_turned_it_off(tmp_path: Path) -> None:
+    site = Site(tmp_path, HOURLY)
+    first, _ = await verdict(site, "cleanup_old_orders")
+    assert first == (
+        "cleanup_old_orders is off: WORKER_CLEANUP_INTERVAL says so; it only runs by hand, "
+        "`worker run cleanup_old_orders`"
+    )
+    (tmp_path / "schedules.toml").write_text("[tasks.report]\nenabled = false\n")
+    site.environment["WORKER_SCHEDULES_FILE"] = "schedules.toml"
+    first, _ = await verdict(site)
+    assert first.startswith("report is off: schedules.toml says so; ")
+
+
+async def test_explain_says_that_no_worker_is_up_and_who_was(tmp_path: Path) -> None:
+    site = Site(tmp_path, HOURLY)
+    first, others = await verdict(site)
+    assert first == "no worker has ever used this ledger: nothing runs before `worker start`"
+    assert "the ledger has not seen it yet" in others
+    with site.claimant("the last of us") as past:
+        past.ran("report", ago(minutes=1))
+    first, others = await verdict(site)
+    assert first.startswith("no worker is up: the last of us was seen last, at 20")
+    assert any(line.startswith("its last success was at 20") for line in others)
+
+
+async def test_explain_says_when_it_runs_next_and_what_is_wrong_with_it(tmp_path: Path) -> None:
+    said: Tasks = {"report": ("fails", {"interval": "1h", "jitter": "10m", "max_age": "2h"})}
+    site = Site(tmp_path, said)
+    with site.claimant() as past:
+        past.ran("report", ago(hours=5))
+        past.ran("report", ago(), Outcome.FAILED, "the far side is full")
+        first, others = await verdict(site)
+        told = await site.json("explain report")
+    assert first.startswith("report runs next at 20")
+    slot, latest, failures, success, stale, schedule = others
+    assert slot.startswith("its next slot is 20")
+    assert slot.endswith(" later for its jitter")
+    assert latest.startswith("its latest slot, of 20")
+    assert latest.endswith("ago), failed: the far side is full")
+    assert failures == "1 run has failed"
+    assert success.startswith("its last success was at 20")
+    assert stale.startswith("it is stale since 20")
+    assert stale.endswith("ago): a success is due every 2h")
+    assert schedule == "its schedule is every 1h, said by own_tasks:fails"
+    assert told["verdict"].startswith("report runs next at 20")
+    assert len(told["facts"]) == len(others)
+
+
+async def test_explain_says_that_a_schedule_is_over(tmp_path: Path) -> None:
+    tasks: Tasks = {
+        "limited": ("quick", {"interval": "1h", "max_runs": 1}),
+        "once": ("quick", {"at": "2020-01-01T00:00:00Z"}),
+    }
+    site = Site(tmp_path, tasks)
+    with site.claimant() as past:
+        past.ran("limited", ago(hours=3))
+        past.attends("once", ago())
+        first, others = await verdict(site, "limited")
+        assert first == "limited is over: 1 runs of at most 1 are done"
+        assert not any("nobody" in line or "no worker" in line for line in others)
+    first, others = await verdict(site, "once")
+    assert first == "once is over: its schedule has no slot any more"
+    assert not any("no worker" in line for line in others)
+    assert others[0].startswith("its latest slot, of 2020-01-01 00:00:00Z (")
+    assert others[0].endswith("), was missed")
+
+
+async def test_explain_says_that_something_waits_a_slot_is_left_or_a_clock_was_ahead(
+    tmp_path: Path,
+) -> None:
+    site = Site(tmp_path, {name: ("quick", {"interval": "1h"}) for name in ("a", "b", "c")})
+    with site.claimant() as past:
+        now = ago()
+        past.ran("a", now)
+        asked = Ask(task="a", slots=(now,), trigger=Trigger.MANUAL, overlap=Overlap.BUFFER_ALL)
+        past.ask(asked, now)
+        first, _ = await verdict(site, "a")
+        assert first.startswith("1 slot waits for its turn, the first of 20")
+        past.ran("b", ago(hours=2.5))
+        first, _ = await verdict(site, "b")
+        assert first.startswith("the slot of 20")
+        assert first.endswith(
+            " is due, and no worker has looked at it: do those that are up have the task, do their "
+            "loops turn?"
+        )
+        past.ran("c", now + timedelta(hours=5))
+        first, others = await verdict(site, "c")
+        assert first.startswith("slots are accounted for until 20")
+        assert first.endswith(
+            "which is to come: a worker's clock was ahead, and no slot is run twice"
+        )
+        assert others[0].startswith("its next slot is 20")
