@@ -132,13 +132,17 @@ class History:
         return answer
 
     def note_first(self, before: datetime | None) -> None:
-        """Where the account has to begin: at an interval's latest slot, or now."""
+        """Where the account has to begin: at an interval's latest slot, if that may run, or now."""
         if before is not None or self.desk.book.cursor is None:
             return
         now = self.desk.clock.now()
         inner = self.schedule.schedule if isinstance(self.schedule, Within) else self.schedule
-        latest = inner.until(now) if isinstance(inner, Interval) else None
-        self.first = now if latest is None else latest - datetime.resolution
+        latest = self.schedule.until(now) if isinstance(inner, Interval) else None
+        self.first = now
+        if latest is not None:
+            before = latest - datetime.resolution
+            if self.terms.policies.catch_up.plan(self.schedule, since=before, now=now).run:
+                self.first = before
 
     # What the replicas do.
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Protocol
 import structlog
 
 from worker.backends.opening import backend, display_url, kind_of, open_store
+from worker.book import BY_HAND
 from worker.clock import Clock, SystemClock
 from worker.context import RunContext
 from worker.data_api import DataApi
@@ -92,8 +93,13 @@ class Worker:
 
 
 @asynccontextmanager
-async def open_worker(settings: Settings, *, clock: Clock | None = None) -> AsyncIterator[Worker]:
+async def open_worker(
+    settings: Settings, *, clock: Clock | None = None, by_hand: bool = False
+) -> AsyncIterator[Worker]:
     """Put a worker together with all its tasks; on leaving, close what it holds open.
+
+    Args:
+        by_hand: It takes no slots, it is for one run.
 
     Raises:
         ConfigurationError: A module of ``WORKER_TASK_MODULES`` cannot be used.
@@ -105,7 +111,8 @@ async def open_worker(settings: Settings, *, clock: Clock | None = None) -> Asyn
     watchdog = Watchdog(limit=settings.stall_after, events=events)
     ledger = LedgerThread(
         partial(open_store, store_url(settings)),
-        replica=settings.replica or f"{socket.gethostname()}:{os.getpid()}",
+        replica=(BY_HAND if by_hand else "")
+        + (settings.replica or f"{socket.gethostname()}:{os.getpid()}"),
         keep=settings.ledger_keep,
         lease=Lease(
             ttl=settings.lease,
@@ -247,6 +254,7 @@ async def start_worker(
                 skipped=worker.tally.skipped,
                 elsewhere=worker.tally.total("elsewhere"),
                 stalls=worker.watchdog.stalls,
+                unrecorded=worker.scheduler.unrecorded,
                 abandoned=worker.runner.busy,
             )
             return worker.tally
@@ -321,7 +329,7 @@ async def run_task(
             finished.append(event.run)
 
     with stop.on_signals():
-        async with open_worker(settings) as worker:
+        async with open_worker(settings, by_hand=True) as worker:
             if name not in worker.scheduler.tasks:
                 raise UnknownTaskError(name, worker.scheduler.tasks)
             await asyncio.to_thread(worker.ledger.connect)
@@ -411,6 +419,8 @@ async def check_store(worker: Worker) -> list[Finding]:
     where = f"the ledger at {display_url(store_url(worker.settings))}"
     try:
         store = await asyncio.to_thread(worker.ledger.connect)
+        # A full disk can be read as ever: only writing shows it.
+        store.close_session(store.open_session(f"{BY_HAND}check", worker.settings.lease))
     except StoreUnavailable as exc:
         return [Finding(False, f"the ledger: {exc}", unreachable=True)]
     except StoreError as exc:

@@ -196,6 +196,11 @@ class Replica:
     seen: datetime
     alive: bool
 
+    @property
+    def works(self) -> bool:
+        """Whether it takes slots: not the session of a single run by hand."""
+        return not self.name.startswith(BY_HAND)
+
 
 @dataclass(frozen=True, slots=True)
 class Pulse:
@@ -244,5 +249,7 @@ def changed(value: Value, **changes: Any) -> Value:
     return new
 
 
+BY_HAND = "by hand, "
+"""Begins the names of sessions that only do one run."""
 LEASE = timedelta(seconds=30)
 """How long a replica may be silent before its runs count as lost, by default."""

@@ -121,8 +121,10 @@ class EventLog:
 
     def _run_started(self, event: RunStarted) -> None:
         keys: dict[str, Any] = {}
-        if event.run.slot is not None and event.run.late_ms is not None:
-            keys = {"slot": event.run.slot.isoformat(), "late_ms": round(event.run.late_ms, 1)}
+        if event.run.slot is not None:
+            keys["slot"] = event.run.slot.isoformat()
+        if event.run.late_ms is not None:
+            keys["late_ms"] = round(event.run.late_ms, 1)
         self._log.info("run.started", **keys)
 
     def _slot_skipped(self, event: SlotSkipped) -> None:

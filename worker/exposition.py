@@ -73,7 +73,7 @@ def exposition(views: Sequence[View], replicas: Sequence[Replica]) -> str:
             "worker_replicas",
             "gauge",
             "Workers whose lease holds.",
-            [("", float(sum(replica.alive for replica in replicas)))],
+            [("", float(sum(replica.alive and replica.works for replica in replicas)))],
         ),
     ]
     lines: list[str] = []

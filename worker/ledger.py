@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Protocol
 
 from worker.book import Book, Change, Entry, EntryKey, Outcome, Pause, SessionId, Written, changed
-from worker.catch_up import Span
+from worker.catch_up import CatchUp, Span
 from worker.errors import LeaseLost, StoreError, StoreUnavailable, WorkerError
 from worker.model import Trigger, new_run_id
 from worker.policies import Overlap, Policies, TaskSchedule
@@ -192,8 +192,10 @@ class Draft:
             )
         )
 
-    def record(self, task: str, span: Span | None, outcome: Outcome) -> None:
-        """Record slots that do not run."""
+    def record(
+        self, task: str, span: Span | None, outcome: Outcome, note: str | None = None
+    ) -> None:
+        """Record slots that do not run, and why."""
         if span is None:
             return
         several = span.count > 1
@@ -205,6 +207,7 @@ class Draft:
                 count=span.count,
                 outcome=outcome,
                 recorded_at=self.now,
+                error=note,
             )
         )
 
@@ -366,13 +369,13 @@ class Attend:
 def account(draft: Draft, request: Attend, schedule: Schedule) -> None:
     """Move the book's cursor over all slots that are due."""
     policies, book, now = request.terms.policies, draft.book, draft.now
-    described = str(schedule)
-    if book.schedule != described or book.known_since is None:
-        book = changed(book, schedule=described, known_since=book.known_since or now)
-    cursor = book.cursor
-    if cursor is None:
+    described, cursor = str(schedule), book.cursor
+    if cursor is None or book.schedule != described:
+        start = first_cursor(schedule, now, policies.catch_up)
         alone = [e.slot - ONE_TICK for e in request.unrecorded if e.trigger is Trigger.SCHEDULE]
-        cursor = min([first_cursor(schedule, now), *alone])
+        # What passed under another schedule cannot be told by this one.
+        cursor = min([start, *alone]) if cursor is None else max(cursor, min([start, *alone]))
+        book = changed(book, schedule=described, known_since=book.known_since or now)
     draft.book = changed(book, cursor=cursor)
     horizon = due_until(schedule, request.task, policies.jitter, now)
     if horizon is None:
@@ -398,7 +401,7 @@ def account(draft: Draft, request: Attend, schedule: Schedule) -> None:
     plan = policies.catch_up.plan(schedule, since=cursor, until=horizon, now=now - put_off)
     due = plan.run[:runs_left]
     for span in plan.missed:
-        draft.record(request.task, span, Outcome.MISSED)
+        draft.record(request.task, span, Outcome.MISSED, why_missed(span, plan.run))
     # The slot that uses up the last run is the schedule's last: none later is accounted for.
     cursor = horizon if len(due) == len(plan.run) else due[-1]
     draft.book = changed(draft.book, cursor=cursor)
@@ -408,6 +411,14 @@ def account(draft: Draft, request: Attend, schedule: Schedule) -> None:
             admit(draft, entry, policies)
         else:  # made good one after the other, whatever the policy for slots in their own time
             draft.put(entry)
+
+
+def why_missed(span: Span, run: Sequence[datetime]) -> str:
+    """For whoever reads the history."""
+    made_good = next((slot for slot in run if slot > span.last), None)
+    if made_good is None:
+        return "no worker looked at it within its catch-up window"
+    return f"no worker looked at it in time; the slot of {made_good:%H:%M:%S}Z ran instead"
 
 
 def runs_left_of(draft: Draft, policies: Policies) -> int | None:
@@ -444,22 +455,22 @@ def record_late(
     return cursor
 
 
-def first_cursor(schedule: Schedule, now: datetime) -> datetime:
+def first_cursor(schedule: Schedule, now: datetime, catch_up: CatchUp) -> datetime:
     """Where the account of a schedule begins that the ledger has never seen.
 
-    An interval's latest slot is run at once: who deploys a task that runs every hour does not mean
-    to wait for an hour. A moment of the calendar that has passed is over, but for a one-off.
+    An interval's latest slot is run at once, if it is not too late for it: who deploys a task that
+    runs every hour does not mean to wait for an hour. A moment of the calendar that has passed is
+    over, but for a one-off. No slot from before is `missed`: nobody had asked for it.
     """
-    match schedule:
-        case Within(schedule=inner):
-            return first_cursor(inner, now)
-        case Interval():
-            latest = schedule.until(now)
-            return now if latest is None else latest - ONE_TICK
-        case Once(at=at):
-            return min(at, now) - ONE_TICK
-        case _:
-            return now
+    inner = schedule
+    while isinstance(inner, Within):
+        inner = inner.schedule
+    if isinstance(inner, Once):
+        return min(inner.at, now) - ONE_TICK
+    latest = schedule.until(now) if isinstance(inner, Interval) else None
+    if latest is None or not catch_up.plan(schedule, since=latest - ONE_TICK, now=now).run:
+        return now
+    return latest - ONE_TICK
 
 
 def span_between(schedule: Schedule, start: datetime, end: datetime) -> Span | None:

@@ -242,13 +242,17 @@ def why_paused(seen: View) -> Iterator[str]:
 
 def why_nobody(seen: View, replicas: Sequence[Replica]) -> Iterator[str]:
     wanted = seen.task.terms.schedule is not None or seen.book.waiting
-    if not wanted or any(replica.alive for replica in replicas):
+    if not wanted or any(replica.alive and replica.works for replica in replicas):
         return
-    if not replicas:
+    workers = [replica for replica in replicas if replica.works]
+    if not workers:
         yield "no worker has ever used this ledger: nothing runs before `worker start`"
     else:
-        latest = max(replicas, key=lambda replica: replica.seen)
-        yield f"no worker is up: {latest.name} was seen last, at {at(latest.seen, seen.now)}"
+        latest = max(workers, key=lambda replica: replica.seen)
+        yield (
+            f"no worker is up, or none can write to the ledger: {latest.name} was seen last, at "
+            f"{at(latest.seen, seen.now)}"
+        )
 
 
 def why_over(seen: View) -> Iterator[str]:

@@ -307,7 +307,7 @@ def ask_run(task: TaskName, overlap: OverlapOption = Overlap.BUFFER_ALL) -> None
     """Have a worker that is up run a task now. (`worker run` runs it here.)"""
     with opened() as admin:
         admin.run(task, overlap)
-        alive = sum(replica.alive for replica in admin.replicas())
+        alive = sum(replica.alive and replica.works for replica in admin.replicas())
     say(f"{task} was asked for; {those_up(alive)}")
 
 
@@ -328,7 +328,7 @@ def backfill(
             done = admin.backfill(task, first, last, overlap)
         except ValueError as exc:
             raise typer.BadParameter(str(exc)) from exc
-        alive = sum(replica.alive for replica in admin.replicas())
+        alive = sum(replica.alive and replica.works for replica in admin.replicas())
     known = f"{many(done.known)} asked for before" if done.known else ""
     if not done.asked:
         say(f"nothing was asked for: {known}")

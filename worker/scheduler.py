@@ -181,6 +181,11 @@ class Scheduler:
         return self._tasks
 
     @property
+    def unrecorded(self) -> dict[str, int]:
+        """How many outcomes the store has not been told, as it is down, by task."""
+        return {name: len(a.unrecorded) for name, a in self._attention.items() if a.unrecorded}
+
+    @property
     def unused_schedules(self) -> list[str]:
         """Tasks that only the overriding options name."""
         return sorted(set(self._schedules) - set(self._tasks))
@@ -417,10 +422,16 @@ class Scheduler:
             if entry.cancel and entry.run_id is not None:
                 self._interrupt(RunId(entry.run_id), PRECEDENCE)
         for entry in answer.granted:
-            if self._stopping:
+            if self._stopping or self._is_in_the_way(entry):
                 self._give_back(entry)
             else:
                 self._spawn(entry)
+
+    def _is_in_the_way(self, entry: Entry) -> bool:
+        """Whether a run goes on that the store knew nothing of when it granted the entry."""
+        allowed = self._tasks[entry.task].terms.policies.overlap is Overlap.ALLOW_ALL
+        alone = bool(self._attend_to(entry.task).alone)
+        return entry.session is not None and alone and not allowed
 
     def _pulse(self, pulse: Pulse | None) -> None:
         """The lease was renewed, or lost."""
@@ -511,7 +522,7 @@ class Scheduler:
         self._runs[RunId(entry.run_id)] = (entry, task)
 
     def _give_back(self, entry: Entry) -> None:
-        """Let a slot wait for the next start, or for another replica: this worker ends."""
+        """Let a slot wait again, for the next pulse, another replica, or the next start."""
         if entry.session is None:
             return
         terms = self._tasks[entry.task].terms
@@ -572,11 +583,12 @@ class Scheduler:
             try:
                 answer = await self._ledger.ask(request, at_leisure=not self._stopping)
             except LeaseLost as exc:
-                # If uncertain, the first try may have reached the store, and granted what follows.
+                reason = str(exc)
                 if uncertain:
+                    # The first try may have reached the store, and granted what follows.
                     self._attend_to(entry.task).again = True
-                else:
-                    self._refused(entry, request, str(exc))
+                    reason = f"{reason}, unless it reached the store before that was down"
+                self._refused(entry, request, reason)
                 return
             except StoreError as exc:
                 uncertain = True

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from worker.backends.opening import open_store
 from worker.book import Book, Entry, HistoryQuery, Outcome
+from worker.catch_up import CatchUp
 from worker.ledger import first_cursor
 from worker.model import Trigger
 from worker.schedule import Schedule, slots_between
@@ -57,7 +58,7 @@ class Account:
         """The schedule's slots from where the account begins to its cursor."""
         assert self.book.known_since is not None
         assert self.book.cursor is not None
-        start = first_cursor(self.schedule, self.book.known_since)
+        start = first_cursor(self.schedule, self.book.known_since, CatchUp())
         return list(slots_between(self.schedule, start, self.book.cursor))
 
     def problems(self) -> list[str]:

@@ -180,11 +180,12 @@ class LiveDisplay:
         )
 
     def _table(self, now: datetime) -> Table:
-        table = Table(box=None, header_style="bold", pad_edge=False)
+        table = Table(box=None, header_style="bold", pad_edge=False, expand=True)
         table.add_column("task", no_wrap=True)
         for head in ("every", "ok", "fail", "skip", "retry", "next"):
-            table.add_column(head, justify="right", min_width=len(head))
-        table.add_column("last run", no_wrap=True, overflow="ellipsis")
+            table.add_column(head, justify="right", no_wrap=True, width=max(len(head), 5))
+        # What is left of the width, so that a long error pushes nothing out of sight.
+        table.add_column("last run", no_wrap=True, overflow="ellipsis", ratio=1)
         assert self._scheduler is not None
         for name, task in self._scheduler.tasks.items():
             due = self._scheduler.next_slot(name)
