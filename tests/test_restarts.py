@@ -337,7 +337,7 @@ async def test_run_by_hand_that_may_wait_begins_when_the_other_has_ended(
         async with running(*words, environment=hand, cwd=tmp_path) as waiting:
             with closing(place.open()) as store:
                 await wait_until(
-                    lambda: any(r.name == "hand" and r.alive for r in store.replicas()),
+                    lambda: any(r.name == "by hand, hand" and r.alive for r in store.replicas()),
                     "the run by hand has asked the ledger",
                 )
             place.go()

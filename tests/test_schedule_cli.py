@@ -129,7 +129,8 @@ async def test_history_is_filtered_by_task_outcome_and_time_and_told_in_a_zone(
         (
             "2026-06-01 15:00:00.000+02:00",
             "missed",
-            "3 slots, to 2026-06-01 17:00:00.000+02:00",
+            "3 slots, to 2026-06-01 17:00:00.000+02:00; "
+            "no worker looked at it in time; the slot of 16:00:00Z ran instead",
         ),
         ("2026-06-01 14:00:00.000+02:00", "ran", ""),
     ]
