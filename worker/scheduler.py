@@ -265,7 +265,7 @@ class Scheduler:
 
     @property
     def _ending(self) -> bool:
-        """Whether it takes no slot any more, or never did, as `worker run`: its runs are the last."""
+        """Whether its runs are the last: it takes no slot any more, or never did (`worker run`)."""
         return self._stopping or not self._timers.running
 
     def next_slot(self, name: str) -> datetime | None:
