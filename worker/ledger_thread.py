@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from worker.book import Book, SessionId
     from worker.ports import LedgerStore
 
-__all__ = ["STOPPED", "Lease", "LedgerThread"]
+__all__ = ["Lease", "LedgerThread"]
 
 PULSE_S = 2.0
 """The longest time between two renewals, and so how soon others' wishes are heard."""
