@@ -285,3 +285,34 @@ async def test_a_slot_that_is_retried_waits_for_the_end_of_its_lost_run(one: Wor
     clean.set()
     await one.recorded((0, "ran", 1))
     assert (begun, most) == (2, 1)
+
+
+async def test_a_process_for_one_run_does_not_wait_for_code_left_behind(one: Worker) -> None:
+    clean = asyncio.Event()
+
+    async def stubborn() -> None:
+        while not clean.is_set():
+            with suppress(asyncio.CancelledError):
+                await clean.wait()
+
+    one.register(stubborn, name="stubborn", interval="off", time_limit=timedelta(seconds=0.1))
+    one.ledger.start()  # as `worker run` does
+    try:
+        run = await asyncio.wait_for(one.scheduler.run_now("stubborn"), 3)
+        assert run.state is State.FAILURE
+    finally:
+        clean.set()
+
+
+async def test_a_process_for_one_run_does_not_wait_for_ever_for_its_store(
+    one: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def cuts() -> None:
+        one.store.down = "no connection"
+
+    monkeypatch.setattr("worker.scheduler.SETTLE_S", 0.2)
+    one.register(cuts, name="cuts", interval="off")
+    one.ledger.start()
+    run = await asyncio.wait_for(one.scheduler.run_now("cuts"), 5)
+    assert run.state is State.SUCCESS
+    assert "no connection" in only(one.of(OutcomeRefused)).reason

@@ -268,6 +268,11 @@ class Scheduler:
             self._timers.add(self._tasks[name].terms, wake)
         self._timers.start()
 
+    @property
+    def _ending(self) -> bool:
+        """Whether its runs are the last: it takes no slot any more, or never did (`worker run`)."""
+        return self._stopping or not self._timers.running
+
     def next_slot(self, name: str) -> datetime | None:
         """The next slot of a task; ``None`` when it has no schedule, or none any more."""
         schedule = self._tasks[name].terms.schedule if name in self._tasks else None
@@ -276,7 +281,7 @@ class Scheduler:
     def wake(self, name: str) -> None:
         """Look at what is due of a task."""
         attention = self._attend_to(name)
-        if self._stopping or not self._timers.running:
+        if self._ending:
             return  # what is due is left for others, or for the next start
         if attention.asking:
             attention.again = True
@@ -445,8 +450,8 @@ class Scheduler:
             return
         for key in pulse.cancelled:
             self._interrupt_entry(key)
-        if self._stopping or not self._timers.running:
-            return  # it takes nothing any more; or nothing but a run by hand
+        if self._ending:
+            return
         for name in pulse.orphaned | pulse.waiting:
             task = self._tasks.get(name)
             request: Request
@@ -562,7 +567,7 @@ class Scheduler:
         assert current is not None
         self._holding.add(current)
         try:
-            if not self._stopping:
+            if not self._ending:
                 await self._runner.code_ended(run_id)
         except asyncio.CancelledError:
             if not self._stopping:
@@ -592,7 +597,7 @@ class Scheduler:
                 return
             except StoreError as exc:
                 uncertain = True
-                if self._stopping and deadline is None:
+                if self._ending and deadline is None:
                     deadline = self._clock.monotonic() + SETTLE_S
                 if deadline is not None and self._clock.monotonic() >= deadline:
                     self._refused(entry, request, str(exc))
@@ -640,8 +645,7 @@ class Scheduler:
             duration_ms=run.duration_ms,
             error=error,
             counts=not revoked,
-            go_on=self._timers.running
-            and not self._stopping
+            go_on=not self._ending
             and (entry.session is None or not self._attend_to(entry.task).alone),
         )
 
