@@ -192,14 +192,14 @@ class Draft:
             )
         )
 
-    def record(self, task: str, span: Span | None, outcome: Outcome) -> None:
+    def record(self, span: Span | None, outcome: Outcome) -> None:
         """Record slots that do not run."""
         if span is None:
             return
         several = span.count > 1
         self.put(
             Entry(
-                task=task,
+                task=self.book.task,
                 slot=span.first,
                 last=span.last if several else None,
                 count=span.count,
@@ -388,9 +388,9 @@ def account(draft: Draft, request: Attend, schedule: Schedule) -> None:
     pause = draft.book.pause
     if pause is not None:
         before = due_until(schedule, request.task, policies.jitter, min(pause.at, now)) or cursor
-        draft.record(request.task, span_between(schedule, cursor, before), Outcome.MISSED)
+        draft.record(span_between(schedule, cursor, before), Outcome.MISSED)
         paused = span_between(schedule, max(cursor, before), horizon)
-        draft.record(request.task, paused, Outcome.PAUSED)
+        draft.record(paused, Outcome.PAUSED)
         draft.book = changed(draft.book, cursor=horizon)
         return
     # A slot that jitter puts off is not late for that.
@@ -398,7 +398,7 @@ def account(draft: Draft, request: Attend, schedule: Schedule) -> None:
     plan = policies.catch_up.plan(schedule, since=cursor, until=horizon, now=now - put_off)
     due = plan.run[:runs_left]
     for span in plan.missed:
-        draft.record(request.task, span, Outcome.MISSED)
+        draft.record(span, Outcome.MISSED)
     # The slot that uses up the last run is the schedule's last: none later is accounted for.
     cursor = horizon if len(due) == len(plan.run) else due[-1]
     draft.book = changed(draft.book, cursor=cursor)
@@ -431,7 +431,7 @@ def record_late(
         return cursor
     if own_time:
         missed = span_between(schedule, cursor, done.slot - ONE_TICK)
-        draft.record(done.task, missed, Outcome.MISSED)
+        draft.record(missed, Outcome.MISSED)
         cursor = done.last or done.slot
     if done.outcome not in (Outcome.RAN, Outcome.FAILED, Outcome.LOST):
         draft.put(done, done.recorded_at)
