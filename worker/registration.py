@@ -155,9 +155,7 @@ def policies_of(said: Mapping[str, Any]) -> Policies:
         catch_up=CatchUp(
             policy=as_choice(said, "catchup", CatchUpPolicy) or plain.catch_up.policy,
             window=as_duration(said, "catchup_window"),
-            limit=plain.catch_up.limit
-            if (limit := as_count(said, "catchup_limit")) is None
-            else limit,
+            limit=as_count(said, "catchup_limit") or plain.catch_up.limit,
         ),
         jitter=as_duration(said, "jitter") or OFF,
         max_runs=as_count(said, "max_runs"),
