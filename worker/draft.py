@@ -169,16 +169,14 @@ class Draft:
             )
         )
 
-    def record(
-        self, task: str, span: Span | None, outcome: Outcome, note: str | None = None
-    ) -> None:
+    def record(self, span: Span | None, outcome: Outcome, note: str | None = None) -> None:
         """Record slots that do not run, and why."""
         if span is None:
             return
         several = span.count > 1
         self.put(
             Entry(
-                task=task,
+                task=self.book.task,
                 slot=span.first,
                 last=span.last if several else None,
                 count=span.count,

@@ -169,9 +169,9 @@ def account(
     pause = draft.book.pause
     if pause is not None:
         before = due_until(schedule, terms.task, policies.jitter, min(pause.at, now)) or cursor
-        draft.record(terms.task, span_between(schedule, cursor, before), Outcome.MISSED)
+        draft.record(span_between(schedule, cursor, before), Outcome.MISSED)
         paused = span_between(schedule, max(cursor, before), horizon)
-        draft.record(terms.task, paused, Outcome.PAUSED)
+        draft.record(paused, Outcome.PAUSED)
         draft.book = changed(draft.book, cursor=horizon)
         return
     # A slot that jitter puts off is not late for that.
@@ -179,7 +179,7 @@ def account(
     plan = policies.catch_up.plan(schedule, since=cursor, until=horizon, now=now - put_off)
     due = plan.run[:runs_left]
     for span in plan.missed:
-        draft.record(terms.task, span, Outcome.MISSED, why_missed(span, plan.run))
+        draft.record(span, Outcome.MISSED, why_missed(span, plan.run))
     # The slot that uses up the last run is the schedule's last: none later is accounted for.
     cursor = horizon if len(due) == len(plan.run) else due[-1]
     draft.book = changed(draft.book, cursor=cursor)
@@ -220,7 +220,7 @@ def record_late(
         return cursor
     if own_time:
         missed = span_between(schedule, cursor, done.slot - ONE_TICK)
-        draft.record(done.task, missed, Outcome.MISSED)
+        draft.record(missed, Outcome.MISSED)
         cursor = done.last or done.slot
     if done.outcome not in (Outcome.RAN, Outcome.FAILED, Outcome.LOST):
         draft.put(done, done.recorded_at)

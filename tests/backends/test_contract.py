@@ -99,7 +99,7 @@ def test_an_entry_comes_back_as_it_was_written(store: LedgerStore) -> None:
         outcome=Outcome.RUNNING,
         recorded_at=SLOT + SECOND,
         last=SLOT + LONG,
-        count=7,
+        count=7_000_000_000,
         run_id="abc",
         session=session,
         replica="one",

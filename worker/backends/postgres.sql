@@ -84,7 +84,7 @@ entry AS MATERIALIZED (
     SELECT *
     FROM jsonb_to_recordset(%(entries)s::jsonb) AS e (
         task text COLLATE "C", slot timestamptz, trigger text COLLATE "C", outcome text,
-        recorded_at timestamptz, last timestamptz, count integer, replica text, session bigint,
+        recorded_at timestamptz, last timestamptz, count bigint, replica text, session bigint,
         run_id text, late_ms double precision, duration_ms double precision, error text,
         cancel boolean, overlap text, losses integer
     )

@@ -22,7 +22,7 @@ UPGRADE = (
         outcome      text NOT NULL,
         recorded_at  timestamptz NOT NULL,
         last         timestamptz,
-        count        integer NOT NULL,
+        count        bigint NOT NULL,
         replica      text,
         session      bigint,
         run_id       text,
