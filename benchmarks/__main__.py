@@ -1,20 +1,33 @@
-"""``python -m benchmarks [--only NAME]`` measures, and prints a report."""
+"""``python -m benchmarks [--only NAME] [--engines KIND,KIND]`` measures, and prints a report."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Callable
+from functools import partial
 
-from benchmarks import dispatch, orders, start
+from benchmarks import dispatch, orders, queues, start
 from benchmarks.machine import describe_machine
 from benchmarks.report import Report
 
-BENCHMARKS: dict[str, Callable[[Report, bool], None]] = {
+Measure = Callable[[Report, bool], None]
+BENCHMARKS: dict[str, Measure] = {
     "orders": orders.measure,
     "dispatch": dispatch.measure,
     "start": start.measure,
+    "queues": queues.measure,
 }
+
+
+def engines(text: str) -> list[str]:
+    """Which of the engines are measured, from a list with commas."""
+    chosen = text.split(",")
+    if unknown := set(chosen) - set(queues.ENGINES):
+        raise argparse.ArgumentTypeError(
+            f"expected some of {','.join(queues.ENGINES)}, got {','.join(sorted(unknown))}"
+        )
+    return chosen
 
 
 def main() -> None:
@@ -23,12 +36,18 @@ def main() -> None:
     parser.add_argument(
         "--smoke", action="store_true", help="tiny sizes: shows that it works, measures nothing"
     )
+    parser.add_argument(
+        "--engines", type=engines, metavar="KIND,KIND", help="of the queues, these only"
+    )
     arguments = parser.parse_args()
+    benchmarks = dict(BENCHMARKS)
+    if arguments.engines:
+        benchmarks["queues"] = partial(queues.measure, engines=arguments.engines)
     report = Report(sys.stdout)
     report.text(describe_machine())
     if arguments.smoke:
         report.text("--smoke: the numbers below mean nothing.")
-    for name, measure in BENCHMARKS.items():
+    for name, measure in benchmarks.items():
         if arguments.only in (None, name):
             measure(report, arguments.smoke)
     if not arguments.smoke:

@@ -229,6 +229,9 @@ async def test_list_shows_each_task_its_interval_and_where_it_is_defined(
         "interval_s": 60.0,
         "schedule": "every 1m",
         "said_by": "own_tasks:Odd",
+        "on_demand": False,
+        "queue": None,
+        "params": None,
         "defined_in": "own_tasks:Odd",
         "summary": "Returns what JSON does not know.",
     }
@@ -393,7 +396,12 @@ async def test_the_demo_takes_nothing_from_the_environment(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "command", ["", "start", "run", "list", "check", "demo", "demo-api"], ids=str
+    "command",
+    [
+        *("", "start", "run", "list", "check", "demo", "demo-api"),
+        *("enqueue", "jobs", "jobs list", "jobs show", "jobs cancel", "dead retry"),
+    ],
+    ids=str,
 )
 async def test_help_is_everywhere(tmp_path: Path, command: str) -> None:
     code, out, _ = await worker_command(*command.split(), "--help", cwd=tmp_path)

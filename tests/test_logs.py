@@ -14,6 +14,7 @@ import structlog
 
 from tests.support.clock import START
 from worker.book import Entry, Outcome
+from worker.context import RunContext
 from worker.errors import DataApiUnreachable
 from worker.event_log import EventLog
 from worker.events import (
@@ -89,6 +90,20 @@ def test_a_line_is_json_with_the_time_first_and_the_libraries_log_the_same_way(l
     assert (theirs["level"], theirs["event"]) == ("warning", "it is late")
     assert theirs["logger"] == "some.library"
     assert "DeprecationWarning" in warned["event"]
+
+
+def test_a_line_of_a_run_names_it_whoever_writes_it_and_says_what_it_wants(log: Log) -> None:
+    with RunContext(task="sync", run_id=RunId("r1"), trigger=Trigger.QUEUE).entered():
+        structlog.get_logger().info("read", rows=3)
+        logging.getLogger("some.library").warning("late")
+        structlog.get_logger().info("told", task="other")
+    structlog.get_logger().info("outside")
+    ours, theirs, other, outside = log.lines()
+    named = {"task": "sync", "run_id": "r1", "trigger": "queue"}
+    assert ours.items() >= named.items()
+    assert theirs.items() >= named.items()
+    assert (other["task"], other["run_id"]) == ("other", "r1")
+    assert not named.keys() & outside.keys()
 
 
 def test_a_value_with_a_newline_stays_on_one_line(log: Log) -> None:

@@ -14,25 +14,17 @@ from pathlib import Path
 import pytest
 
 import worker
+from tests.support.documents import DOCUMENTS, README, ROOT, marked
 from tests.support.processes import clean_environment, demo_api, worker_command
 from worker.durations import parse_duration
 from worker.settings import SECRETS, Settings, variable
 
-ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text("utf-8")
 ENV_EXAMPLE = (ROOT / ".env.example").read_text("utf-8")
 EVENT_NAME = re.compile(
     r'"((?:run|call|slot|worker|order|reminder|heartbeat|loop|task|ping|store|lease|outcome'
-    r'|schedule|clock|timers|ledger)\.[a-z_]+)"'
+    r'|schedule|clock|timers|ledger|job|queue|hook)\.[a-z_]+)"'
 )
 MODULES = sorted((ROOT / "worker").rglob("*.py"))
-
-
-def marked(kind: str, name: str) -> str:
-    """The code block of the README that follows the comment ``<!-- kind: name -->``."""
-    block = re.search(rf"<!-- {kind}: {re.escape(name)} -->\n```\w+\n(.*?)```", README, re.DOTALL)
-    assert block is not None, f"the README has no {kind} {name}"
-    return block[1]
 
 
 async def test_the_task_in_the_readme_runs(tmp_path: Path) -> None:
@@ -91,7 +83,9 @@ async def test_the_schedules_in_the_readme_are_taken(tmp_path: Path) -> None:
         "export": "every 10m until 2027-01-01T00:00:00Z",
         "rollout": "once at 2026-12-24T18:00:00Z",
     }
-    for command in re.findall(r"^worker (schedule preview .*)$", README, re.MULTILINE):
+    for command in re.findall(
+        r"^worker (schedule preview .*)$", DOCUMENTS["schedules.md"], re.MULTILINE
+    ):
         code, out, err = await worker_command(
             *shlex.split(command), environment=environment, cwd=tmp_path
         )
@@ -127,16 +121,17 @@ def test_every_setting_is_documented_with_its_default(name: str) -> None:
 def test_the_documents_name_no_setting_that_does_not_exist() -> None:
     known = {variable(name) for name in Settings.model_fields}
     known |= {f"{variable(name)}_FILE" for name in SECRETS}
-    for document in ("README.md", ".env.example", "Dockerfile"):
-        named = set(re.findall(r"WORKER_[A-Z_]+\b", (ROOT / document).read_text("utf-8")))
-        assert named <= known, document
+    others = {name: (ROOT / name).read_text("utf-8") for name in (".env.example", "Dockerfile")}
+    for name, text in (DOCUMENTS | others).items():
+        assert set(re.findall(r"WORKER_[A-Z_]+\b", text)) <= known, name
 
 
 def test_every_log_event_is_in_the_readme() -> None:
     sources = [
         path.read_text() for path in MODULES if not {"demo", "__init__.py"} & set(path.parts)
     ]
-    logged = {event for source in sources for event in EVENT_NAME.findall(source)}
+    packages = {f"worker.{path.name}" for path in (ROOT / "worker").iterdir()}
+    logged = {event for source in sources for event in EVENT_NAME.findall(source)} - packages
     assert len(logged) > 10
     assert {event for event in logged if f"`{event}`" not in README} == set()
 
@@ -162,7 +157,7 @@ def test_the_worker_alone_imports_neither_the_demo_nor_a_database() -> None:
     code = (
         "import sys, worker.cli, worker.app\n"
         "heavy = {'starlette', 'uvicorn', 'sqlite3', 'worker.demo', 'sqlalchemy', 'alembic',\n"
-        "'psycopg', 'redis', 'yaml'}\n"
+        "'psycopg', 'redis', 'yaml', 'aiobotocore', 'botocore', 'boto3', 'asyncpg'}\n"
         "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
     )
     done = subprocess.run(

@@ -82,6 +82,7 @@ def test_what_is_said_of_when_a_task_runs(
         ({"needs_ledger": False}, Policies(needs_ledger=False)),
         ({"max_age": "26h"}, Policies(max_age=26 * HOUR)),
         ({"max_age": "off"}, Policies()),
+        ({"enqueue": True, "params": {"order_id": 7}}, Policies()),
         ({"max_runs": None, "jitter": None, "needs_ledger": None}, Policies()),
     ],
 )

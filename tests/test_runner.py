@@ -310,6 +310,60 @@ async def test_a_cancelled_runner_revokes_its_run_and_passes_the_cancellation_on
     assert bench.runner.busy == []
 
 
+async def test_a_shutdown_while_a_hook_is_called_loses_no_outcome(bench: Bench) -> None:
+    called, go_on = asyncio.Event(), asyncio.Event()
+
+    class Thanks(BaseTask):
+        name = "thanks"
+
+        async def execute(self) -> int:
+            return 42
+
+        async def on_success(self, result: Any, job: Any) -> None:
+            called.set()
+            await go_on.wait()
+
+    bench.runner = Runner(bench.client, clock=SystemClock(), events=Events(bench.announced.append))
+    running = asyncio.create_task(bench.run(Thanks))
+    await called.wait()
+    running.cancel()
+    await asyncio.sleep(0)
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    last = bench.announced[-1]
+    assert isinstance(last, RunFinished)
+    assert (last.run.state, last.run.result) == (State.SUCCESS, 42)
+
+
+async def test_a_run_that_was_begun_has_one_asyncio_task_and_its_outcome_is_told_once(
+    bench: Bench,
+) -> None:
+    ends, told = asyncio.Event(), list[Run]()
+
+    async def works() -> str | None:
+        await ends.wait()
+        run = current_run()
+        return None if run is None else run.run_id
+
+    before = asyncio.all_tasks()
+    for number in range(3):
+        bench.runner.begin(
+            TaskDefinition.of(works),
+            trigger=Trigger.QUEUE,
+            run_id=RunId(f"r{number}"),
+            done=told.append,
+        )
+    names = {task.get_name() for task in asyncio.all_tasks() - before}
+    assert names == {"run:works:r0", "run:works:r1", "run:works:r2"}
+    ends.set()
+    await wait_until(lambda: len(told) == 3, "all runs have ended")
+    assert [(run.run_id, run.state, run.result) for run in told] == [
+        (name, State.SUCCESS, name) for name in ("r0", "r1", "r2")
+    ]
+    assert current_run() is None
+
+
 async def test_a_listener_that_fails_stops_neither_the_run_nor_other_listeners(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:

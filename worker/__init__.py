@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from worker.catch_up import CatchUpPolicy
+    from worker.client import WorkerClient
     from worker.clock import Clock, SystemClock
     from worker.context import RunContext, current_run
     from worker.errors import (
@@ -21,10 +22,20 @@ if TYPE_CHECKING:
         ConfigurationError,
         DataApiError,
         DataApiUnreachable,
+        DuplicateJob,
         InvalidId,
+        InvalidOptions,
+        InvalidParams,
+        InvalidResult,
+        JobError,
+        JobExpired,
+        JobFailed,
+        JobRevoked,
         LeaseLost,
         MalformedAnswer,
+        NotSupported,
         RunInterrupted,
+        SoftTimeLimitExceeded,
         StoreError,
         StoreSchemaError,
         StoreUnavailable,
@@ -35,36 +46,62 @@ if TYPE_CHECKING:
         TimeLimitExceeded,
         UnexpectedRedirect,
         UnexpectedStatus,
+        UnknownJob,
         UnknownTaskError,
         WorkerError,
+        WorkerLost,
     )
     from worker.events import Events
+    from worker.job import Job
+    from worker.job_handle import JobHandle
     from worker.model import Run, RunError, State, Trigger
+    from worker.options import ConcurrencyPer, UniquePer
     from worker.policies import Overlap
     from worker.registration import ScheduleOptions
     from worker.retry import RetryPolicy
     from worker.runner import RunLimits, Runner
     from worker.scheduler import FirstRun, Scheduler
     from worker.settings import Settings, load_settings
+    from worker.sync_client import SyncWorkerClient
     from worker.tasks.base import BaseTask
+    from worker.tasks.bulk import BulkJob, BulkTask
+    from worker.tasks.function import task
     from worker.tasks.register import register_all_tasks
     from worker.transport import ClientOptions, open_client
+    from worker.verdict import DeadLetter, Drop, Retry
 
 __all__ = [
     "AnswerTooLarge",
     "BaseTask",
+    "BulkJob",
+    "BulkTask",
     "CatchUpPolicy",
     "ClientOptions",
     "Clock",
+    "ConcurrencyPer",
     "ConfigurationError",
     "DataApiError",
     "DataApiUnreachable",
+    "DeadLetter",
+    "Drop",
+    "DuplicateJob",
     "Events",
     "FirstRun",
     "InvalidId",
+    "InvalidOptions",
+    "InvalidParams",
+    "InvalidResult",
+    "Job",
+    "JobError",
+    "JobExpired",
+    "JobFailed",
+    "JobHandle",
+    "JobRevoked",
     "LeaseLost",
     "MalformedAnswer",
+    "NotSupported",
     "Overlap",
+    "Retry",
     "RetryPolicy",
     "Run",
     "RunContext",
@@ -75,10 +112,12 @@ __all__ = [
     "ScheduleOptions",
     "Scheduler",
     "Settings",
+    "SoftTimeLimitExceeded",
     "State",
     "StoreError",
     "StoreSchemaError",
     "StoreUnavailable",
+    "SyncWorkerClient",
     "SystemClock",
     "TaskBusy",
     "TaskCrashed",
@@ -88,29 +127,51 @@ __all__ = [
     "Trigger",
     "UnexpectedRedirect",
     "UnexpectedStatus",
+    "UniquePer",
+    "UnknownJob",
     "UnknownTaskError",
+    "WorkerClient",
     "WorkerError",
+    "WorkerLost",
     "current_run",
     "load_settings",
     "open_client",
     "register_all_tasks",
+    "task",
 ]
 
 _DEFINED_IN = {
     "AnswerTooLarge": "worker.errors",
     "BaseTask": "worker.tasks.base",
+    "BulkJob": "worker.tasks.bulk",
+    "BulkTask": "worker.tasks.bulk",
     "CatchUpPolicy": "worker.catch_up",
     "ClientOptions": "worker.transport",
     "Clock": "worker.clock",
+    "ConcurrencyPer": "worker.options",
     "ConfigurationError": "worker.errors",
     "DataApiError": "worker.errors",
     "DataApiUnreachable": "worker.errors",
+    "DeadLetter": "worker.verdict",
+    "Drop": "worker.verdict",
+    "DuplicateJob": "worker.errors",
     "Events": "worker.events",
     "FirstRun": "worker.scheduler",
     "InvalidId": "worker.errors",
+    "InvalidOptions": "worker.errors",
+    "InvalidParams": "worker.errors",
+    "InvalidResult": "worker.errors",
+    "Job": "worker.job",
+    "JobError": "worker.errors",
+    "JobExpired": "worker.errors",
+    "JobFailed": "worker.errors",
+    "JobHandle": "worker.job_handle",
+    "JobRevoked": "worker.errors",
     "LeaseLost": "worker.errors",
     "MalformedAnswer": "worker.errors",
+    "NotSupported": "worker.errors",
     "Overlap": "worker.policies",
+    "Retry": "worker.verdict",
     "RetryPolicy": "worker.retry",
     "Run": "worker.model",
     "RunContext": "worker.context",
@@ -121,10 +182,12 @@ _DEFINED_IN = {
     "ScheduleOptions": "worker.registration",
     "Scheduler": "worker.scheduler",
     "Settings": "worker.settings",
+    "SoftTimeLimitExceeded": "worker.errors",
     "State": "worker.model",
     "StoreError": "worker.errors",
     "StoreSchemaError": "worker.errors",
     "StoreUnavailable": "worker.errors",
+    "SyncWorkerClient": "worker.sync_client",
     "SystemClock": "worker.clock",
     "TaskBusy": "worker.errors",
     "TaskCrashed": "worker.errors",
@@ -134,12 +197,17 @@ _DEFINED_IN = {
     "Trigger": "worker.model",
     "UnexpectedRedirect": "worker.errors",
     "UnexpectedStatus": "worker.errors",
+    "UniquePer": "worker.options",
+    "UnknownJob": "worker.errors",
     "UnknownTaskError": "worker.errors",
+    "WorkerClient": "worker.client",
     "WorkerError": "worker.errors",
+    "WorkerLost": "worker.errors",
     "current_run": "worker.context",
     "load_settings": "worker.settings",
     "open_client": "worker.transport",
     "register_all_tasks": "worker.tasks.register",
+    "task": "worker.tasks.function",
 }
 
 

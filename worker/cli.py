@@ -1,4 +1,4 @@
-"""The command ``worker``: parses, calls `worker.app`, prints. Exit codes: `worker.terminal`."""
+"""The command ``worker``: parses, calls the rest, prints. For exit codes see `worker.terminal`."""
 
 from __future__ import annotations
 
@@ -11,13 +11,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from worker.enqueue_cli import enqueue, said_params
+from worker.jobs_cli import dead_app, jobs_app
+from worker.params_view import params_line
 from worker.policies import Overlap
 from worker.process import leave, run_to_end
-from worker.schedule_cli import duration_option, explain_task, migrate, schedule_app
+from worker.schedule_cli import explain_task, migrate, schedule_app
 from worker.terminal import (
     ExitCode,
     as_text,
     complaints,
+    duration_option,
+    print_listing,
     print_table,
     ready_settings,
     say,
@@ -29,6 +34,7 @@ if TYPE_CHECKING:
 
     from worker.logs import Redaction
     from worker.model import Run
+    from worker.scheduler import ScheduledTask
     from worker.settings import Settings
 
 __all__ = ["ExitCode", "main"]
@@ -44,8 +50,11 @@ app = typer.Typer(
 
 
 app.add_typer(schedule_app, name="schedule")
+app.add_typer(jobs_app, name="jobs")
+app.add_typer(dead_app, name="dead")
 app.command("explain")(explain_task)
 app.command("migrate")(migrate)
+app.command("enqueue")(enqueue)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -82,13 +91,37 @@ def root(
 
 
 @app.command()
-def start() -> None:
-    """Run all tasks on their schedules, until SIGTERM or Ctrl-C."""
-    from worker.app import start_worker
+def start(
+    queues: Annotated[
+        str | None, typer.Option(help="Poll these queues only, separated by commas.")
+    ] = None,
+    no_queues: Annotated[bool, typer.Option("--no-queues", help="Poll no queue.")] = False,
+    no_schedules: Annotated[bool, typer.Option("--no-schedules", help="Take no slots.")] = False,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Run this task only; repeatable, or by commas."),
+    ] = None,
+    max_jobs: Annotated[
+        int | None, typer.Option(min=1, help="End after so many jobs, for memory's sake.")
+    ] = None,
+    burst: Annotated[bool, typer.Option("--burst", help="End when the queues are empty.")] = False,
+) -> None:
+    """Run all tasks on their schedules and off their queues, until SIGTERM or Ctrl-C."""
+    from worker.app import Doors
+    from worker.starting import start_worker
 
+    if no_queues and (queues or max_jobs or burst):
+        raise typer.BadParameter("--no-queues goes with neither --queues, --max-jobs nor --burst")
     with complaints():
         settings, log = ready_settings()
-        run_to_end(start_worker(settings, output=log))
+        doors = Doors(
+            queues=None if no_queues else names_of([queues or ""]),
+            schedules=not no_schedules,
+            only=names_of(only or []),
+            max_jobs=max_jobs,
+            burst=burst,
+        )
+        run_to_end(start_worker(settings, doors=doors, output=log))
     if log.reader_gone:
         raise typer.Exit(ExitCode.BROKEN_PIPE)
 
@@ -96,6 +129,10 @@ def start() -> None:
 @app.command()
 def run(
     name: Annotated[str, typer.Argument(help="The task's name, as `worker list` shows it.")],
+    params: Annotated[
+        str | None,
+        typer.Argument(help="Its parameters, a JSON object; - reads standard input."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The result on one line.")] = False,
     overlap: Annotated[
         Overlap | None,
@@ -103,11 +140,14 @@ def run(
     ] = None,
 ) -> None:
     """Run one task once, and print what came of it as JSON."""
-    from worker.app import redaction, run_task
+    from worker.app import redaction
+    from worker.by_hand import run_task
+
+    said = None if params is None else said_params(params)
 
     async def run_and_print(settings: Settings) -> ExitCode | int:
         with redirect_stdout(sys.stderr):  # the task's own prints are no result
-            done, ended_by = await run_task(settings, name, overlap=overlap)
+            done, ended_by = await run_task(settings, name, overlap=overlap, params=said)
         if done is None:
             return 128 + (ended_by or 0)
         indent = 2 if sys.stdout.isatty() and not as_json else None
@@ -123,42 +163,67 @@ def run(
     raise typer.Exit(code)
 
 
+def names_of(said: Sequence[str]) -> tuple[str, ...]:
+    """Names from options that are repeated, separated by commas, or both."""
+    names = (name.strip() for text in said for name in text.split(","))
+    return tuple(dict.fromkeys(name for name in names if name))
+
+
 @app.command("list")
 def list_tasks(
     as_json: Annotated[bool, typer.Option("--json", help="As a JSON list.")] = False,
 ) -> None:
-    """Show the tasks, how often each runs, and where it is defined."""
+    """Show the tasks: when each runs, its queue and parameters, and where it is defined."""
     from worker.app import open_worker
 
     async def collect(settings: Settings) -> list[dict[str, Any]]:
-        async with open_worker(settings) as worker:
-            return [
-                {
-                    "name": name,
-                    "interval_s": task.interval.total_seconds() if task.interval else None,
-                    "schedule": str(task.terms.schedule) if task.terms.schedule else "off",
-                    "said_by": task.said_by,
-                    "defined_in": task.definition.defined_in,
-                    "summary": task.definition.summary,
-                }
-                for name, task in worker.scheduler.tasks.items()
-            ]
+        async with open_worker(settings, by_hand=True) as worker:
+            return [describe_task(name, task) for name, task in worker.scheduler.tasks.items()]
 
     with complaints():
         tasks = run_to_end(collect(ready_settings()[0]))
     if as_json:
         say(as_text(tasks, indent=None))
         return
+    scheduled = [task for task in tasks if not task["on_demand"]]
     print_table(
         ("task", "schedule", "said by", "defined in"),
-        [(task["name"], task["schedule"], task["said_by"], task["defined_in"]) for task in tasks],
+        [
+            (task["name"], task["schedule"], task["said_by"], task["defined_in"])
+            for task in scheduled
+        ],
     )
+    queued = [task for task in tasks if task["queue"] is not None]
+    if scheduled and queued:
+        say("")
+    print_listing(
+        ("task", "queue", "defined in", "parameters"),
+        [
+            (t["name"], t["queue"], t["defined_in"], params_line(t["params"]) or "none")
+            for t in queued
+        ],
+    )
+
+
+def describe_task(name: str, task: ScheduledTask) -> dict[str, Any]:
+    definition = task.definition
+    return {
+        "name": name,
+        "interval_s": task.interval.total_seconds() if task.interval else None,
+        "schedule": str(task.terms.schedule) if task.terms.schedule else "off",
+        "said_by": task.said_by,
+        "on_demand": task.on_demand,
+        "queue": None if definition.options is None else definition.options.queue,
+        "params": definition.params.schema(),
+        "defined_in": definition.defined_in,
+        "summary": definition.summary,
+    }
 
 
 @app.command()
 def check() -> None:
     """Validate the configuration, reach the Data API, and say what was found."""
-    from worker.app import check_worker
+    from worker.checking import check_worker
 
     with complaints():
         findings = run_to_end(check_worker(ready_settings()[0]))

@@ -6,23 +6,39 @@ shared client) finds it without being handed it, and tells it what the runner ha
 
 from __future__ import annotations
 
+import json
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, Unpack
 
+import structlog
+
+from worker.client import client_in_reach
 from worker.clock import Clock, SystemClock
+from worker.errors import InvalidParams
 from worker.events import CallRetrying, Event, Events
 from worker.model import RunId, Trigger, new_run_id
+from worker.options import as_delay
 from worker.retry import RetryPolicy
+from worker.threads import Threads
+from worker.verdict import Snoozed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from contextvars import Context
     from datetime import datetime
 
+    import httpx
+
+    from worker.asking import Askable
+    from worker.enqueue_options import EnqueueOptions
+    from worker.job_handle import JobHandle
+
 __all__ = ["RunContext", "current_run", "run_in"]
 
+T = TypeVar("T")
 _current: ContextVar[RunContext | None] = ContextVar("worker_run", default=None)
 
 
@@ -37,6 +53,17 @@ class RunContext:
         calls_retried: Repetitions of single calls so far.
         repeatable: Cleared once the run sent an unsafe request without an idempotency key: from
             then on the runner does not repeat ``execute``.
+        cancelled: Its end is wanted: somebody asked for it, its time is up, or the worker shuts
+            down. If its code goes on, it is cancelled after a while.
+        asked_to_end: It was somebody who asked.
+        began: When it began, on the monotonic clock.
+        ends: When its time limit ends it, on the monotonic clock.
+        params: What it was asked with: an instance of the task's ``Params``, or the arguments of a
+            function by name. ``None`` until they are known to fit.
+        headers: What whoever asked for the job handed on beside them.
+        http_client: The worker's shared client.
+        threads: Where code that blocks is called.
+        on_progress: Told what the code says of its progress, as a JSON object.
     """
 
     task: str
@@ -49,6 +76,76 @@ class RunContext:
     attempt: int = 1
     calls_retried: int = 0
     repeatable: bool = True
+    cancelled: bool = False
+    asked_to_end: bool = False
+    began: float = 0.0
+    ends: float | None = None
+    params: Any = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    http_client: httpx.AsyncClient | None = None
+    threads: Threads = field(default_factory=Threads)
+    on_progress: Callable[[str], None] | None = None
+
+    @property
+    def job_id(self) -> str:
+        """The job's id, and for a run that is no job the run's: good for an idempotency key."""
+        return self.run_id
+
+    @property
+    def deadline(self) -> datetime | None:
+        """When the time limit ends this attempt, by the wall clock; ``None`` outside a worker."""
+        if self.ends is None:
+            return None
+        return self.clock.now() + timedelta(seconds=self.ends - self.clock.monotonic())
+
+    @property
+    def logger(self) -> structlog.stdlib.BoundLogger:
+        """A logger whose lines carry the task's name and the run's id."""
+        logger: structlog.stdlib.BoundLogger = structlog.get_logger(self.task)
+        return logger
+
+    def progress(self, percent: float, **meta: Any) -> None:
+        """Tell how far the job is, and whatever else, for ``job.progress()``. From any thread.
+
+        It returns at once, and the latest word is recorded within half a second.
+
+        Args:
+            percent: 0 to 100.
+            meta: JSON values.
+
+        Raises:
+            InvalidParams: It is no JSON, or no percentage.
+        """
+        if not 0 <= percent <= 100:
+            raise InvalidParams(f"progress: expected 0 to 100 percent, got {percent}")
+        try:
+            told = json.dumps({"percent": percent, **meta}, allow_nan=False)
+        except (TypeError, ValueError) as exc:
+            raise InvalidParams(f"progress: expected what can be written as JSON: {exc}") from exc
+        if self.on_progress is not None:
+            self.on_progress(told)
+
+    async def in_thread(self, function: Callable[[], T]) -> T:
+        """Call ``function`` in a thread of its own, and return what it returns.
+
+        A thread cannot be cancelled: long work looks at ``cancelled`` now and then.
+        """
+        return await self.threads.call(function)
+
+    def snooze(self, delay: timedelta | str) -> NoReturn:
+        """Leave ``execute`` now, and have the job begin again after ``delay``. Spends no attempt.
+
+        Raises:
+            Snoozed: Always; let it pass.
+        """
+        raise Snoozed(as_delay("snooze", delay))
+
+    async def enqueue(
+        self, task: Askable | str, params: object = None, **options: Unpack[EnqueueOptions]
+    ) -> JobHandle:
+        """Ask for another job, as `WorkerClient.enqueue` does."""
+        client = await client_in_reach()
+        return await client.enqueue(task, params, **options)
 
     def call_retrying(self, call: str, attempt: int, wait_s: float, failure: BaseException) -> None:
         """Count and announce that one call is about to be repeated."""
@@ -71,6 +168,12 @@ class RunContext:
             yield self
         finally:
             _current.reset(token)
+
+    def copied(self) -> Context:
+        """A copy of the caller's context variables, in which this is the current run."""
+        around = copy_context()
+        around.run(_current.set, self)
+        return around
 
 
 def current_run() -> RunContext | None:

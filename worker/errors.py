@@ -11,6 +11,18 @@
     ├── TimeLimitExceeded          a run took longer than its time limit
     ├── TaskCrashed                a task tried to end more than its own run
     ├── RunInterrupted             the worker ended the run, the task did not
+    ├── SoftTimeLimitExceeded      raised inside of a task, so that it can clean up
+    ├── WorkerLost                 a job's workers died under it, again and again
+    ├── JobError                   a job cannot be enqueued, found or answered
+    │   ├── InvalidOptions         an option of a task or a job is wrong
+    │   ├── InvalidParams          the parameters do not fit the task
+    │   ├── InvalidResult          a result is no JSON, or too large
+    │   ├── NotSupported           the queue's engine cannot do what was asked of it
+    │   ├── DuplicateJob           another job holds its unique key
+    │   ├── UnknownJob             nobody has recorded such an id
+    │   ├── JobExpired             the job expired before it began, or its result is pruned
+    │   ├── JobFailed              the job ended without a result
+    │   └── JobRevoked             the job was cancelled
     ├── StoreError                 the store of schedules cannot do what it was asked
     │   ├── StoreUnavailable       not now: a lost connection, a full disk, a lock
     │   ├── StoreSchemaError       its tables are older or newer than this worker
@@ -40,10 +52,20 @@ __all__ = [
     "ConfigurationError",
     "DataApiError",
     "DataApiUnreachable",
+    "DuplicateJob",
     "InvalidId",
+    "InvalidOptions",
+    "InvalidParams",
+    "InvalidResult",
+    "JobError",
+    "JobExpired",
+    "JobFailed",
+    "JobRevoked",
     "LeaseLost",
     "MalformedAnswer",
+    "NotSupported",
     "RunInterrupted",
+    "SoftTimeLimitExceeded",
     "StoreError",
     "StoreSchemaError",
     "StoreUnavailable",
@@ -54,8 +76,10 @@ __all__ = [
     "TimeLimitExceeded",
     "UnexpectedRedirect",
     "UnexpectedStatus",
+    "UnknownJob",
     "UnknownTaskError",
     "WorkerError",
+    "WorkerLost",
 ]
 
 
@@ -88,7 +112,24 @@ class UnknownTaskError(WorkerError):
 
     def __init__(self, name: str, known: Iterable[str]) -> None:
         names = sorted(known)
+        if not name:
+            super().__init__(
+                "the message names no task: expected the attribute JobName, a String; known: "
+                f"{', '.join(names)}"
+            )
+            return
         super().__init__(f"unknown task {name!r}{nearest(name, names)}; known: {', '.join(names)}")
+
+    @classmethod
+    def newer(cls, name: str, version: int, known: int) -> UnknownTaskError:
+        """For a job whose parameters are of a newer version than this worker knows."""
+        error = cls.__new__(cls)
+        WorkerError.__init__(
+            error,
+            f"the parameters of {name!r} are of version {version}, and this worker knows up to "
+            f"{known}; deploy it anew",
+        )
+        return error
 
 
 class TaskBusy(WorkerError):
@@ -113,6 +154,67 @@ class TaskCrashed(WorkerError):
 
 class RunInterrupted(WorkerError):
     """The worker cancelled the run, to shut down; it does not count against the task."""
+
+
+class SoftTimeLimitExceeded(WorkerError):
+    """Raised inside of a task when its ``soft_time_limit`` is over, so that it can clean up."""
+
+
+class WorkerLost(WorkerError):
+    """The workers that ran a job ended without a word, too often to try it once more."""
+
+
+class JobError(WorkerError):
+    """A job cannot be enqueued, found or answered."""
+
+
+class InvalidOptions(JobError):
+    """An option of a task, or of a single job, is unknown or wrong."""
+
+
+class InvalidParams(JobError):
+    """The parameters do not fit the task. The message repeats none of their values."""
+
+
+class InvalidResult(JobError):
+    """What a job returned is no JSON, or larger than ``WORKER_PAYLOAD_LIMIT``."""
+
+
+class NotSupported(JobError):
+    """The engine of the queue cannot do what was asked of it; the message says which can."""
+
+
+class DuplicateJob(JobError):
+    """Another job holds the unique key; ``job_id`` is its id."""
+
+    def __init__(self, message: str, job_id: str) -> None:
+        super().__init__(message)
+        self.job_id = job_id
+
+
+class UnknownJob(JobError):
+    """Nobody has recorded a job of that id, or its record is pruned."""
+
+
+class JobExpired(JobError):
+    """The job expired before it could begin, or its result was kept no longer."""
+
+
+class JobFailed(JobError):
+    """The job ended without a result.
+
+    Attributes:
+        error_type, error_message: Of its last failure.
+    """
+
+    def __init__(self, job_id: str, error_type: str, error_message: str) -> None:
+        super().__init__(f"job {job_id} failed: {error_type}: {error_message}")
+        self.error_type = error_type
+        self.error_message = error_message
+
+
+class JobRevoked(JobError):
+    """The job was cancelled before it ended by itself."""
 
 
 class StoreError(WorkerError):

@@ -6,18 +6,23 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import httpx
 import structlog
 
 from worker.book import Outcome
-from worker.errors import DataApiError, TaskFailed
 from worker.events import (
     CallRetrying,
     Event,
+    HookFailed,
+    JobDead,
+    JobRefused,
+    JobTakenOver,
+    JobUnrun,
     LeaseExpired,
+    LeaseWasLost,
     LoopResumed,
     LoopStalled,
     OutcomeRefused,
+    QueueChanged,
     RunAbandoned,
     RunFinished,
     RunRetrying,
@@ -28,12 +33,15 @@ from worker.events import (
     StoreChanged,
     TaskFresh,
     TaskStale,
+    UnknownJobs,
 )
-from worker.model import State
-from worker.summary import describe, summarize
+from worker.job_log import JobLog
+from worker.model import State, Trigger
+from worker.summary import describe, is_plain, summarize
 
 if TYPE_CHECKING:
     from datetime import datetime
+
 
 __all__ = ["EventLog"]
 
@@ -59,6 +67,7 @@ class EventLog:
         self._log = structlog.get_logger("worker")
         self._failing: dict[str, Failing] = {}
         self._told: dict[str, set[tuple[str, str]]] = {}
+        self._jobs = JobLog()
 
     def __call__(self, event: Event) -> None:
         match event:
@@ -81,6 +90,24 @@ class EventLog:
                     "run.abandoned",
                     waited_s=event.waited_s,
                     hint="its code goes on after it was cancelled; the task waits for its end",
+                )
+            case HookFailed():
+                self._log.error(
+                    "hook.failed", hook=event.hook, exc_info=event.failure, run_id=event.run_id
+                )
+            case JobRefused() | JobTakenOver() | JobDead() | JobUnrun() | LeaseWasLost():
+                self._jobs(event)
+            case QueueChanged(trouble=None):
+                self._log.info("queue.available")
+            case QueueChanged():
+                self._log.error("queue.unavailable", error=event.trouble)
+            case UnknownJobs():
+                self._log.warning(
+                    "queue.unknown_tasks",
+                    queue=event.queue,
+                    jobs=event.jobs,
+                    hint="a worker that polls a queue should know all of its tasks: these go back "
+                    "into it, and to the dead letters in the end",
                 )
             case SlotSkipped():
                 self._slot_skipped(event)
@@ -120,6 +147,8 @@ class EventLog:
                 )
 
     def _run_started(self, event: RunStarted) -> None:
+        if event.run.trigger is Trigger.QUEUE:
+            return  # by the hundred; what comes of them is told
         keys: dict[str, Any] = {}
         if event.run.slot is not None:
             keys["slot"] = event.run.slot.isoformat()
@@ -167,6 +196,9 @@ class EventLog:
     def _run_finished(self, event: RunFinished) -> None:
         run = event.run
         self._told.pop(run.run_id, None)
+        if run.trigger is Trigger.QUEUE:
+            self._jobs.finished(event)
+            return
         keys: dict[str, Any] = {
             "outcome": run.state.value.lower(),
             "attempt": run.attempts,
@@ -230,11 +262,6 @@ class EventLog:
             stale_since=moment(event.stale_since),
             hint="no run of it has succeeded in time: see its run.failed and slot.skipped",
         )
-
-
-def is_plain(failure: BaseException) -> bool:
-    """Whether the message says it all: these come from known places, for known reasons."""
-    return isinstance(failure, DataApiError | TaskFailed | httpx.TransportError)
 
 
 def moment(at: datetime | None) -> str | None:

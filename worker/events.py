@@ -17,16 +17,23 @@ if TYPE_CHECKING:
     from datetime import datetime, timedelta
 
     from worker.book import Entry
-    from worker.model import Run, RunId
+    from worker.model import Run, RunId, State
 
 __all__ = [
     "CallRetrying",
     "Event",
     "Events",
+    "HookFailed",
+    "JobDead",
+    "JobRefused",
+    "JobTakenOver",
+    "JobUnrun",
     "LeaseExpired",
+    "LeaseWasLost",
     "LoopResumed",
     "LoopStalled",
     "OutcomeRefused",
+    "QueueChanged",
     "RunAbandoned",
     "RunFinished",
     "RunRetrying",
@@ -38,6 +45,7 @@ __all__ = [
     "Tally",
     "TaskFresh",
     "TaskStale",
+    "UnknownJobs",
 ]
 
 
@@ -83,6 +91,15 @@ class RunFinished(Event):
     run: Run
     failure: BaseException | None = None
     calls_retried: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HookFailed(Event):
+    """A hook of a task raised, or took too long. It changes nothing for the run."""
+
+    run_id: RunId
+    hook: str
+    failure: BaseException
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,6 +166,73 @@ class LeaseExpired(Event):
     """This replica was silent for too long: what it ran is lost. ``task`` is empty."""
 
     running: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobRefused(Event):
+    """A job asks for what this worker does not know; it went back into its queue."""
+
+    job_id: str
+    queue: str
+    reason: str
+    refusals: int
+    wait_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobTakenOver(Event):
+    """A job is begun again: so many workers died, or were silent too long, while they ran it."""
+
+    job_id: str
+    losses: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobDead(Event):
+    """A job went to the dead letters without having been run.
+
+    Attributes:
+        kind: The name of the error that it got.
+    """
+
+    job_id: str
+    kind: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobUnrun(Event):
+    """A job ended before it began: ``EXPIRED``, or ``REVOKED`` because somebody wished so."""
+
+    job_id: str
+    state: State
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseWasLost(Event):
+    """A job's outcome could not be recorded; it is run again, here or elsewhere."""
+
+    job_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueChanged(Event):
+    """The queues' engine cannot be used, or can again. ``task`` is empty.
+
+    Attributes:
+        trouble: What is wrong; ``None`` when it works again.
+    """
+
+    trouble: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnknownJobs(Event):
+    """In a queue that is polled lie jobs of tasks that this worker does not know, by task."""
+
+    queue: str
+    jobs: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,7 +312,7 @@ class Tally:
     def __call__(self, event: Event) -> None:
         match event:
             case RunFinished(run=run):
-                self.counts[run.task, run.state.value.lower()] += 1
+                self.counts[run.task, run.state.lower()] += 1
             case SlotSkipped(entry=entry):
                 self.counts[event.task, entry.outcome.value] += entry.count
             case SlotsElsewhere():

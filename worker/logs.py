@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import structlog
 
+from worker.context import current_run
 from worker.summary import format_traceback
 
 if TYPE_CHECKING:
@@ -26,7 +27,10 @@ if TYPE_CHECKING:
 
 __all__ = ["LogStream", "Redaction", "configure_logging", "plain"]
 
-QUIET_LIBRARIES = ("alembic", "apscheduler", "asyncio", "httpcore", "httpx", "uvicorn")
+QUIET_LIBRARIES = (
+    *("aiobotocore", "alembic", "apscheduler", "asyncio", "botocore", "httpcore", "httpx"),
+    "uvicorn",
+)
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 TEXT_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 """As CONTROL, but a text of several lines stays one."""
@@ -41,6 +45,7 @@ URL = re.compile(
     re.IGNORECASE,
 )
 DEEPEST = 6
+RANDOM_ID = re.compile(r"[0-9a-f]{32}")
 
 
 class Redaction:
@@ -104,6 +109,7 @@ def configure_logging(
     console = form == "console" or (form == "auto" and colors)
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
+        name_the_run,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(
             fmt="%H:%M:%S" if console else "iso", utc=True, key="time"
@@ -231,6 +237,16 @@ def render_failure(logger: object, method: str, event: EventDict) -> EventDict:
     return event
 
 
+def name_the_run(logger: object, method: str, event: EventDict) -> EventDict:
+    """A line says which run it is of: read when there is a line, since most runs have none."""
+    run = current_run()
+    if run is not None:
+        event.setdefault("task", run.task)
+        event.setdefault("run_id", run.run_id)
+        event.setdefault("trigger", run.trigger.value)
+    return event
+
+
 def order_keys(logger: object, method: str, event: EventDict) -> EventDict:
     """What a reader looks for comes first, what a search looks for comes last."""
     first = {key: event.pop(key) for key in ("time", "level", "event", "task") if key in event}
@@ -241,8 +257,9 @@ def order_keys(logger: object, method: str, event: EventDict) -> EventDict:
 
 
 def shorten_ids(logger: object, method: str, event: EventDict) -> EventDict:
-    """On a terminal the first eight characters of a run's id tell it from the others."""
-    if "run_id" in event:
+    """On a terminal the first eight characters of a run's id tell it from the others. Of an id
+    that somebody chose nothing is left out, nor of a job's: it is what `worker jobs show` takes."""
+    if event.get("trigger") != "queue" and RANDOM_ID.fullmatch(str(event.get("run_id"))):
         event["run_id"] = str(event["run_id"])[:8]
     return event
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import StrEnum
-from typing import TYPE_CHECKING, NewType
+from typing import TYPE_CHECKING, NamedTuple, NewType
 from uuid import uuid4
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ class Trigger(StrEnum):
     """The door through which a run came."""
 
     SCHEDULE = "schedule"
+    QUEUE = "queue"
     MANUAL = "manual"
     BACKFILL = "backfill"
     """A slot of the past, run again because someone asked for it."""
@@ -32,12 +34,30 @@ class Trigger(StrEnum):
 class State(StrEnum):
     """Where a run stands, in the field's words."""
 
+    PENDING = "PENDING"
+    """A job waits in its queue."""
     STARTED = "STARTED"
+    PROGRESS = "PROGRESS"
+    """Started, and it has told how far it is."""
+    RETRY = "RETRY"
+    """An attempt failed; another follows."""
     SUCCESS = "SUCCESS"
     FAILURE = "FAILURE"
     REVOKED = "REVOKED"
     """The worker ended the run (it shuts down, a later slot has precedence, its lease is lost):
     neither a success nor the task's failure."""
+    EXPIRED = "EXPIRED"
+    """A job that could not begin before it was too late."""
+    UNKNOWN = "UNKNOWN"
+    """Nobody has recorded such an id, or its record is pruned. Never mistaken for ``PENDING``."""
+
+    @property
+    def final(self) -> bool:
+        """Whether it stays as it is, unless somebody acts by hand."""
+        return self in FINAL
+
+
+FINAL = frozenset({State.SUCCESS, State.FAILURE, State.REVOKED, State.EXPIRED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +73,17 @@ class RunError:
     unreachable: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
-    """One execution of a task.
+class Run(NamedTuple):
+    """One execution of a task. A named tuple, as there are two for each job.
 
     Attributes:
         slot: The nominal time it was due, for a run that a schedule triggered.
         started_at: Wall time, UTC.
         duration_ms: On the monotonic clock; ``None`` while it runs.
-        attempts: How often ``execute`` was begun.
+        attempts: How often ``execute`` was begun; of a job, this one and those before.
+        encoded: A job's result as JSON.
+        delay: From now to when a job that goes back into its queue may begin again.
+        dead: A job that goes to the dead letters.
     """
 
     run_id: RunId
@@ -74,6 +96,9 @@ class Run:
     duration_ms: float | None = None
     result: object = None
     error: RunError | None = None
+    encoded: str | None = None
+    delay: timedelta = timedelta(0)
+    dead: bool = False
 
     @property
     def late_ms(self) -> float | None:

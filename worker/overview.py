@@ -223,7 +223,13 @@ def why_running(seen: View, replicas: Sequence[Replica]) -> Iterator[str]:
 
 
 def why_off(seen: View) -> Iterator[str]:
-    if seen.task.terms.schedule is None:
+    if seen.task.terms.schedule is None and seen.task.definition.options is not None:
+        yield (
+            f"{seen.name} has no schedule: it runs when somebody asks for it, through the queue "
+            f"{seen.task.definition.options.queue}; `worker jobs list --task {seen.name}` shows "
+            "its jobs"
+        )
+    elif seen.task.terms.schedule is None:
         yield (
             f"{seen.name} is off: {seen.task.said_by} says so; it only runs by hand, "
             f"`worker run {seen.name}`"

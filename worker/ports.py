@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -18,8 +18,23 @@ if TYPE_CHECKING:
         SessionId,
         Written,
     )
+    from worker.job import (
+        Capabilities,
+        Enqueued,
+        Grant,
+        Held,
+        Job,
+        JobId,
+        JobQuery,
+        Lease,
+        NewJob,
+        QueueCount,
+        Rate,
+        Requeued,
+        Settlement,
+    )
 
-__all__ = ["LedgerStore"]
+__all__ = ["Introducing", "JobQueue", "JobRecords", "JobStore", "LedgerStore"]
 
 
 class LedgerStore(Protocol):
@@ -93,3 +108,183 @@ class LedgerStore(Protocol):
     def close(self) -> None:
         """Let go of connections and files. Never raises."""
         ...
+
+
+class JobQueue(Protocol):
+    """Jobs on their way to a worker. SQS's contract, the narrowest of the engines.
+
+    At-least-once: a job that was leased and not settled is leased again once its lease has run
+    out, so there is no rescuer. Every method may raise `StoreUnavailable`; after it nobody knows
+    whether the call was made, it may be repeated, and it works again once the engine does. Times
+    are judged by the engine's clock. Methods may be called from many asyncio tasks of one loop.
+    A call that is cancelled leaves the engine usable, and loses no job: what it leased is given
+    back, or leased again when the lease has run out.
+    """
+
+    @property
+    def capabilities(self) -> Capabilities: ...
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What whoever chose this engine should know: what is lost with it, and when."""
+        ...
+
+    async def open(self) -> None:
+        """Connect, and see that what is there fits this worker. Called once, in the loop.
+
+        Raises:
+            StoreUnavailable: It cannot be reached.
+            StoreSchemaError: Its tables are missing, older or newer than this worker.
+        """
+        ...
+
+    async def enqueue(self, jobs: Sequence[NewJob]) -> list[Enqueued]:
+        """Take in all of ``jobs``, or none; durable when it returns. In one round trip.
+
+        An id that is known already is not taken in again, in whatever state its job is; nor is a
+        job whose unique key another one holds. Among ``jobs`` the first one wins. Those of one
+        queue with the same priority and delay are leased in the order in which they came.
+        """
+        ...
+
+    async def lease(
+        self, queue: str, *, limit: int, ttl: timedelta, wait: timedelta, worker: str
+    ) -> list[Lease]:
+        """Up to ``limit`` jobs that are ready, for ``ttl``, each to one worker only.
+
+        A job is ready when its delay has passed, or its lease has run out; then it counts one
+        loss. Greater priorities come first, then those that are ready longer. Each counts one
+        delivery. A job whose concurrency key has as many leases as it may have is passed over.
+
+        Args:
+            wait: How long to wait for a job if there is none. It returns as soon as there is one,
+                and does not ask the engine all the time meanwhile.
+            worker: The worker's name, for people.
+        """
+        ...
+
+    async def extend(self, leases: Sequence[Lease], ttl: timedelta) -> list[Held]:
+        """Have each lease hold for ``ttl`` from now.
+
+        A lease that ran out, but whose job nobody else has leased since, is held again.
+        """
+        ...
+
+    async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
+        """Record what came of jobs, durable when it returns, in one round trip.
+
+        A job that goes back although it was asked to end does so without a delay: the worker that
+        leases it next revokes it.
+
+        Returns:
+            For each, ``False`` if its lease was lost; then nothing was changed. A lease that ran
+            out, but whose job nobody else has leased since, can be settled.
+        """
+        ...
+
+    async def take(self, key: str, rate: Rate, wanted: int) -> Grant:
+        """How many of ``wanted`` starts ``rate`` allows now, counted over all workers by ``key``.
+
+        The generic cell rate algorithm: one moment a key, the theoretical arrival time.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Let go of connections and files. Never raises."""
+        ...
+
+
+class JobRecords(Protocol):
+    """What is known of jobs, whether they wait, run or have ended."""
+
+    async def get(self, ids: Sequence[JobId]) -> list[Job | None]:
+        """The jobs with these ids; ``None`` for one that nobody recorded, or that is pruned."""
+        ...
+
+    async def wait(self, job: JobId, timeout: timedelta) -> Job | None:
+        """The job once it has a final state, or as it is after ``timeout``.
+
+        Woken by a notification where the engine has them, and soon after the end where it has
+        none. ``None``, at once, for an id that nobody recorded.
+        """
+        ...
+
+    async def find(self, query: JobQuery) -> list[Job]:
+        """The jobs that ``query`` asks for."""
+        ...
+
+    async def counts(self) -> list[QueueCount]:
+        """How many jobs there are, by queue, task and state, in that order. No row for none."""
+        ...
+
+    async def tell(self, lease: Lease, progress: str) -> None:
+        """Record how far a job is, a JSON object, if the lease is not lost. Its state is
+        ``PROGRESS`` from then on. A next attempt begins without any."""
+        ...
+
+    async def cancelled(self, ids: Sequence[JobId]) -> list[JobId]:
+        """Those of ``ids`` that were asked to end. It only reads: it is called every second."""
+        ...
+
+    async def cancel(self, ids: Sequence[JobId]) -> list[Requeued]:
+        """Revoke each job that waits; ask the worker to end it, if it runs."""
+        ...
+
+    async def retry(self, ids: Sequence[JobId]) -> list[Requeued]:
+        """Put each job that failed, was revoked or expired back into its queue, ready now.
+
+        It begins anew: no attempts, losses or refusals, no error, no dead letter, and it does not
+        expire any more. Other states are ``NOT_NOW``.
+        """
+        ...
+
+    async def drop(self, ids: Sequence[JobId]) -> list[Requeued]:
+        """Forget each job that has a final state; one that waits or runs is ``NOT_NOW``."""
+        ...
+
+    async def prune(self, *, keep: timedelta, limit: int = 5000) -> int:
+        """Forget up to ``limit`` jobs that ended longer ago than ``keep``, but no dead letters.
+
+        Results whose time is over are forgotten by themselves. What only serves keys that nobody
+        holds any more is forgotten, too. It takes milliseconds.
+
+        Returns:
+            How many jobs were forgotten; fewer than ``limit`` when none is left.
+        """
+        ...
+
+    async def claim(
+        self, ids: Sequence[JobId], *, ttl: timedelta, worker: str
+    ) -> list[Lease | Job | None]:
+        """Lease just these jobs, each if it is ready as `JobQueue.lease` has it.
+
+        For engines that keep no records of their own. They put each job here with `enqueue`, carry
+        its id to a worker by other means, and claim it there; from then on it is leased as any
+        other. The names of such queues begin with a word and a slash, such as ``sqs/``
+        (`worker.job.is_carried`). Nobody calls `lease` for them, so nobody need be woken, and their
+        jobs have no concurrency keys.
+
+        Args:
+            ids: Each once.
+
+        Returns:
+            For each, its lease; the job as it stands, if it cannot be leased now or not any more,
+            or is in a queue of this engine itself; ``None`` for an id that nobody recorded.
+
+        Raises:
+            NotSupported: This engine keeps no records itself (`Capabilities.claims`).
+        """
+        ...
+
+
+@runtime_checkable
+class Introducing(Protocol):
+    """An engine in which programs that know a task's name only can enqueue: by SQL, say."""
+
+    async def introduce(self, tasks: Sequence[tuple[str, str, int]]) -> None:
+        """Make known the name of each task, its queue, and the version of its parameters."""
+        ...
+
+
+class JobStore(JobQueue, JobRecords, Protocol):
+    """An engine that does both, as most do."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 from worker.catch_up import CatchUp, CatchUpPolicy
 from worker.durations import parse_duration
@@ -21,9 +22,6 @@ from worker.schedule import (
     as_utc,
     phase_of,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 __all__ = ["ScheduleOptions", "task_schedule"]
 
@@ -57,6 +55,8 @@ class ScheduleOptions(TypedDict, total=False):
         needs_ledger: Whether the task waits while the store is down; by default it does.
         max_age: How old the last success may become before the task counts as stale; ``off`` for
             no limit.
+        params: What a task that takes parameters is run with.
+        enqueue: Whether each slot puts a job into the task's queue, instead of running it.
     """
 
     interval: timedelta | str
@@ -78,6 +78,8 @@ class ScheduleOptions(TypedDict, total=False):
     retry_lost: int
     needs_ledger: bool
     max_age: timedelta | str
+    params: Mapping[str, Any]
+    enqueue: bool
 
 
 def task_schedule(task: str, options: ScheduleOptions | Mapping[str, Any]) -> TaskSchedule:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from worker.app import open_worker, store_url
+from worker.app import open_worker
 from worker.backends.opening import kind_of, open_store
 from worker.book import HistoryQuery
 from worker.clock import SystemClock
@@ -20,6 +20,7 @@ from worker.model import Trigger
 from worker.overview import Explanation, View, explain, view
 from worker.policies import Overlap
 from worker.schedule import slots_between
+from worker.stores import store_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

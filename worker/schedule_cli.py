@@ -10,13 +10,23 @@ from zoneinfo import ZoneInfo
 import typer
 
 from worker.book import Entry, HistoryQuery, Outcome
-from worker.durations import format_duration, parse_duration
+from worker.durations import format_duration
 from worker.errors import TaskDefinitionError, UnknownTaskError
 from worker.policies import Overlap, TaskSchedule
 from worker.process import run_to_end
 from worker.registration import task_schedule
-from worker.schedule import LATEST, as_utc
-from worker.terminal import ExitCode, as_text, complaints, print_table, ready_settings, remark, say
+from worker.schedule import LATEST
+from worker.terminal import (
+    ExitCode,
+    as_text,
+    complaints,
+    duration_option,
+    print_table,
+    ready_settings,
+    remark,
+    say,
+)
+from worker.terminal_times import Zone, full, in_zone, iso, moment_parameter, short
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,7 +34,7 @@ if TYPE_CHECKING:
     from worker.overview import View
     from worker.schedule_admin import ScheduleAdmin
 
-__all__ = ["duration_option", "explain_task", "migrate", "schedule_app"]
+__all__ = ["explain_task", "migrate", "schedule_app"]
 
 schedule_app = typer.Typer(
     help="See, test and steer the schedules.",
@@ -35,57 +45,6 @@ schedule_app = typer.Typer(
 AsJson = Annotated[bool, typer.Option("--json", help="As JSON.")]
 TaskName = Annotated[
     str, typer.Argument(metavar="TASK", help="As `worker schedule list` shows it.")
-]
-
-
-def moment_option(text: str) -> datetime:
-    """A moment: ISO 8601, a date (its midnight), or so long ago (``-3h``).
-
-    Without a distance from UTC it has no zone yet: that of ``--tz`` is meant.
-    """
-    text = text.strip()
-    try:
-        if text.startswith(("-", "+")):
-            distance = parse_duration(text[1:])
-            return datetime.now(UTC) + (distance if text[0] == "+" else -distance)
-        if text.lower() == "now":
-            return datetime.now(UTC)
-        moment = datetime.fromisoformat(text)
-    except (ValueError, OverflowError) as exc:
-        raise typer.BadParameter(
-            f"expected a moment such as 2026-11-21T09:30:00Z, a date, or -3h, got {text!r}"
-        ) from exc
-    return moment
-
-
-def in_zone(moment: datetime | None, zone: ZoneInfo) -> datetime | None:
-    if moment is None:
-        return None
-    return as_utc(moment if moment.tzinfo is not None else moment.replace(tzinfo=zone))
-
-
-def zone_option(text: str) -> ZoneInfo:
-    try:
-        return ZoneInfo(text)
-    except Exception as exc:
-        raise typer.BadParameter(
-            f"expected an IANA time zone such as Europe/Berlin, got {text!r}"
-        ) from exc
-
-
-def duration_option(text: str) -> timedelta:
-    try:
-        return parse_duration(text)
-    except ValueError as exc:
-        raise typer.BadParameter(str(exc)) from exc
-
-
-def moment_parameter(name: str, text: str) -> Any:
-    return typer.Option(name, parser=moment_option, metavar="MOMENT", help=text)
-
-
-Zone = Annotated[
-    Any, typer.Option("--tz", parser=zone_option, metavar="ZONE", help="Show times in this zone.")
 ]
 
 
@@ -107,7 +66,7 @@ def list_schedules(
 ) -> None:
     """Show each schedule: its state, its next slots, and what became of the last one."""
     with opened() as admin:
-        views = admin.views()
+        views = [view for view in admin.views() if not view.task.on_demand]
     if as_json:
         say(as_text([describe_view(view) for view in views], indent=None))
         return
@@ -148,20 +107,6 @@ def last_of(view: View, zone: Any) -> str:
     if book.last_outcome is None or book.last_ended is None:
         return "-"
     return f"{book.last_outcome} {short(book.last_ended, zone, view.now)}"
-
-
-def short(moment: datetime, zone: Any, now: datetime) -> str:
-    """The time; with its date, if that is not today's."""
-    local, today = moment.astimezone(zone), now.astimezone(zone)
-    return f"{local:%H:%M:%S}" if local.date() == today.date() else f"{local:%Y-%m-%dT%H:%M:%S}"
-
-
-def full(moment: datetime, zone: Any) -> str:
-    return moment.astimezone(zone).isoformat(sep=" ", timespec="milliseconds")
-
-
-def iso(moment: datetime | None) -> str | None:
-    return None if moment is None else moment.isoformat()
 
 
 def describe_view(view: View) -> dict[str, Any]:
@@ -470,7 +415,7 @@ def explain_task(task: TaskName, as_json: AsJson = False) -> None:
 
 def migrate() -> None:
     """Create or update the tables that the store needs. Any number may do it at once."""
-    from worker.app import migrate_store
+    from worker.stores import migrate_store
 
     with complaints():
         settings, _ = ready_settings()

@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from worker.backends.memory import MemoryStore
 from worker.book import Book, Entry, EntryKey, Outcome, Pulse
+from worker.bounds import SHUTTING_DOWN
 from worker.errors import (
+    InvalidParams,
     LeaseLost,
     StoreError,
     StoreUnavailable,
@@ -47,13 +49,13 @@ from worker.ledger_thread import STOPPED, LedgerThread
 from worker.model import Run, RunId, State, Trigger
 from worker.policies import Overlap, TaskSchedule
 from worker.registration import WHEN, ScheduleOptions, task_schedule
-from worker.runner import SHUTTING_DOWN
-from worker.schedule import Interval, Within, next_due
-from worker.tasks.base import BaseTask, TaskDefinition
+from worker.schedule import OFF, Interval, Within, next_due
+from worker.tasks.base import BaseTask, Defined, TaskDefinition
+from worker.tasks.enqueuing import enqueuing
 from worker.timers import Timers, first_wakes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
     from datetime import datetime
 
     from worker.clock import Clock
@@ -63,6 +65,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FirstRun", "ScheduledTask", "Scheduler"]
 
+ON_DEMAND = "on demand"
 UNRECORDED = 1000
 """How many last words on runs without a store are kept for it, a task."""
 SETTLE_S = 2.0
@@ -95,11 +98,15 @@ class ScheduledTask:
     Attributes:
         terms: Its schedule; without one it only runs by hand.
         said_by: Where its schedule was said: a setting, a file, or the code that registered it.
+        slots: What a slot runs, if not the task itself.
+        params: What it is run with, as JSON.
     """
 
     definition: TaskDefinition
     terms: TaskSchedule
     said_by: str
+    slots: TaskDefinition | None = None
+    params: str = "{}"
 
     @property
     def interval(self) -> timedelta | None:
@@ -108,6 +115,11 @@ class ScheduledTask:
         if isinstance(schedule, Within):
             schedule = schedule.schedule
         return schedule.every if isinstance(schedule, Interval) else None
+
+    @property
+    def on_demand(self) -> bool:
+        """Whether it has no schedule, and waits to be asked for."""
+        return self.terms.schedule is None and self.definition.options is not None
 
 
 @dataclass(slots=True)
@@ -140,6 +152,7 @@ class Scheduler:
             Without one the scheduler keeps its own, in memory.
         schedules: Options that override what `register_task` is given, by task.
         schedules_said_by: Where those were said.
+        only: Take slots of these tasks only; empty for all.
     """
 
     def __init__(
@@ -152,6 +165,7 @@ class Scheduler:
         first_run: FirstRun = FirstRun(),
         schedules: Mapping[str, ScheduleOptions] | None = None,
         schedules_said_by: str = "a schedules file",
+        only: Collection[str] = (),
     ) -> None:
         self._runner = runner
         self._clock = clock
@@ -159,6 +173,7 @@ class Scheduler:
         self._first_run = first_run
         self._schedules = dict(schedules or {})
         self.schedules_said_by = schedules_said_by
+        self._only = frozenset(only)
         self._tasks: dict[str, ScheduledTask] = {}
         self._attention: dict[str, Attention] = {}
         self._own_ledger = ledger is None
@@ -192,7 +207,7 @@ class Scheduler:
 
     def register_task(
         self,
-        task: type[BaseTask] | Callable[..., Any],
+        task: type[BaseTask] | Defined | Callable[..., Any],
         *,
         name: str | None = None,
         retry: RetryPolicy | None = None,
@@ -200,7 +215,7 @@ class Scheduler:
         said_by: str | None = None,
         **schedule: Unpack[ScheduleOptions],
     ) -> None:
-        """Have ``task`` run on a schedule.
+        """Have ``task`` run on a schedule, or when somebody asks for it.
 
         Args:
             task: A `BaseTask` subclass, of which each run gets a new instance with the shared
@@ -210,7 +225,8 @@ class Scheduler:
             retry: Overrides the class's own policy.
             time_limit: Overrides the class's own limit.
             said_by: Where the schedule comes from, for people: a setting's name.
-            schedule: When it runs, and how its schedule is kept; see `ScheduleOptions`.
+            schedule: When it runs, and how its schedule is kept; see `ScheduleOptions`. A task that
+                can be asked for needs none.
 
         Raises:
             TaskDefinitionError: Not a task, no or two schedules, an option out of range, or a
@@ -227,6 +243,8 @@ class Scheduler:
             raise TaskDefinitionError(
                 f"{definition.name!r} comes too late: register tasks before the scheduler starts"
             )
+        if definition.options is not None and not schedule:
+            schedule, said_by = {"interval": OFF}, said_by or ON_DEMAND
         terms = task_schedule(definition.name, schedule)
         override = self._schedules.get(definition.name)
         if override is not None:
@@ -235,8 +253,17 @@ class Scheduler:
                 terms = task_schedule(definition.name, overridden(schedule, override))
             except TaskDefinitionError as exc:
                 raise TaskDefinitionError(f"{said_by}: {exc}") from exc
+        options = schedule if override is None else overridden(schedule, override)
+        try:
+            params = params_of(definition, terms, options.get("params"))
+        except InvalidParams as exc:
+            raise TaskDefinitionError(f"{definition.name!r}: params: {exc}") from exc
         self._tasks[definition.name] = ScheduledTask(
-            definition, terms, said_by or definition.defined_in
+            definition,
+            terms,
+            said_by or definition.defined_in,
+            enqueuing(definition, options.get("params")) if options.get("enqueue") else None,
+            params,
         )
 
     def start(self, group: asyncio.TaskGroup | None = None) -> None:
@@ -257,7 +284,11 @@ class Scheduler:
             if task.terms.schedule is not None
             and (due := next_due(task.terms.schedule, name, task.terms.policies.jitter, now))
         }
-        scheduled = [name for name, task in self._tasks.items() if task.terms.schedule is not None]
+        scheduled = [
+            name
+            for name, task in self._tasks.items()
+            if task.terms.schedule is not None and self._is_ours(name)
+        ]
         wakes = first_wakes(
             [nexts.get(name) for name in scheduled],
             now,
@@ -267,6 +298,9 @@ class Scheduler:
         for name, wake in zip(scheduled, wakes, strict=True):
             self._timers.add(self._tasks[name].terms, wake)
         self._timers.start()
+
+    def _is_ours(self, name: str) -> bool:
+        return not self._only or name in self._only
 
     @property
     def _ending(self) -> bool:
@@ -311,10 +345,13 @@ class Scheduler:
         self._all_answered.clear()
         self._ledger.submit(request, answered)
 
-    async def run_now(self, name: str, *, overlap: Overlap | None = None) -> Run:
+    async def run_now(
+        self, name: str, *, overlap: Overlap | None = None, params: str | None = None
+    ) -> Run:
         """Run a task once, now, unless its overlap policy has something against it.
 
         Args:
+            params: A JSON object, in the place of what its schedule says.
             overlap: Instead of the task's own policy. With ``skip`` a run that goes on anywhere
                 is in the way; with ``buffer_one`` and ``buffer_all`` this one waits for its end,
                 with ``cancel_other`` it asks it to end first.
@@ -336,7 +373,7 @@ class Scheduler:
                 self._unwanted(terms, asking)
                 raise StoreUnavailable(STOPPED)
             for entry in answer.granted:
-                return await self._keep(entry)
+                return await self._keep(entry, params)
             self._hear(answer)
             busy = answer.busy
             assert busy is not None
@@ -454,6 +491,8 @@ class Scheduler:
             return
         for name in pulse.orphaned | pulse.waiting:
             task = self._tasks.get(name)
+            if task is not None and not self._is_ours(name):
+                continue
             request: Request
             if task is not None:
                 if self._attend_to(name).alone:
@@ -534,8 +573,11 @@ class Scheduler:
         request = Finish(terms=terms, entry=entry, outcome=Outcome.WAITING, go_on=False)
         self._submit(request, lambda answer: None)
 
-    async def _keep(self, entry: Entry) -> Run:
+    async def _keep(self, entry: Entry, params: str | None = None) -> Run:
         """Run what was granted, and record what came of it."""
+        task = self._tasks[entry.task]
+        by_hand = entry.trigger is Trigger.MANUAL
+        instead = None if by_hand else task.slots
         assert entry.run_id is not None
         run_id = RunId(entry.run_id)
         current = asyncio.current_task()
@@ -543,10 +585,11 @@ class Scheduler:
         self._runs[run_id] = (entry, current)
         try:
             run = await self._runner.run(
-                self._tasks[entry.task].definition,
+                instead or task.definition,
                 trigger=entry.trigger,
-                slot=None if entry.trigger is Trigger.MANUAL else entry.slot,
+                slot=None if by_hand else entry.slot,
                 run_id=run_id,
+                params="{}" if instead else params or task.params,
             )
             await self._until_code_ended(run_id)
             self._settling.add(run_id)
@@ -648,6 +691,17 @@ class Scheduler:
             go_on=not self._ending
             and (entry.session is None or not self._attend_to(entry.task).alone),
         )
+
+
+def params_of(definition: TaskDefinition, terms: TaskSchedule, said: object) -> str:
+    """What a task on a schedule is run with, as JSON.
+
+    Raises:
+        InvalidParams: It does not fit, or it is missing.
+    """
+    if said is None and (terms.schedule is None or not definition.params.required):
+        return "{}"
+    return definition.params.dump(said)
 
 
 def overridden(options: ScheduleOptions, override: ScheduleOptions) -> dict[str, Any]:

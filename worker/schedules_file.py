@@ -13,11 +13,10 @@
 
 from __future__ import annotations
 
-import tomllib
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
 
-from worker.errors import ConfigurationError, TaskDefinitionError
+from worker.config_file import read_config, wrong
+from worker.errors import TaskDefinitionError
 from worker.registration import WHEN, ScheduleOptions, task_schedule
 
 if TYPE_CHECKING:
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["load_schedules"]
 
+SETTING = "WORKER_SCHEDULES_FILE"
 EXPECTED = "expected tables [tasks.NAME] with options of its schedule, such as interval or cron"
 
 
@@ -35,12 +35,12 @@ def load_schedules(path: Path) -> dict[str, ScheduleOptions]:
     Raises:
         ConfigurationError: It cannot be read, or anything in it is wrong; every problem is named.
     """
-    content = read(path)
+    content = read_config(SETTING, path, EXPECTED)
     tasks = content.get("tasks")
     others = sorted(str(name) for name in content if name != "tasks")
     if not isinstance(tasks, dict) or others:
         got = f"{', '.join(others)} beside it" if others and tasks else "no tasks"
-        raise wrong(path, [f"{EXPECTED}; got {got}"])
+        raise wrong(SETTING, path, [f"{EXPECTED}; got {got}"])
     problems: list[str] = []
     schedules: dict[str, ScheduleOptions] = {}
     for name, said in tasks.items():
@@ -55,7 +55,7 @@ def load_schedules(path: Path) -> dict[str, ScheduleOptions]:
         except TaskDefinitionError as exc:
             problems.append(str(exc))
     if problems:
-        raise wrong(path, problems)
+        raise wrong(SETTING, path, problems)
     return schedules
 
 
@@ -84,40 +84,3 @@ def options_of(name: str, said: Mapping[str, Any]) -> ScheduleOptions:
         },
     )
     return cast("ScheduleOptions", options)
-
-
-def read(path: Path) -> dict[str, Any]:
-    try:
-        text = path.read_text("utf-8-sig")
-    except OSError as exc:
-        raise wrong(path, [f"cannot be read: {exc.strerror}"]) from exc
-    except UnicodeDecodeError as exc:
-        raise wrong(path, ["it is not UTF-8 text"]) from exc
-    if path.suffix.lower() == ".toml":
-        try:
-            return tomllib.loads(text)
-        except tomllib.TOMLDecodeError as exc:
-            raise wrong(path, [f"it is no TOML: {exc}"]) from exc
-    if path.suffix.lower() in (".yaml", ".yml"):
-        return read_yaml(path, text)
-    raise wrong(path, [f"expected a name that ends in .toml, .yaml or .yml, got {path.name!r}"])
-
-
-def read_yaml(path: Path, text: str) -> dict[str, Any]:
-    try:
-        yaml = import_module("yaml")
-    except ModuleNotFoundError as exc:
-        raise wrong(
-            path, ["YAML needs PyYAML: pip install 'sidecar-worker[yaml]', or write it as TOML"]
-        ) from exc
-    try:
-        content = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as exc:  # a moment that is none is a ValueError
-        raise wrong(path, [f"it is no YAML: {exc}"]) from exc
-    if not isinstance(content, dict):
-        raise wrong(path, [EXPECTED])
-    return content
-
-
-def wrong(path: Path, problems: list[str]) -> ConfigurationError:
-    return ConfigurationError([f"WORKER_SCHEDULES_FILE {path}: {problem}" for problem in problems])

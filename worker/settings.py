@@ -144,6 +144,36 @@ class Settings(BaseSettings):
         description="Where the ledger is kept: `sqlite:///…`, `postgresql://…`, `redis://…` or "
         "`memory://`; without it, SQLite in the state folder.",
     )
+    queue_url: SecretStr | None = Field(
+        None,
+        description="Where jobs wait: `sqlite:///…`, `postgresql://…`, `redis://…`, `sqs://…` or "
+        "`memory://`; without it, the store.",
+    )
+    queues_file: Path | None = Field(
+        None, description="YAML or TOML file that says how each queue is polled."
+    )
+    concurrency: int = Field(
+        100, ge=1, le=10_000, description="Jobs that run at the same time, over all queues."
+    )
+    visibility_timeout: Duration = Field(
+        timedelta(minutes=1),
+        description="How long a job is hidden from other workers; extended while it runs.",
+    )
+    job_losses: int = Field(
+        3, ge=1, le=1_000, description="Workers that may die under one job before it is dead."
+    )
+    jobs_keep: Duration = Field(
+        timedelta(days=7), description="How long jobs that ended are remembered."
+    )
+    payload_limit: int = Field(
+        256 * 1024,
+        ge=1024,
+        le=16 * 1024 * 1024,
+        description="Largest parameters, and largest result, of one job, in bytes of JSON.",
+    )
+    call_functions: Annotated[tuple[str, ...], NoDecode, BeforeValidator(as_names)] = Field(
+        (), description="Functions that jobs may call by name, `pkg.module:function`, by commas."
+    )
     state_dir: Path = Field(
         Path(".worker"), description="Folder for what outlives a restart, if no store is named."
     )
@@ -238,6 +268,22 @@ class Settings(BaseSettings):
                 raise ValueError(f"expected module names such as shop.tasks, got {name!r}")
         return value
 
+    @field_validator("call_functions")
+    @classmethod
+    def _are_functions(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            module, mark, function = name.partition(":")
+            if not mark or not all(p.isidentifier() for p in (*module.split("."), function)):
+                raise ValueError(f"expected names such as shop.tasks:reindex, got {name!r}")
+        return value
+
+    @field_validator("visibility_timeout")
+    @classmethod
+    def _is_visibility_timeout(cls, value: timedelta) -> timedelta:
+        if value < timedelta(seconds=3):
+            raise ValueError("a visibility timeout must be 3 s or more; it is extended three times")
+        return value
+
     @model_validator(mode="after")
     def _waits_fit(self) -> Settings:
         if self.retry_longest < self.retry_base:
@@ -245,7 +291,7 @@ class Settings(BaseSettings):
         return self
 
 
-SECRETS = ("data_api_token", "store_url", "heartbeat_url")
+SECRETS = ("data_api_token", "store_url", "queue_url", "heartbeat_url")
 """Settings that a file may hold, named by ``WORKER_…_FILE``; their values are never shown."""
 UNSHOWN = (*SECRETS, "data_api_url")
 

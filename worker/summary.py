@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
+from worker.errors import DataApiError, InvalidParams, InvalidResult, TaskFailed
 from worker.network import explain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["describe", "format_traceback", "summarize"]
+__all__ = ["describe", "format_traceback", "is_plain", "summarize"]
 
 LONGEST_TEXT = 200
 LONGEST_TRACEBACK = 8_000
@@ -66,6 +67,12 @@ def describe(failure: BaseException) -> str:
     except HOSTILE:
         text = "(its message could not be made)"
     return shorten(" ".join(text.split()) or type(failure).__name__, 500)
+
+
+def is_plain(failure: BaseException) -> bool:
+    """Whether its message says it all: these come from known places, for known reasons."""
+    plain = DataApiError | TaskFailed | InvalidParams | InvalidResult | httpx.TransportError
+    return isinstance(failure, plain)
 
 
 def format_traceback(failure: BaseException) -> str:

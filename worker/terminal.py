@@ -4,10 +4,11 @@
 exit      meaning
 ========  ============================================================
 0         success; also a worker that was asked to stop
-1         the task failed, or `check` found the Data API unfit
-2         wrong usage, or no such task
-69        the Data API, or the store, could not be reached
-75        another run of the task is in the way; try again later
+1         the task or the job failed, `check` found the Data API unfit, or what was asked of a
+          job cannot be done in the state that it is in
+2         wrong usage, or no such task or job
+69        the Data API, the store, or the queue, could not be reached
+75        another run of the task is in the way, or the job has not ended in time; try again later
 78        the configuration is wrong; nothing was started
 128 + n   ended by signal n (130: Ctrl-C, 143: SIGTERM, 141: broken pipe)
 ========  ============================================================
@@ -17,15 +18,19 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
+import textwrap
 from contextlib import contextmanager
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
 import typer
 
+from worker.durations import parse_duration
 from worker.errors import (
     ConfigurationError,
+    JobError,
     StoreError,
     StoreSchemaError,
     TaskBusy,
@@ -35,11 +40,22 @@ from worker.errors import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from datetime import timedelta
 
     from worker.logs import LogStream
     from worker.settings import Settings
 
-__all__ = ["ExitCode", "as_text", "complaints", "print_table", "ready_settings", "remark", "say"]
+__all__ = [
+    "ExitCode",
+    "as_text",
+    "complaints",
+    "duration_option",
+    "print_listing",
+    "print_table",
+    "ready_settings",
+    "remark",
+    "say",
+]
 
 
 class ExitCode(IntEnum):
@@ -72,6 +88,9 @@ def complaints() -> Iterator[None]:
         typer.echo(f"worker: {exc}", err=True)
         raise typer.Exit(ExitCode.CONFIGURATION) from exc
     except UnknownTaskError as exc:
+        typer.echo(f"worker: {exc}", err=True)
+        raise typer.Exit(ExitCode.USAGE) from exc
+    except JobError as exc:
         typer.echo(f"worker: {exc}", err=True)
         raise typer.Exit(ExitCode.USAGE) from exc
     except TaskBusy as exc:
@@ -122,6 +141,41 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
             table.add_row(*(Text(cell) for cell in row))
         Console().print(table)
         return
+    say("\n".join(aligned([head, *rows])))
+
+
+def print_listing(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table whose columns are never broken, but for the last one: that stands below its row on
+    a terminal where it has no room beside it."""
+    if not rows:
+        return
     lines = [head, *rows]
-    widths = [max(len(line[n]) for line in lines) for n in range(len(head))]
-    say("\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines))
+    if not sys.stdout.isatty():
+        say("\n".join(aligned(lines)))
+        return
+    room = shutil.get_terminal_size().columns
+    shown = []
+    for line, start in zip(
+        lines, aligned([line[:-1] for line in lines], rstrip=False), strict=True
+    ):
+        if len(start) + 2 + len(line[-1]) <= room:
+            shown.append(f"{start}  {line[-1]}".rstrip())
+        else:
+            shown.append(start.rstrip())
+            shown += [f"    {part}" for part in textwrap.wrap(line[-1], max(20, room - 4))]
+    say("\n".join([typer.style(shown[0], bold=True), *shown[1:]]))
+
+
+def aligned(lines: Sequence[Sequence[str]], *, rstrip: bool = True) -> list[str]:
+    """The lines of a table, with each column as wide as its widest cell."""
+    widths = [max(len(line[n]) for line in lines) for n in range(len(lines[0]))]
+    shown = ["  ".join(map(str.ljust, line, widths)) for line in lines]
+    return [line.rstrip() for line in shown] if rstrip else shown
+
+
+def duration_option(text: str) -> timedelta:
+    """Parse an option; what is wrong with it is said as typer says it."""
+    try:
+        return parse_duration(text)
+    except ValueError as exc:
+        raise typer.BadParameter(str(exc)) from exc

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.functions import command, outcome_of, with_mounts
 from tests.support.processes import clean_environment
-from worker.backends import sqlite
+from worker.backends import sqlite, sqlite_file
 from worker.backends.codec import to_micros
 from worker.backends.sqlite import SqliteStore
 from worker.book import Book, Change, Entry, HistoryQuery, Outcome, Written
@@ -73,37 +74,9 @@ def check(store: SqliteStore) -> int:
     """How many runs there are, after a look whether the book, the entries and the file agree."""
     runs = store.read(["sync"])["sync"].runs
     assert len(store.history(HistoryQuery(limit=10**6))) == runs
-    with closing(sqlite3.connect(store._path)) as connection:
+    with closing(sqlite3.connect(store._file.path)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     return runs
-
-
-def command(function: Callable[..., None], *arguments: object) -> list[str]:
-    """The command that runs a function of this file in a process of its own."""
-    name = function.__name__
-    code = f"import sys; from {__name__} import {name}; {name}(*sys.argv[1:])"
-    return [sys.executable, "-c", code, *map(str, arguments)]
-
-
-def outcome_of(arguments: list[str]) -> str:
-    done = subprocess.run(
-        arguments,
-        env=clean_environment(),
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_S,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-def with_mounts(script: str, *arguments: object) -> list[str]:
-    """The command that runs a shell script which may mount; a skip where nobody may."""
-    unshare = ["unshare", "-m"] if os.geteuid() == 0 else ["unshare", "-rm"]
-    if not shutil.which("unshare") or subprocess.run([*unshare, "true"], check=False).returncode:
-        pytest.skip("needs the right to mount (root, or user namespaces)")
-    return [*unshare, "sh", "-euc", script, "sh", *map(str, arguments)]
 
 
 # Opening
@@ -231,7 +204,7 @@ def test_a_newer_schema_is_refused_and_left_as_it_was(path: Path, store: SqliteS
         with pytest.raises(StoreSchemaError) as refused:
             SqliteStore(path)
         assert connection.execute("PRAGMA user_version").fetchone() == (99,)
-    for words in (str(path), "version 99", "expected 1 or less", "install", "WORKER_STORE_URL"):
+    for words in (str(path), "version 99", "expected 2 or less", "install", "WORKER_STORE_URL"):
         assert words in str(refused.value)
 
 
@@ -243,13 +216,13 @@ def test_an_older_schema_is_brought_up_and_keeps_what_it_has(
         connection.execute("PRAGMA user_version = 0")
     with closing(SqliteStore(path)) as store:
         record(store, 1)
-    step = ("ALTER TABLE books ADD COLUMN mood TEXT", "PRAGMA user_version = 2")
-    monkeypatch.setattr(sqlite, "MIGRATIONS", (*sqlite.MIGRATIONS, step))
+    step = ("ALTER TABLE books ADD COLUMN mood TEXT", "PRAGMA user_version = 3")
+    monkeypatch.setattr(sqlite_file, "MIGRATIONS", (*sqlite_file.MIGRATIONS, step))
     for _ in range(2):
         with closing(SqliteStore(path)) as store:
             assert check(store) == 1
     with closing(sqlite3.connect(path)) as connection:
-        assert connection.execute("PRAGMA user_version").fetchone() == (2,)
+        assert connection.execute("PRAGMA user_version").fetchone() == (3,)
         assert connection.execute("SELECT task, mood FROM books").fetchall() == [("sync", None)]
 
 
@@ -259,7 +232,7 @@ def test_a_migration_that_fails_changes_nothing(
     SqliteStore(path).close()
     step = ("ALTER TABLE books ADD COLUMN mood TEXT", "ALTER TABLE moods ADD COLUMN mood TEXT")
     with monkeypatch.context() as patch:
-        patch.setattr(sqlite, "MIGRATIONS", (*sqlite.MIGRATIONS, step))
+        patch.setattr(sqlite_file, "MIGRATIONS", (*sqlite_file.MIGRATIONS, step))
         with pytest.raises(ConfigurationError, match="no such table"):
             SqliteStore(path)
     with closing(sqlite3.connect(path)) as connection:
@@ -308,7 +281,7 @@ def test_a_full_disk_is_named_and_the_store_resumes_when_there_is_room(
 ) -> None:
     session = store.open_session("one", LONG)
     record(store, 0)
-    connection = store._connection
+    connection = store._file._connection
     assert connection is not None
     (pages,) = connection.execute("PRAGMA page_count").fetchone()
     connection.execute(f"PRAGMA max_page_count = {pages + 2}")
@@ -464,7 +437,7 @@ def test_a_damaged_file_is_named_and_a_new_one_is_begun_once_it_is_away(
 ) -> None:
     for number in range(100):
         record(store, number)
-    store._drop()
+    store._file.drop()
     size = path.stat().st_size
     with path.open("r+b") as file:
         file.seek(4096)

@@ -131,8 +131,12 @@ class Schemas:
         with connect(in_schema(server_url(), schema)) as admin:
             admin.execute("SET synchronous_commit = off")
             admin.execute("SET lock_timeout = '10s'")
-            for table in ("worker_slots", "worker_books", "worker_sessions"):
-                admin.execute(f"DELETE FROM {table}")
+            tables = admin.execute(
+                "SELECT tablename FROM pg_tables WHERE schemaname = current_schema()"
+                " AND tablename NOT LIKE '%version%'"
+            ).fetchall()
+            for (table,) in tables:
+                admin.execute(f'DELETE FROM "{table}"')
         self.free.append(schema)
 
     def drop(self) -> None:

@@ -202,7 +202,7 @@ async def test_definition_makes_an_instance_a_run() -> None:
     async with httpx.AsyncClient() as client:
         prepare = TaskDefinition.of(partial(Counting), name="other").prepare
         assert prepare(client) is not prepare(client)
-        assert await prepare(client)() == await Counting(client).execute()
+        assert await prepare(client).execute() == await Counting(client).execute()
 
 
 async def test_async_function_is_a_task_too() -> None:
@@ -211,7 +211,7 @@ async def test_async_function_is_a_task_too() -> None:
 
     async with httpx.AsyncClient() as client:
         assert TaskDefinition.of(tidy).name == "tidy"
-        assert await TaskDefinition.of(partial(tidy, "some")).prepare(client)() == "some"
+        assert await TaskDefinition.of(partial(tidy, "some")).prepare(client).execute() == "some"
 
 
 @pytest.mark.parametrize("target", [lambda: None, print, "name", 7, dict, None])

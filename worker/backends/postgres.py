@@ -19,8 +19,6 @@ tables as of its own beginning:
 
 from __future__ import annotations
 
-import json
-import re
 from collections import Counter
 from contextlib import suppress
 from datetime import UTC
@@ -30,6 +28,7 @@ import psycopg
 from psycopg import errors
 
 from worker.backends.codec import book_from, book_to
+from worker.backends.postgres_json import packed
 from worker.backends.postgres_server import server_of
 from worker.backends.queries import load_queries
 from worker.book import (
@@ -54,11 +53,10 @@ if TYPE_CHECKING:
 
 __all__ = ["PostgresStore"]
 
-SCHEMA = "0001"
+SCHEMA = "0002"
 """The migration whose tables this worker reads and writes. The names of migrations are in order."""
 TRIES = 4
 QUERIES = load_queries("postgres.sql")
-NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
 
 
 class PostgresStore:
@@ -322,9 +320,3 @@ def book_of(task: str, rows: Sequence[Mapping[str, Any]]) -> Book:
 def moment(at: datetime) -> str:
     """To the microsecond, which a number of seconds would not be for ever."""
     return at.astimezone(UTC).isoformat()
-
-
-def packed(rows: Sequence[Mapping[str, Any]]) -> str:
-    """As JSON that PostgreSQL takes: it knows neither NUL nor half a pair of surrogates."""
-    text = json.dumps(rows, ensure_ascii=False, separators=(",", ":"))
-    return NUL.sub(r"\1\\ufffd", text).encode("utf-8", "replace").decode("utf-8")

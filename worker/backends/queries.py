@@ -6,8 +6,6 @@ from importlib.resources import files
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from worker import backends
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -16,9 +14,9 @@ __all__ = ["load_queries", "parse_queries"]
 MARK = "-- name: "
 
 
-def load_queries(file: str) -> Mapping[str, str]:
-    """The statements of ``file``, which lies in this package, by their names."""
-    return parse_queries(files(backends).joinpath(file).read_text(encoding="utf-8"))
+def load_queries(file: str, package: str = "worker.backends") -> Mapping[str, str]:
+    """The statements of ``file``, which lies in ``package``, by their names."""
+    return parse_queries(files(package).joinpath(file).read_text(encoding="utf-8"))
 
 
 def parse_queries(text: str) -> Mapping[str, str]:

@@ -37,7 +37,7 @@ from __future__ import annotations
 import json
 from datetime import timedelta
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from worker.backends.codec import (
     book_from,
@@ -48,8 +48,9 @@ from worker.backends.codec import (
     to_micros,
 )
 from worker.backends.redis_connection import RedisConnection
+from worker.backends.redis_server import dangers
 from worker.book import Book, Entry, HistoryQuery, Outcome, Pulse, Replica, SessionId, Written
-from worker.errors import ConfigurationError, LeaseLost, StoreSchemaError, StoreUnavailable
+from worker.errors import LeaseLost, StoreUnavailable
 from worker.model import Trigger
 
 if TYPE_CHECKING:
@@ -216,44 +217,20 @@ class RedisStore:
         if schema is None:
             self._redis.ask(("SET", name, SCHEMA, "NX"))
             (schema,) = self._redis.ask(("GET", name))
-        if schema != str(SCHEMA):
-            raise StoreSchemaError(
-                f"{self._redis.shown}: the key {name} says that the ledger has layout {schema!r}, "
-                f"expected {SCHEMA}: run the version of the worker that wrote it or a newer one, "
-                f"or give this one keys of its own (?prefix=… in WORKER_STORE_URL)"
-            )
+        self._redis.address.check_schema(name, schema, SCHEMA, "the ledger has")
 
     def _look_for_dangers(self) -> tuple[str, ...]:
         try:
             (info,) = self._redis.ask(("INFO",))
         except StoreUnavailable:
             return ()  # An ACL may forbid it, and nothing else depends on it.
-        if info.get("redis_mode") == "cluster":
-            raise ConfigurationError(
-                [
-                    f"WORKER_STORE_URL: {self._redis.shown} is a Redis Cluster; "
-                    f"expected one Redis, or a primary with replicas"
-                ]
-            )
-        return tuple(f"{self._redis.shown}: {danger}" for danger in dangers(info))
-
-
-def dangers(info: Mapping[str, Any]) -> Iterator[str]:
-    """What Redis says of itself that endangers the ledger."""
-    policy = str(info.get("maxmemory_policy", ""))
-    # The volatile policies evict only keys that expire, and none of ours does.
-    if policy.startswith("allkeys"):
-        yield (
-            f"its maxmemory-policy is {policy}: an evicted book makes slots run twice; "
-            f"expected noeviction"
+        self._redis.address.refuse_cluster(info)
+        found = dangers(
+            info,
+            evicted="an evicted book makes slots run twice",
+            forgotten="slots may run twice",
         )
-    if str(info.get("aof_enabled", "1")) == "0":
-        yield (
-            "appendonly is off: a restart of Redis forgets what is newer than its last snapshot, "
-            "and slots may run twice; expected appendonly yes"
-        )
-    if info.get("role") == "slave":
-        yield "it is a replica and takes no writes; expected the primary"
+        return tuple(f"{self._redis.address.shown}: {danger}" for danger in found)
 
 
 def packed(change: Change) -> str:

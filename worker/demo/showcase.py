@@ -16,7 +16,7 @@ import httpx
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
-from worker.app import Worker, start_worker
+from worker.app import Worker
 from worker.demo.display import Display, LiveDisplay, PlainDisplay
 from worker.demo.faults import Faults
 from worker.demo.seed import SeedSpec
@@ -24,6 +24,7 @@ from worker.demo.server import DemoServer
 from worker.demo.store import Store
 from worker.logs import LogStream, configure_logging
 from worker.settings import Settings
+from worker.starting import start_worker
 
 if TYPE_CHECKING:
     from worker.supervisor import StopRequest

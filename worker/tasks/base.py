@@ -4,29 +4,35 @@ from __future__ import annotations
 
 import gc
 import inspect
-import re
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Unpack
 from weakref import WeakValueDictionary
 
 import structlog
 
+from worker.client import client_in_reach
 from worker.context import RunContext, current_run
-from worker.errors import TaskDefinitionError
+from worker.errors import InvalidOptions, TaskDefinitionError, nearest
+from worker.job import TASK
+from worker.options import ConcurrencyPer, JobOptions, UniquePer
+from worker.params import NO_PARAMS, Params, params_of_type
 from worker.retry import RetryPolicy
 from worker.summary import summarize
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable
 
     import httpx
 
-__all__ = ["BaseTask", "TaskDefinition"]
+    from worker.enqueue_options import EnqueueOptions
+    from worker.job import Rate
+    from worker.job_handle import JobHandle
+    from worker.verdict import Wish
 
-NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.:-]{0,99}")
+__all__ = ["BaseTask", "Bulk", "Defined", "FunctionCode", "TaskCode", "TaskDefinition"]
 
 
 class BaseTask(ABC):
@@ -35,11 +41,19 @@ class BaseTask(ABC):
     A subclass sets ``name`` and writes ``execute``. The worker makes a new instance for each run
     and hands it the one shared HTTP client; ``MyTask(client)`` is all a unit test needs.
 
+    One that says ``queue``, or has ``Params``, can be asked for: ``await MyTask.enqueue({…})``. Of
+    the options of such a job, see `worker.options.JobOptions`, each is a class attribute, too.
+
     Class attributes:
         name: Unique in the application. Letters, digits and ``_ . : -``, a letter first.
-        retry: How transient failures are tried again; ``None`` takes the worker's setting.
+        retry: How transient failures are tried again within a run; ``None`` takes the worker's
+            setting. A job that may be tried again later makes each call once only, unless this
+            says otherwise.
         time_limit: The longest that a run may take, retries included; ``None`` takes the worker's
             setting.
+        soft_time_limit: After it `SoftTimeLimitExceeded` is raised inside of ``execute``.
+        queue: Where its jobs wait; by default ``default``, if it has ``Params``.
+        Params: A pydantic model or a dataclass; then it is ``execute(self, params)``.
 
     Raises:
         TaskDefinitionError: When a subclass is created with a name that does not fit or that
@@ -48,8 +62,29 @@ class BaseTask(ABC):
 
     name: ClassVar[str]
     retry: ClassVar[RetryPolicy | None] = None
-    time_limit: ClassVar[timedelta | None] = None
+    time_limit: ClassVar[timedelta | str | None] = None
+    soft_time_limit: ClassVar[timedelta | str | None] = None
 
+    queue: ClassVar[str | None] = None
+    Params: ClassVar[type[Any] | None] = None
+    version: ClassVar[int | None] = None
+    max_retries: ClassVar[int | None] = None
+    retry_delay: ClassVar[timedelta | str | None] = None
+    retry_backoff: ClassVar[bool | float | None] = None
+    retry_backoff_max: ClassVar[timedelta | str | None] = None
+    retry_jitter: ClassVar[bool | None] = None
+    retry_on: ClassVar[tuple[type[Exception], ...] | None] = None
+    dont_retry_on: ClassVar[tuple[type[Exception], ...] | None] = None
+    ignore_result: ClassVar[bool | None] = None
+    track_started: ClassVar[bool | None] = None
+    result_ttl: ClassVar[timedelta | str | None] = None
+    priority: ClassVar[int | None] = None
+    unique: ClassVar[UniquePer | bool | None] = None
+    concurrency: ClassVar[ConcurrencyPer | int | None] = None
+    rate_limit: ClassVar[Rate | str | None] = None
+    expires: ClassVar[timedelta | str | None] = None
+
+    _definition: ClassVar[TaskDefinition]
     _by_name: ClassVar[WeakValueDictionary[str, type[BaseTask]]] = WeakValueDictionary()
 
     def __init__(self, http_client: httpx.AsyncClient) -> None:
@@ -74,17 +109,93 @@ class BaseTask(ABC):
         return self._own_context
 
     @abstractmethod
-    async def execute(self) -> object:
+    async def execute(self, *args: Any, **kwargs: Any) -> object:
         """Do the work once, and return what came of it: JSON, or nothing.
 
-        An exception is the run's failure. One that is transient (see `worker.retry`) is tried
-        again as ``retry`` says.
+        It is called without arguments, or with an instance of ``Params``. An exception is the
+        run's failure. One that is transient (see `worker.retry`) is tried again as ``retry`` says;
+        a job that failed is tried again as its options say.
         """
 
-    async def run(self) -> object:
+    async def on_success(self, result: Any, job: RunContext) -> None:  # noqa: B027 - may do nothing
+        """Called after a run that succeeded. What a hook raises is logged, and changes nothing."""
+
+    async def on_retry(self, error: BaseException, job: RunContext) -> None:  # noqa: B027 - may do nothing
+        """Called after an attempt of a job that failed and will be followed by another."""
+
+    async def on_failure(self, error: BaseException, job: RunContext) -> None:  # noqa: B027 - may do nothing
+        """Called after a run that failed for good."""
+
+    async def handle_error(self, error: BaseException, job: RunContext) -> Wish | None:
+        """What is to become of a job whose attempt failed.
+
+        Returns:
+            `Retry` (after a delay of its own, while attempts are left), `DeadLetter`, `Drop`, or
+            ``None`` for what the options say: retried until the attempts are used up, then
+            dead-lettered.
+        """
+        return None
+
+    @classmethod
+    def enqueue_options(cls, params: Any) -> EnqueueOptions:
+        """What is said of a job with these parameters, unless whoever asks for it says otherwise.
+
+        An id that follows from them, say, or headers. It is called where the job is asked for.
+
+        Args:
+            params: An instance of ``Params``.
+        """
+        return {}
+
+    @classmethod
+    def define(cls) -> TaskDefinition:
+        """What is known of the task by whoever asks for it, who need not be able to make one.
+
+        Raises:
+            TaskDefinitionError: It breaks a rule.
+        """
+        definition = cls.__dict__.get("_definition")
+        if definition is None:
+            definition = cls._definition = of_class(cls, cls, None)
+        return definition
+
+    @classmethod
+    async def enqueue(cls, params: object = None, **options: Unpack[EnqueueOptions]) -> JobHandle:
+        """Ask for a run of this task.
+
+        Args:
+            params: A mapping, or an instance of ``Params``.
+            options: See `worker.enqueue_options.EnqueueOptions`.
+
+        Raises:
+            InvalidParams: The parameters do not fit.
+            InvalidOptions: An option does not.
+            NotSupported: The queue's engine cannot do what an option asks for.
+            DuplicateJob: Another job holds the unique key, and ``unique`` says ``raise``.
+            StoreUnavailable: The queue cannot be reached.
+        """
+        client = await client_in_reach()
+        return await client.enqueue(cls, params, **options)
+
+    @classmethod
+    async def enqueue_many(
+        cls,
+        params: Iterable[object],
+        *,
+        ids: Iterable[str] | None = None,
+        **options: Unpack[EnqueueOptions],
+    ) -> list[JobHandle]:
+        """Ask for many runs in one round trip a thousand; see `WorkerClient.enqueue_many`."""
+        client = await client_in_reach()
+        return await client.enqueue_many(cls, params, ids=ids, **options)
+
+    async def run(self, *args: Any, **kwargs: Any) -> object:
         """Execute the task on its own, without the runner's limits and retries, and log it.
 
         For tests and scripts: a worker calls ``execute`` through its runner, and never this.
+
+        Args:
+            args, kwargs: What ``execute`` takes.
 
         Raises:
             Exception: What ``execute`` raised, after it was logged with its traceback.
@@ -93,7 +204,7 @@ class BaseTask(ABC):
         log.info("run.started", trigger=self.context.trigger.value)
         began = self.context.clock.monotonic()
         try:
-            result = await self.execute()
+            result = await self.execute(*args, **kwargs)
         except BaseException:
             log.exception("run.failed", duration_ms=self._since(began))
             raise
@@ -104,10 +215,23 @@ class BaseTask(ABC):
         return round((self.context.clock.monotonic() - began) * 1000, 1)
 
 
-class Execute(Protocol):
-    """What the runner calls: the bound ``execute`` of an instance, or a plain async function."""
+class TaskCode(Protocol):
+    """What the runner calls, made anew for each run: an instance of a `BaseTask`, or the like."""
 
-    def __call__(self) -> Awaitable[object]: ...
+    @property
+    def execute(self) -> Callable[..., Awaitable[object]]: ...
+
+    async def on_success(self, result: Any, job: RunContext) -> None: ...
+
+    async def on_retry(self, error: BaseException, job: RunContext) -> None: ...
+
+    async def on_failure(self, error: BaseException, job: RunContext) -> None: ...
+
+    async def handle_error(self, error: BaseException, job: RunContext) -> Wish | None: ...
+
+
+HOOKS = ("on_success", "on_retry", "on_failure", "handle_error")
+JOB_OPTIONS = tuple(field.name for field in fields(JobOptions))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,19 +241,32 @@ class TaskDefinition:
     Attributes:
         prepare: Given the shared client, returns the code of one run.
         defined_in: ``module:qualified.name`` of the class or function.
+        params: What it takes.
+        options: As a job; ``None`` if nobody can ask for it through a queue.
+        hooks: Those that do something.
+        asking: What is said of a job, by its parameters, unless whoever asks for it says otherwise.
+        bulk: For a task that takes many jobs at once, how many and how long it waits for them.
+        blocking: Its code is not async, and runs in a thread.
     """
 
     name: str
-    prepare: Callable[[httpx.AsyncClient], Execute]
+    prepare: Callable[[httpx.AsyncClient], TaskCode]
     defined_in: str
     summary: str = ""
     retry: RetryPolicy | None = None
     time_limit: timedelta | None = None
+    soft_time_limit: timedelta | None = None
+    params: Params = NO_PARAMS
+    options: JobOptions | None = None
+    hooks: frozenset[str] = frozenset()
+    asking: Callable[[Any], EnqueueOptions] | None = None
+    bulk: Bulk | None = None
+    blocking: bool = False
 
     @classmethod
     def of(
         cls,
-        task: type[BaseTask] | Callable[..., Any],
+        task: type[BaseTask] | Defined | Callable[..., Any],
         *,
         name: str | None = None,
         retry: RetryPolicy | None = None,
@@ -146,57 +283,168 @@ class TaskDefinition:
             TaskDefinitionError: It is neither, or has no usable name.
         """
         target = task.func if isinstance(task, partial) else task
-        prepare: Callable[[httpx.AsyncClient], Execute]
-        if inspect.isclass(target) and issubclass(target, BaseTask):
-            if inspect.isabstract(target):
-                raise TaskDefinitionError(f"{identify(target)} is abstract: write its execute()")
-            if not inspect.iscoroutinefunction(target.execute):
-                raise TaskDefinitionError(f"{identify(target)}: write `async def execute(self)`")
+        if isinstance(task, Defined):
+            definition = task.definition
+        elif inspect.isclass(target) and issubclass(target, BaseTask):
+            definition = of_class(task, target, name)
             if not accepts(task, "the shared client"):
                 raise TaskDefinitionError(
-                    f"{identify(target)} needs more than the shared client to be made; register "
-                    "functools.partial of it with the other arguments"
+                    f"{definition.defined_in} needs more than the shared client to be made; "
+                    "register functools.partial of it with the other arguments"
                 )
-            name = name or getattr(target, "name", None)
-            retry = target.retry if retry is None else retry
-            time_limit = target.time_limit if time_limit is None else time_limit
-
-            def prepare(client: httpx.AsyncClient) -> Execute:
-                instance: BaseTask = task(client)
-                return instance.execute
-
         elif is_async_callable(target):
-            name = name or getattr(target, "__name__", None)
-            wants_client = not accepts(task)
-            if wants_client and not accepts(task, "the shared client"):
-                raise TaskDefinitionError(
-                    f"{identify(target)}: expected a function without arguments or with one, the "
-                    "shared client; functools.partial fixes others"
-                )
-
-            def prepare(client: httpx.AsyncClient) -> Execute:
-                return cast("Execute", partial(task, client) if wants_client else task)
-
+            definition = of_function(task, target, name)
         else:
             raise TaskDefinitionError(
                 f"expected a subclass of BaseTask or an async function, got {target!r}; "
                 "write `async def`, and register the class or function itself, not a call of it"
             )
-        defined_in = identify(target)
+        defined_in = definition.defined_in
+        retry = definition.retry if retry is None else retry
         if not isinstance(retry, RetryPolicy | None):
             raise TaskDefinitionError(f"{defined_in}: retry: expected a RetryPolicy, got {retry!r}")
         if time_limit is not None and not is_positive(time_limit):
             raise TaskDefinitionError(
                 f"{defined_in}: time_limit: expected a positive timedelta, got {time_limit!r}"
             )
-        return cls(
-            name=check_name(name, of=defined_in),
-            prepare=prepare,
-            defined_in=defined_in,
-            summary=(getattr(target, "__doc__", None) or "").strip().partition("\n")[0],
+        options = definition.options
+        if time_limit is not None and options is not None:
+            options = replace(options, time_limit=time_limit)
+        return replace(
+            definition,
+            name=check_name(name or definition.name, of=defined_in),
             retry=retry,
-            time_limit=time_limit,
+            time_limit=definition.time_limit if time_limit is None else time_limit,
+            options=options,
         )
+
+
+class Defined:
+    """Something that knows its own definition: what ``@task`` makes of a function."""
+
+    def __init__(self, definition: TaskDefinition) -> None:
+        self.definition = definition
+
+    def define(self) -> TaskDefinition:
+        """What the worker knows of the task."""
+        return self.definition
+
+
+@dataclass(frozen=True, slots=True)
+class Bulk:
+    """How many jobs are taken at once, and how long the first of them waits for others."""
+
+    max_batch_size: int
+    max_wait: timedelta
+
+
+def of_class(task: Callable[..., Any], target: type[BaseTask], name: str | None) -> TaskDefinition:
+    """The definition of a `BaseTask` subclass, or of a ``partial`` of one."""
+    defined_in = identify(target)
+    if inspect.isabstract(target):
+        raise TaskDefinitionError(f"{defined_in} is abstract: write its execute()")
+    if not inspect.iscoroutinefunction(target.execute):
+        raise TaskDefinitionError(f"{defined_in}: write `async def execute(self)`")
+    params = NO_PARAMS if target.Params is None else params_of_type(target.Params, defined_in)
+    given = ("self",) if target.Params is None else ("self", "params")
+    if not accepts(target.execute, *given):
+        raise TaskDefinitionError(
+            f"{defined_in}: expected `async def execute({', '.join(given)})`, got "
+            f"execute{inspect.signature(target.execute)}"
+            + ("; say what it takes in a class Params" if target.Params is None else "")
+        )
+    options = options_of(target, defined_in)
+    for hook in HOOKS:
+        if not inspect.iscoroutinefunction(getattr(target, hook)):
+            raise TaskDefinitionError(f"{defined_in}: write `async def {hook}(self, …)`")
+    bulk = getattr(target, "bulk", None)
+    asked_for = (target.queue, target.Params, bulk) != (None, None, None)
+    definition = TaskDefinition(
+        name=check_name(name or getattr(target, "name", None), of=defined_in),
+        prepare=task,
+        defined_in=defined_in,
+        summary=first_line(target),
+        retry=target.retry,
+        time_limit=options.time_limit,
+        soft_time_limit=options.soft_time_limit,
+        params=params,
+        options=options if asked_for else None,
+        hooks=frozenset(
+            hook for hook in HOOKS if getattr(target, hook) is not getattr(BaseTask, hook)
+        ),
+        asking=target.enqueue_options if says_more(target) else None,
+        bulk=bulk,
+    )
+    check_keys(definition)
+    return definition
+
+
+def check_keys(definition: TaskDefinition) -> None:
+    """Refuse keys made of parameters that the task does not have: they would be all the same.
+
+    Raises:
+        TaskDefinitionError: There is such a key.
+    """
+    options, known = definition.options, definition.params.fields
+    if options is None:
+        return
+    for option, key in (("unique", options.unique), ("concurrency", options.concurrency)):
+        for name in key.by if key is not None else ():
+            if name not in known:
+                raise TaskDefinitionError(
+                    f"{definition.defined_in}: {option}: there is no parameter {name!r}"
+                    f"{nearest(name, known)}; known: {', '.join(sorted(known)) or 'none'}"
+                )
+
+
+def says_more(target: type[BaseTask]) -> bool:
+    """Whether it has ``enqueue_options`` of its own."""
+    own, plain = (getattr(task.enqueue_options, "__func__", None) for task in (target, BaseTask))
+    return own is not plain
+
+
+def options_of(target: type[BaseTask], defined_in: str) -> JobOptions:
+    """The options that a class says as its attributes."""
+    try:
+        return JobOptions.of({name: getattr(target, name) for name in JOB_OPTIONS})
+    except InvalidOptions as exc:
+        raise TaskDefinitionError(f"{defined_in}: {exc}") from exc
+
+
+class FunctionCode:
+    """One run of a plain function, which has no hooks of its own."""
+
+    def __init__(self, execute: Callable[..., Awaitable[object]]) -> None:
+        self.execute = execute
+
+    async def on_success(self, result: Any, job: RunContext) -> None: ...
+
+    async def on_retry(self, error: BaseException, job: RunContext) -> None: ...
+
+    async def on_failure(self, error: BaseException, job: RunContext) -> None: ...
+
+    async def handle_error(self, error: BaseException, job: RunContext) -> Wish | None: ...
+
+
+def of_function(task: Callable[..., Any], target: Any, name: str | None) -> TaskDefinition:
+    """The definition of a plain async function: without arguments, or with one, the client."""
+    wants_client = not accepts(task)
+    if wants_client and not accepts(task, "the shared client"):
+        raise TaskDefinitionError(
+            f"{identify(target)}: expected a function without arguments or with one, the "
+            "shared client; functools.partial fixes others, and @task takes any"
+        )
+    defined_in = identify(target)
+    return TaskDefinition(
+        name=check_name(name or getattr(target, "__name__", None), of=defined_in),
+        prepare=lambda client: FunctionCode(partial(task, client) if wants_client else task),
+        defined_in=defined_in,
+        summary=first_line(target),
+    )
+
+
+def first_line(target: object) -> str:
+    return (getattr(target, "__doc__", None) or "").strip().partition("\n")[0]
 
 
 def is_async_callable(target: object) -> bool:
@@ -210,10 +458,10 @@ def is_positive(duration: object) -> bool:
     return isinstance(duration, timedelta) and duration > timedelta(0)
 
 
-def accepts(target: Callable[..., object], *arguments: object) -> bool:
-    """Whether ``target`` can be called with ``arguments``."""
+def accepts(target: Callable[..., object], *arguments: object, **named: object) -> bool:
+    """Whether ``target`` can be called with these arguments."""
     try:
-        inspect.signature(target).bind(*arguments)
+        inspect.signature(target).bind(*arguments, **named)
     except TypeError:
         return False
     return True
@@ -231,7 +479,7 @@ def check_name(name: object, *, of: str) -> str:
             f'{of} has no name: expected a class attribute such as name = "send_report", '
             f"got {name!r}"
         )
-    if not NAME.fullmatch(name):
+    if not TASK.fullmatch(name):
         raise TaskDefinitionError(
             f"{of} is named {name!r}: a task's name is 1 to 100 letters, digits and _ . : -, "
             "a letter first"

@@ -39,10 +39,10 @@ class ProcessPendingOrdersTask(BaseTask):
         if batch_size < 2:
             raise ValueError(f"batch_size must be 2 or more, got {batch_size}")
         self.batch_size = batch_size
-        self.concurrency = concurrency
+        self._concurrency = concurrency
 
     async def execute(self) -> dict[str, Any]:
-        fan_out: FanOut[ItemId] = FanOut(concurrency=self.concurrency, clock=self.context.clock)
+        fan_out: FanOut[ItemId] = FanOut(concurrency=self._concurrency, clock=self.context.clock)
         listing = DataApi(self.http_client, self.context)
         processing = DataApi(self.http_client, self.context, sleep=fan_out.pause)
         report = ItemReport(self.logger, event="order.failed", id_key="order_id")

@@ -37,10 +37,10 @@ class SendRemindersTask(BaseTask):
     ) -> None:
         super().__init__(http_client)
         self.window = window
-        self.concurrency = concurrency
+        self._concurrency = concurrency
 
     async def execute(self) -> dict[str, Any]:
-        fan_out: FanOut[ItemId] = FanOut(concurrency=self.concurrency, clock=self.context.clock)
+        fan_out: FanOut[ItemId] = FanOut(concurrency=self._concurrency, clock=self.context.clock)
         api = DataApi(self.http_client, self.context, sleep=fan_out.pause)
         report = ItemReport(self.logger, event="reminder.failed", id_key="booking_id")
         start = self.context.clock.now()

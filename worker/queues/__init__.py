@@ -1,0 +1,1 @@
+"""The engines that carry jobs: implementations of `worker.ports.JobQueue` and `JobRecords`."""

@@ -1,0 +1,168 @@
+"""Jobs as PostgreSQL takes and gives them: JSON in, rows out."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from worker.backends.postgres_json import packed
+from worker.job import Enqueued, Job, Lease
+from worker.model import State
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from worker.job import JobId, NewJob, Settlement
+
+__all__ = [
+    "enqueued",
+    "jobs_of",
+    "leases_of",
+    "new_jobs",
+    "outcomes",
+    "receipts",
+    "seq_and_token",
+]
+
+
+def new_jobs(jobs: Sequence[NewJob]) -> tuple[str, str | None]:
+    """The jobs, and the unique keys they want, if any; of those with one id the first."""
+    first: dict[JobId, NewJob] = {}
+    for job in jobs:
+        first.setdefault(job.id, job)
+    wishes = [
+        {
+            "key": job.unique.key,
+            "job": job.id,
+            "states": job.unique.states,
+            "ttl": None if job.unique.ttl is None else job.unique.ttl.total_seconds(),
+        }
+        for job in first.values()
+        if job.unique is not None
+    ]
+    rows = [job_row(job) for job in first.values()]
+    return packed(rows), packed(wishes) if wishes else None
+
+
+def job_row(job: NewJob) -> dict[str, Any]:
+    """What differs from the defaults, which are the database's, too."""
+    row: dict[str, Any] = {
+        "id": job.id,
+        "task": job.task,
+        "queue": job.queue,
+        "params": job.params,
+        "version": job.version,
+    }
+    if job.priority:
+        row["priority"] = job.priority
+    if job.delay:
+        row["delay"] = job.delay.total_seconds()
+    if job.expires is not None:
+        row["expires"] = job.expires.total_seconds()
+    if job.options != "{}":
+        row["options"] = job.options
+    if job.headers != "{}":
+        row["headers"] = job.headers
+    if job.unique is not None:
+        row["unique_key"] = job.unique.key
+    if job.concurrency_key is not None:
+        row["concurrency_key"] = job.concurrency_key
+        row["concurrency_limit"] = job.concurrency_limit
+    return row
+
+
+def enqueued(jobs: Sequence[NewJob], refused: Iterable[tuple[Any, ...]]) -> list[Enqueued]:
+    """What became of ``jobs``, of which some were refused in favour of others that are there."""
+    there: dict[JobId, JobId] = dict(refused)
+    told: list[Enqueued] = []
+    seen: set[JobId] = set()
+    for job in jobs:
+        created = job.id not in there and job.id not in seen
+        told.append(Enqueued(there.get(job.id, job.id), created))
+        seen.add(job.id)
+    return told
+
+
+def leases_of(rows: Sequence[Sequence[Any]]) -> list[Lease]:
+    leases = [Lease._make(row) for row in rows]
+    if leases and leases[0].created_at.tzinfo is not UTC:
+        return [
+            lease._replace(
+                created_at=lease.created_at.astimezone(UTC),
+                due_at=lease.due_at.astimezone(UTC),
+                expires_at=None if lease.expires_at is None else lease.expires_at.astimezone(UTC),
+            )
+            for lease in leases
+        ]
+    return leases
+
+
+def seq_and_token(lease: Lease) -> tuple[int, int]:
+    """What a receipt says: the job's number, and which delivery of it this is."""
+    seq, _, token = lease.receipt.partition(".")
+    return int(seq), int(token)
+
+
+def receipts(leases: Sequence[Lease]) -> str:
+    rows = []
+    for place, lease in enumerate(leases):
+        seq, token = seq_and_token(lease)
+        rows.append({"place": place, "seq": seq, "token": token})
+    return packed(sorted(rows, key=by_seq))
+
+
+def outcomes(said: Sequence[Settlement]) -> tuple[str | None, str | None, set[int]]:
+    """What is final, what goes back, and the places of those that repeat a lease's settlement."""
+    ended: list[dict[str, Any]] = []
+    back: list[dict[str, Any]] = []
+    repeated: set[int] = set()
+    seen: set[str] = set()
+    for place, one in enumerate(said):
+        if one.lease.receipt in seen:
+            repeated.add(place)
+            continue
+        seen.add(one.lease.receipt)
+        seq, token = seq_and_token(one.lease)
+        row: dict[str, Any] = {
+            "place": place,
+            "seq": seq,
+            "token": token,
+            "state": one.state,
+            "attempts": one.attempts,
+        }
+        if one.refusals:
+            row["refusals"] = one.refusals
+        if one.error is not None:
+            row["error"] = one.error
+        if not one.state.final:
+            row["delay"] = one.delay.total_seconds()
+            back.append(row)
+            continue
+        if one.result is not None:
+            row["result"] = one.result
+            row["keep"] = one.result_ttl.total_seconds()
+        if one.dead:
+            row["dead"] = True
+        ended.append(row)
+    # In one order, so that nobody waits for each other in a circle.
+    ended.sort(key=by_seq)
+    back.sort(key=by_seq)
+    return packed(ended) if ended else None, packed(back) if back else None, repeated
+
+
+def by_seq(row: Mapping[str, Any]) -> int:
+    seq: int = row["seq"]
+    return seq
+
+
+def jobs_of(rows: Iterable[Mapping[str, Any]]) -> list[Job]:
+    return [job_of(row) for row in rows]
+
+
+def job_of(row: Mapping[str, Any]) -> Job:
+    values: dict[str, Any] = {
+        name: value.astimezone(UTC) if isinstance(value, datetime) else value
+        for name, value in row.items()
+    }
+    values["state"] = State(row["state"])
+    return Job(**values)

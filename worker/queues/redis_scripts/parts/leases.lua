@@ -1,0 +1,42 @@
+-- What becomes of a job that is leased.
+local LEASED = {
+  'state',
+  'group',
+  'key',
+  'limit',
+  'deliveries',
+  'losses',
+  'attempts',
+  'refusals',
+  'cancel',
+  'data',
+}
+
+-- Lease a job that stands nowhere any more, and that was due at a moment. `found` is what LEASED
+-- asks for. Returns a JSON list.
+local function begin(job, found, due, lease_end, worker)
+  local deliveries = exact((tonumber(found[5]) or 0) + 1)
+  local losses = found[6] or '0'
+  local hash = key('job', job.id)
+  if RUNNING[job.state] then
+    losses = exact(tonumber(losses) + 1)
+    redis.call('HSET', hash, 'losses', losses)
+  end
+  if job.state == 'PROGRESS' then
+    redis.call('HDEL', hash, 'progress')
+  end
+  leaves(job)
+  enters(job, 'STARTED')
+  add(key('leased'), exact(lease_end), job.id)
+  redis.call(
+    'HSET',
+    hash,
+    'state', 'STARTED',
+    'deliveries', deliveries,
+    'ready_at', exact(lease_end),
+    'started_at', NOW,
+    'worker', worker
+  )
+  local spent = { losses, found[7] or '0', found[8] or '0', found[9] or '0' }
+  return '[' .. found[10] .. ',' .. deliveries .. ',' .. table.concat(spent, ',') .. ',' .. due .. ']'
+end

@@ -1,0 +1,325 @@
+"""From a message of SQS to a lease and to its end. The records judge, the messages follow."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from contextlib import suppress
+from math import ceil
+from typing import TYPE_CHECKING, Any
+
+from worker.errors import StoreError
+from worker.job import Held, Job, JobId, Lease, Settlement
+from worker.model import State
+from worker.queues.sqs_batches import BATCH, together
+from worker.queues.sqs_connection import ANSWER_TIMEOUT_S, LONGEST_POLL_S
+from worker.queues.sqs_dead import Dying
+from worker.queues.sqs_messages import Arrived, Receipt, arrived, as_dead_letter, read_receipt
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Sequence
+    from datetime import datetime, timedelta
+
+    from worker.clock import Clock
+    from worker.ports import JobStore
+    from worker.queues.sqs_batches import Entry
+    from worker.queues.sqs_connection import SqsConnection, SqsQueue
+    from worker.queues.sqs_dead import DeadLetters
+    from worker.queues.sqs_url import SqsAddress
+
+__all__ = ["Deliveries", "seconds"]
+
+MOST_LEASED = 100
+LONGEST_HIDDEN_S = 12 * 60 * 60 - 60
+"""A minute less than the 12 hours that SQS counts from when a message was received."""
+MARGIN_S = 0.2
+"""The lease of the records shall be over when SQS shows the message again."""
+
+
+class Deliveries:
+    """Leases what SQS delivers, as far as the records allow.
+
+    Args:
+        connection: To the service.
+        address: Where it is, and how queues are named.
+        records: Where jobs are recorded.
+        dead: Where the messages of dead jobs go.
+        clock: To tell how long a message is hidden.
+    """
+
+    def __init__(
+        self,
+        connection: SqsConnection,
+        address: SqsAddress,
+        records: JobStore,
+        dead: DeadLetters,
+        clock: Clock,
+    ) -> None:
+        self._sqs = connection
+        self._address = address
+        self._records = records
+        self._dead = dead
+        self._clock = clock
+        self._records_failed = False
+        self._background: set[asyncio.Task[None]] = set()
+
+    async def lease(
+        self, queue: SqsQueue, *, limit: int, ttl: timedelta, wait: timedelta, worker: str
+    ) -> list[Lease]:
+        """As `worker.ports.JobQueue.lease`."""
+        if limit < 1:
+            return []
+        until = self._clock.monotonic() + wait.total_seconds()
+        while True:
+            if self._records_failed:
+                # Whatever is received while nobody can claim it comes nearer to the dead letters.
+                await self._records.get([JobId("are-you-there")])
+                self._records_failed = False
+            left_s = max(0.0, until - self._clock.monotonic())
+            received = await self._received(queue, limit, ttl, left_s)
+            leases = await self._claim_all(queue, received, ttl, worker) if received else []
+            if leases or (not received and self._clock.monotonic() >= until):
+                return leases
+
+    async def _claim_all(
+        self, queue: SqsQueue, received: Sequence[Arrived], ttl: timedelta, worker: str
+    ) -> list[Lease]:
+        """Claim what was received. What nobody waits for any more is given back."""
+        call = asyncio.create_task(
+            self._claim(queue, received, ttl, worker), name=f"claim:{queue.queue}"
+        )
+        try:
+            return await asyncio.shield(call)
+        except asyncio.CancelledError:
+            self._do_later(self._give_back(call))
+            raise
+
+    def _do_later(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work, name="after a cancelled lease")
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def _give_back(self, call: asyncio.Task[list[Lease]]) -> None:
+        """Have those leased again that came when nobody waited for them any more."""
+        with suppress(StoreError):
+            await self.settle(
+                [
+                    Settlement(
+                        lease,
+                        State.RETRY if lease.attempts else State.PENDING,
+                        lease.attempts,
+                        lease.refusals,
+                    )
+                    for lease in await call
+                ]
+            )
+
+    async def close(self) -> None:
+        """Wait, but not for ever, until what was cancelled is given back."""
+        if self._background:
+            await asyncio.wait(self._background, timeout=LONGEST_POLL_S + ANSWER_TIMEOUT_S)
+
+    async def _received(
+        self, queue: SqsQueue, limit: int, ttl: timedelta, left_s: float
+    ) -> list[Arrived]:
+        """Wait for messages. A call that is given up goes on: the service would hand a message to
+        it all the same, one that this worker has just given back perhaps, and nobody would know."""
+        call = asyncio.create_task(
+            self._receive(queue, limit, ttl, left_s), name=f"receive:{queue.queue}"
+        )
+        try:
+            return await asyncio.shield(call)
+        except asyncio.CancelledError:
+            self._do_later(self._show(queue, call))
+            raise
+
+    async def _show(self, queue: SqsQueue, call: asyncio.Task[list[Arrived]]) -> None:
+        """Have others receive what came when nobody waited for it any more."""
+        with suppress(StoreError):
+            received = await call
+            if received:
+                await self._hide(queue, [(one.handle, 0) for one in received])
+
+    async def _receive(
+        self, queue: SqsQueue, limit: int, ttl: timedelta, left_s: float
+    ) -> list[Arrived]:
+        """Wait for messages. If there are many, get them all, by several calls at once."""
+        hidden_s = min(hidden_for(ttl), LONGEST_HIDDEN_S)
+        messages = await self._sqs.receive(
+            queue.url, most=limit, wait_s=min(LONGEST_POLL_S, ceil(left_s)), hidden_s=hidden_s
+        )
+        if len(messages) == BATCH:
+            more = [min(BATCH, limit - n) for n in range(BATCH, min(limit, MOST_LEASED), BATCH)]
+            calls = [
+                self._sqs.receive(queue.url, most=most, wait_s=0, hidden_s=hidden_s)
+                for most in more
+            ]
+            for told in await together(calls):
+                messages += [] if isinstance(told, StoreError) else told
+        return [arrived(message, queue.queue) for message in messages]
+
+    async def _claim(
+        self, queue: SqsQueue, received: Sequence[Arrived], ttl: timedelta, worker: str
+    ) -> list[Lease]:
+        """The leases of those that are ready. The other messages are hidden, or deleted."""
+        now = self._clock.now()
+        by_id: dict[JobId, Arrived] = {}
+        later: list[tuple[str, int]] = []
+        for one in received:
+            if one.job.id in by_id:
+                later.append((one.handle, min(hidden_for(ttl), LONGEST_HIDDEN_S)))  # a twin
+            else:
+                by_id[one.job.id] = one
+        leases: list[Lease] = []
+        dying: list[Dying] = []
+        for one, known, strange in await self._claimed(by_id, ttl, worker):
+            if isinstance(known, Lease):
+                leases.append(leased(known, one, strange, now))
+            elif known is None or not known.state.final:
+                ready_at = now if known is None else known.ready_at
+                later.append((one.handle, patience(one, ready_at - now)))
+            else:
+                dying.append(Dying(one.handle, letter_of(one, known) if known.dead else None))
+        await self._tidy(queue, later, dying)
+        return leases
+
+    async def _claimed(
+        self, by_id: dict[JobId, Arrived], ttl: timedelta, worker: str
+    ) -> list[tuple[Arrived, Lease | Job | None, bool]]:
+        """What the records say of each; those that they do not know are recorded first."""
+        try:
+            found = await self._records.claim(list(by_id), ttl=ttl, worker=worker)
+            known = dict(zip(by_id, found, strict=True))
+            strangers = [job for job, told in known.items() if told is None]
+            if strangers:
+                jobs = [by_id[job].job for job in strangers]
+                await self._records.enqueue(
+                    [job._replace(queue=self._address.recorded(job.queue)) for job in jobs]
+                )
+                found = await self._records.claim(strangers, ttl=ttl, worker=worker)
+                known |= zip(strangers, found, strict=True)
+        except StoreError:
+            self._records_failed = True
+            raise
+        return [(one, known[job], job in strangers) for job, one in by_id.items()]
+
+    async def _tidy(
+        self, queue: SqsQueue, later: Sequence[tuple[str, int]], dying: Sequence[Dying]
+    ) -> None:
+        """Hide and delete messages. If that fails they come back, and it is done then."""
+        calls = []
+        if later:
+            calls.append(self._hide(queue, later))
+        if dying:
+            calls.append(self._dead.bury(queue, dying))
+        await together(calls)
+
+    async def _hide(self, queue: SqsQueue, later: Sequence[tuple[str, int]]) -> None:
+        await self._sqs.hide(queue.url, later)
+
+    async def extend(self, leases: Sequence[Lease], ttl: timedelta) -> list[Held]:
+        """Extend the leases in the records, and hide their messages. One that SQS hides no longer
+        is hidden by whoever receives it, since the records say that its job is leased."""
+        receipts = [read_receipt(lease.receipt) for lease in leases]
+        held = await self._records.extend(
+            [self._recorded(*pair) for pair in zip(leases, receipts, strict=True)], ttl
+        )
+        hiding: dict[str, list[tuple[str, int]]] = defaultdict(list)
+        for lease, receipt, told in zip(leases, receipts, held, strict=True):
+            left_s = self._longest_hidden_s(receipt)
+            if told is not Held.LOST and left_s > 0:
+                hiding[lease.queue].append((receipt.handle, min(hidden_for(ttl), left_s)))
+        for name, later in hiding.items():
+            await self._sqs.hide((await self._sqs.queue(name)).url, later)
+        return held
+
+    def _longest_hidden_s(self, receipt: Receipt) -> int:
+        return LONGEST_HIDDEN_S - (int(self._clock.now().timestamp()) - receipt.received_at)
+
+    async def tell(self, lease: Lease, progress: str) -> None:
+        """As `worker.ports.JobRecords.tell`."""
+        await self._records.tell(self._recorded(lease, read_receipt(lease.receipt)), progress)
+
+    def _recorded(self, lease: Lease, receipt: Receipt) -> Lease:
+        """The lease as the records know it."""
+        return lease._replace(queue=self._address.recorded(lease.queue), receipt=receipt.records)
+
+    async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
+        """Record what came of jobs, then delete, bury or show their messages. If that fails, the
+        message comes back when its time is over, and the records say what to do with it."""
+        receipts = [read_receipt(said.lease.receipt) for said in settlements]
+        held = await self._records.settle(
+            [
+                said._replace(lease=self._recorded(said.lease, receipt))
+                for said, receipt in zip(settlements, receipts, strict=True)
+            ]
+        )
+        later: dict[str, list[tuple[str, int]]] = defaultdict(list)
+        dying: dict[str, list[Dying]] = defaultdict(list)
+        for said, receipt, kept in zip(settlements, receipts, held, strict=True):
+            name, left_s = said.lease.queue, self._longest_hidden_s(receipt)
+            if not kept:
+                continue
+            if said.state.final:
+                letter = letter_of_lease(said, receipt) if said.dead else None
+                dying[name].append(Dying(receipt.handle, letter))
+            elif left_s > 0:
+                later[name].append((receipt.handle, min(seconds(said.delay), left_s)))
+        for name in later.keys() | dying.keys():
+            await self._tidy(await self._sqs.queue(name), later[name], dying[name])
+        return held
+
+
+def leased(lease: Lease, message: Arrived, strange: bool, now: datetime) -> Lease:
+    """The lease of the records as a worker shall see it."""
+    lease = lease._replace(
+        queue=message.job.queue, receipt=message.receipt(lease.receipt, now).dump()
+    )
+    if not strange:
+        return lease
+    return lease._replace(
+        deliveries=message.receives,
+        attempts=message.receives - 1,
+        created_at=min(message.sent_at, lease.created_at),
+        due_at=min(message.sent_at, lease.due_at),
+    )
+
+
+def letter_of(message: Arrived, job: Job) -> Entry:
+    """The dead letter of a message that was received although its job is dead."""
+    return as_dead_letter(
+        job,
+        expires_at=job.expires_at,
+        error=job.error,
+        body=message.body,
+        others=message.others,
+    )
+
+
+def letter_of_lease(said: Settlement, receipt: Receipt) -> Entry:
+    return as_dead_letter(
+        said.lease,
+        expires_at=said.lease.expires_at,
+        error=said.error,
+        body=receipt.body,
+        others=receipt.others,
+    )
+
+
+def seconds(delay: timedelta) -> int:
+    """Whole seconds, as SQS has them, and never too few."""
+    return max(0, ceil(delay.total_seconds()))
+
+
+def hidden_for(ttl: timedelta) -> int:
+    """For how many seconds a message is hidden whose job is leased for ``ttl``."""
+    return max(1, ceil(ttl.total_seconds() + MARGIN_S))
+
+
+def patience(message: Arrived, left: timedelta) -> int:
+    """For how many seconds to hide a message whose job cannot be leased for another ``left``.
+
+    The longer, the more often it was received: the clock of the records may differ.
+    """
+    least = min(60, 1 << min(message.receives - 1, 6))
+    return min(max(least, seconds(left)), LONGEST_HIDDEN_S)

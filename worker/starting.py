@@ -1,0 +1,214 @@
+"""A worker's life, from the first log line to the last: opened, connected, run, stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import platform
+from contextlib import suppress
+from functools import partial
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Protocol
+
+import structlog
+
+from worker.app import Doors, open_worker
+from worker.backends.opening import display_url
+from worker.clock import SystemClock
+from worker.errors import StoreUnavailable, nearest
+from worker.freshness import DeadManPing
+from worker.heartbeat import Heartbeat
+from worker.ports import Introducing
+from worker.stores import queue_url, store_url
+from worker.supervisor import Service, StopRequest, supervise
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from worker.app import Worker
+    from worker.events import Tally
+    from worker.logs import LogStream
+    from worker.settings import Settings
+
+__all__ = ["side_services", "start_worker"]
+
+
+async def start_worker(
+    settings: Settings,
+    *,
+    doors: Doors = Doors(),
+    output: LogStream | None = None,
+    on_open: Callable[[Worker, StopRequest], None] | None = None,
+) -> Tally:
+    """Run until a signal asks for the end; what became of the runs.
+
+    Args:
+        output: Where the log goes; when nobody reads it any more, the worker ends.
+        on_open: Given the worker before it starts, and the way to end it.
+    """
+    log = structlog.get_logger("worker")
+    stop = StopRequest()
+    if output is not None:
+        output.on_reader_gone = partial(stop.ask, "nobody reads the log")
+    with stop.on_signals():
+        async with open_worker(settings, doors=doors) as worker:
+            if on_open is not None:
+                on_open(worker, stop)
+            scheduled = {
+                name: str(task.terms.schedule)
+                for name, task in worker.scheduler.tasks.items()
+                if task.terms.schedule is not None and doors.lets(name)
+            }
+            await connect(worker)
+            if worker.consumer is not None:
+                worker.consumer.on_done = stop.ask
+                worker.consumer.on_begin = partial(connect_queues, worker)
+                with suppress(StoreUnavailable):  # the pollers try again, and tell
+                    await worker.consumer.begin()
+
+            def on_ready() -> None:
+                log.info(
+                    "worker.ready",
+                    version=version("sidecar-worker"),
+                    python=platform.python_version(),
+                    pid=os.getpid(),
+                    data_api=settings.data_api_url,
+                    store=display_url(store_url(settings)),
+                    replica=worker.ledger.replica,
+                    schedules=scheduled,
+                    **queues_shown(worker),
+                )
+                if not scheduled and worker.consumer is None:
+                    log.warning("worker.idle", hint="every task is off, nothing will ever run")
+
+            def on_stopping(reason: str) -> None:
+                log.info(
+                    "worker.stopping",
+                    reason=reason,
+                    grace_s=settings.shutdown_grace.total_seconds(),
+                    running=worker.runner.busy,
+                )
+
+            gc.collect()
+            gc.freeze()  # what was imported stays: looking through it again would delay slots
+            await supervise(
+                # The first to start is the last to stop: a worker that drains is alive.
+                [
+                    worker.ledger,
+                    worker.watchdog,
+                    worker.freshness,
+                    *side_services(worker),
+                    *([worker.scheduler] if doors.schedules else []),
+                    *([] if worker.consumer is None else [worker.consumer]),
+                ],
+                stop=stop,
+                grace=settings.shutdown_grace,
+                on_ready=on_ready,
+                on_stopping=on_stopping,
+            )
+            log.info(
+                "worker.stopped",
+                succeeded=worker.tally.total("success"),
+                failed=worker.tally.total("failure"),
+                interrupted=worker.tally.total("revoked"),
+                **jobs_told(worker),
+                skipped=worker.tally.skipped,
+                elsewhere=worker.tally.total("elsewhere"),
+                stalls=worker.watchdog.stalls,
+                unrecorded=worker.scheduler.unrecorded,
+                abandoned=worker.runner.busy,
+            )
+            return worker.tally
+
+
+async def connect(worker: Worker) -> None:
+    """Open the store before anything starts, and tell what is to be known of it.
+
+    Raises:
+        ConfigurationError: The store's URL, folder or library is wrong.
+        StoreSchemaError: Its tables do not fit this worker.
+    """
+    log = structlog.get_logger("worker")
+    try:
+        store = await asyncio.to_thread(worker.ledger.connect)
+        books = await asyncio.to_thread(store.read, worker.ledger.watched)
+    except StoreUnavailable:
+        return  # It may come up later, as the Data API may. The ledger's thread tries, and tells.
+    for warning in store.warnings:
+        log.warning("store.warning", warning=warning)
+    worker.ledger.on_books(list(books.values()))
+
+
+async def connect_queues(worker: Worker) -> None:
+    """Open the queues' engine, and tell what is to be known of it.
+
+    Raises:
+        ConfigurationError: Its URL, folder or library is wrong.
+        StoreUnavailable: It cannot be used now.
+        StoreSchemaError: Its tables do not fit this worker.
+    """
+    log = structlog.get_logger("worker")
+    jobs = worker.client.jobs
+    assert worker.consumer is not None
+    await worker.client.open()
+    for warning in jobs.warnings:
+        log.warning("queue.warning", warning=warning)
+    options = {name: task.definition.options for name, task in worker.scheduler.tasks.items()}
+    if isinstance(jobs, Introducing):
+        with suppress(StoreUnavailable):
+            await jobs.introduce([(n, o.queue, o.version) for n, o in options.items() if o])
+    of_tasks = {one.queue for one in options.values() if one is not None}
+    for plan in worker.consumer.queues:
+        if plan.name not in of_tasks:
+            log.warning(
+                "queue.without_tasks",
+                queue=plan.name,
+                hint=f"no task here has this queue{nearest(plan.name, of_tasks)}: it only brings "
+                "jobs for which it was named when they were enqueued",
+            )
+    await worker.consumer.tell_unknown()
+
+
+def queues_shown(worker: Worker) -> dict[str, object]:
+    """What the log says of the queues when the worker is ready."""
+    if worker.consumer is None:
+        return {}
+    return {
+        "queue": display_url(queue_url(worker.settings)),
+        "queues": [plan.name for plan in worker.consumer.queues],
+    }
+
+
+def jobs_told(worker: Worker) -> dict[str, object]:
+    """What the log says of jobs that went back into their queues when the worker has ended."""
+    if worker.consumer is None:
+        return {}
+    return {"retried": worker.tally.total("retry"), "returned": worker.tally.total("pending")}
+
+
+def side_services(worker: Worker) -> list[Checked]:
+    """What a started worker does beside its tasks."""
+    settings, clock = worker.settings, SystemClock()
+    services: list[Checked] = []
+    if settings.heartbeat_file is not None:
+        services.append(Heartbeat(settings.heartbeat_file, clock=clock))
+    if settings.heartbeat_url is not None:
+        services.append(
+            DeadManPing(
+                settings.heartbeat_url.get_secret_value(),
+                freshness=worker.freshness,
+                clock=clock,
+                every=settings.heartbeat_url_interval,
+                trust_env=settings.data_api_trust_env,
+            )
+        )
+    return services
+
+
+class Checked(Service, Protocol):
+    """A service that can be asked whether it would start."""
+
+    def check(self) -> None:
+        """Raise the `ConfigurationError` that ``start`` would raise."""
+        ...

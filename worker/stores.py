@@ -1,0 +1,87 @@
+"""Where the ledger and the jobs are kept: the settings' URLs, the engine, the tables."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from worker.backends.opening import backend, display_url, kind_of, open_store
+from worker.errors import ConfigurationError
+from worker.queues.opening import kind_of_queue, make_jobs
+from worker.settings import variable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from worker.clock import Clock
+    from worker.ports import JobStore
+    from worker.settings import Settings
+
+__all__ = ["engine_of", "migrate_store", "named_as_given", "queue_url", "store_url"]
+
+
+def store_url(settings: Settings) -> str:
+    """Where the ledger is kept."""
+    if settings.store_url is not None:
+        return settings.store_url.get_secret_value()
+    return f"sqlite:///{settings.state_dir / 'worker.db'}"
+
+
+def queue_url(settings: Settings) -> str:
+    """Where jobs wait."""
+    if settings.queue_url is not None:
+        return settings.queue_url.get_secret_value()
+    return store_url(settings)
+
+
+def engine_of(
+    settings: Settings, *, queues: Sequence[str] = (), clock: Clock | None = None
+) -> JobStore:
+    """The engine of the queues, not opened yet.
+
+    Raises:
+        ConfigurationError: Its URL is wrong, or its library is not installed. The message names
+            the setting that says so.
+    """
+    with named_as_given(settings):
+        if settings.queue_url is None:
+            kind_of(store_url(settings))  # which knows fewer kinds
+        return make_jobs(
+            queue_url(settings), records_url=store_url(settings), queues=queues, clock=clock
+        )
+
+
+@contextmanager
+def named_as_given(settings: Settings) -> Iterator[None]:
+    """What is wrong with the queue's URL is said of the store's, where only that one is given."""
+    try:
+        yield
+    except ConfigurationError as exc:
+        if settings.queue_url is not None:
+            raise
+        queue, store = variable("queue_url"), variable("store_url")
+        raise ConfigurationError(p.replace(queue, store) for p in exc.problems) from exc
+
+
+def migrate_store(settings: Settings) -> str:
+    """Create or update the tables of the store and of the queue; what was done, in words.
+
+    Raises:
+        ConfigurationError: A URL, a folder or a library is wrong.
+        StoreError: One of them cannot be reached, or refuses.
+    """
+    urls = [store_url(settings)]
+    if queue_url(settings) != urls[0] and kind_of_queue(queue_url(settings)) == "postgres":
+        urls.append(queue_url(settings))
+    return "\n".join(migrated(url) for url in urls)
+
+
+def migrated(url: str) -> str:
+    where = display_url(url)
+    if kind_of(url) == "postgres":
+        before, after = backend("migrate", "postgres").migrate(url)
+        if before == after:
+            return f"{where} is up to date, at {after}"
+        return f"{where} was migrated from {before or 'nothing'} to {after}"
+    open_store(url).close()
+    return f"{where} is up to date: this kind of store needs no migration by hand"

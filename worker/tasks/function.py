@@ -1,0 +1,269 @@
+"""``@task`` makes a task of a function, async or not."""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import Awaitable, Callable
+from functools import partial, update_wrapper
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Generic,
+    ParamSpec,
+    TypedDict,
+    TypeVar,
+    Union,
+    Unpack,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+from worker.client import client_in_reach
+from worker.context import RunContext, current_run
+from worker.errors import InvalidOptions, TaskDefinitionError
+from worker.options import JobOptions
+from worker.params import params_of_function
+from worker.tasks.base import (
+    HOOKS,
+    Defined,
+    TaskDefinition,
+    accepts,
+    check_keys,
+    check_name,
+    first_line,
+    identify,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from datetime import timedelta
+
+    import httpx
+
+    from worker.enqueue_options import EnqueueOptions
+    from worker.job import Rate
+    from worker.job_handle import JobHandle
+    from worker.options import ConcurrencyPer, UniquePer
+    from worker.retry import RetryPolicy
+    from worker.verdict import Wish
+
+__all__ = ["FunctionTask", "TaskOptions", "task"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Hook = Callable[[Any, RunContext], Awaitable[None]]
+
+
+class TaskOptions(TypedDict, total=False):
+    """What ``@task`` takes: the options of `worker.options.JobOptions`, and the task's own.
+
+    Keys:
+        name: By default the function's.
+        retry: How transient failures are tried again within a run.
+        on_success, on_retry, on_failure: Async functions of the result, or the error, and the
+            run's context.
+        handle_error: As `BaseTask.handle_error`.
+        enqueue_options: What is said of a job, by a mapping of its arguments, unless whoever asks
+            for it says otherwise.
+    """
+
+    name: str
+    retry: RetryPolicy
+    queue: str
+    version: int
+    max_retries: int
+    retry_delay: timedelta | str
+    retry_backoff: bool | float
+    retry_backoff_max: timedelta | str
+    retry_jitter: bool
+    retry_on: tuple[type[Exception], ...]
+    dont_retry_on: tuple[type[Exception], ...]
+    time_limit: timedelta | str
+    soft_time_limit: timedelta | str
+    ignore_result: bool
+    track_started: bool
+    result_ttl: timedelta | str
+    priority: int
+    unique: UniquePer | bool
+    concurrency: ConcurrencyPer | int
+    rate_limit: Rate | str
+    expires: timedelta | str
+    on_success: Hook
+    on_retry: Hook
+    on_failure: Hook
+    handle_error: Callable[[BaseException, RunContext], Awaitable[Wish | None]]
+    enqueue_options: Callable[[Any], EnqueueOptions]
+
+
+class FunctionTask(Defined, Generic[P, R]):
+    """A function that can be asked for. Calling it runs it in place, as if it were no task."""
+
+    def __init__(
+        self, function: Callable[P, R], run: FunctionRun, definition: TaskDefinition
+    ) -> None:
+        super().__init__(definition)
+        self._function = function
+        self._run = run
+        update_wrapper(self, function)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the function in place. A parameter for the run's context may be left out."""
+        for name in self._run.wants_context - kwargs.keys():
+            if not accepts(self._function, *args, **kwargs):
+                kwargs[name] = current_run() or RunContext(task=self.name)
+        return self._function(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<task {self.definition.name} of {self.definition.defined_in}>"
+
+    @property
+    def name(self) -> str:
+        """The task's name."""
+        return self.definition.name
+
+    async def enqueue(self, params: object = None, **options: Unpack[EnqueueOptions]) -> JobHandle:
+        """Ask for a run of it; see `BaseTask.enqueue`."""
+        client = await client_in_reach()
+        return await client.enqueue(self, params, **options)
+
+    async def enqueue_many(
+        self,
+        params: Iterable[object],
+        *,
+        ids: Iterable[str] | None = None,
+        **options: Unpack[EnqueueOptions],
+    ) -> list[JobHandle]:
+        """Ask for many runs in one round trip a thousand; see `WorkerClient.enqueue_many`."""
+        client = await client_in_reach()
+        return await client.enqueue_many(self, params, ids=ids, **options)
+
+
+class FunctionTaskCode:
+    """One run of a function, with the hooks that ``@task`` was given."""
+
+    def __init__(self, run: FunctionRun, client: httpx.AsyncClient) -> None:
+        self._run = run
+        self._client = client
+
+    async def execute(self, *args: Any, **kwargs: Any) -> object:
+        """Call the function, in a thread unless it is async."""
+        run, context = self._run, current_run()
+        for name in run.wants_client:
+            kwargs[name] = self._client
+        for name in run.wants_context:
+            kwargs[name] = context
+        if run.is_async:
+            return await run.function(*args, **kwargs)
+        assert context is not None
+        result = await context.in_thread(partial(run.function, *args, **kwargs))
+        # A decorator may hide that it is async.
+        return await result if inspect.isawaitable(result) else result
+
+    async def on_success(self, result: Any, job: RunContext) -> None:
+        await self._run.hooks["on_success"](result, job)
+
+    async def on_retry(self, error: BaseException, job: RunContext) -> None:
+        await self._run.hooks["on_retry"](error, job)
+
+    async def on_failure(self, error: BaseException, job: RunContext) -> None:
+        await self._run.hooks["on_failure"](error, job)
+
+    async def handle_error(self, error: BaseException, job: RunContext) -> Wish | None:
+        wish: Wish | None = await self._run.hooks["handle_error"](error, job)
+        return wish
+
+
+class FunctionRun:
+    """What is known of a function: how it is called, and with what besides its parameters."""
+
+    def __init__(self, function: Callable[..., Any], hooks: dict[str, Any], of: str) -> None:
+        self.function = function
+        self.hooks = hooks
+        self.is_async = inspect.iscoroutinefunction(function)
+        hints = hints_of(function, of)
+        self.wants_context = frozenset(n for n, hint in hints.items() if means(hint, RunContext))
+        self.wants_client = frozenset(n for n, hint in hints.items() if is_client(hint))
+
+
+def task(**options: Unpack[TaskOptions]) -> Callable[[Callable[P, R]], FunctionTask[P, R]]:
+    """Make a task of a function: ``@task(name="ping", queue="shared")``.
+
+    The signature says what it takes; a parameter of the type `RunContext` gets the run's context,
+    one of the type ``httpx.AsyncClient`` the worker's shared client. A function that is not async
+    runs in a thread, which cannot be cancelled: it looks at ``context.cancelled`` now and then, or
+    goes on to its end.
+
+    Raises:
+        TaskDefinitionError: An option or the signature is wrong.
+    """
+
+    def make(function: Callable[P, R]) -> FunctionTask[P, R]:
+        return function_task(function, dict(options))
+
+    return make
+
+
+def function_task(function: Any, said: dict[str, Any]) -> FunctionTask[Any, Any]:
+    if not inspect.isroutine(function):
+        raise TaskDefinitionError(f"@task: expected a function, got {function!r}; write @task()")
+    of = identify(function)
+    if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
+        raise TaskDefinitionError(f"{of}: expected a function that returns, this one yields")
+    hooks = {hook: said.pop(hook) for hook in HOOKS if said.get(hook) is not None}
+    for hook, call in hooks.items():
+        if not inspect.iscoroutinefunction(call):
+            raise TaskDefinitionError(f"{of}: {hook}: expected an async function, got {call!r}")
+    name, retry = said.pop("name", None) or function.__name__, said.pop("retry", None)
+    asking = said.pop("enqueue_options", None)
+    try:
+        options = JobOptions.of(said)
+    except InvalidOptions as exc:
+        raise TaskDefinitionError(f"{of}: {exc}") from exc
+    run = FunctionRun(function, hooks, of)
+    if options.soft_time_limit is not None and not run.is_async:
+        raise TaskDefinitionError(
+            f"{of}: soft_time_limit needs an async function: a thread cannot be interrupted"
+        )
+    definition = TaskDefinition(
+        name=check_name(name, of=of),
+        prepare=partial(FunctionTaskCode, run),
+        defined_in=of,
+        summary=first_line(function),
+        retry=retry,
+        time_limit=options.time_limit,
+        soft_time_limit=options.soft_time_limit,
+        params=params_of_function(function, of, leave_out=run.wants_context | run.wants_client),
+        options=options,
+        hooks=frozenset(hooks),
+        asking=asking,
+        blocking=not run.is_async,
+    )
+    check_keys(definition)
+    return FunctionTask(function, run, definition)
+
+
+def hints_of(function: Callable[..., Any], of: str) -> dict[str, Any]:
+    try:
+        hints = get_type_hints(function)
+    except NameError as exc:
+        raise TaskDefinitionError(
+            f"{of}: a type of its signature is unknown: {exc}; import it where it is there at run "
+            "time, too, not under TYPE_CHECKING"
+        ) from exc
+    hints.pop("return", None)
+    return hints
+
+
+def means(hint: object, kind: type) -> bool:
+    """Whether the type of a parameter is ``kind``, or that or ``None``."""
+    if get_origin(hint) in (Union, types.UnionType):
+        return set(get_args(hint)) == {kind, type(None)}
+    return hint is kind
+
+
+def is_client(hint: object) -> bool:
+    import httpx
+
+    return means(hint, httpx.AsyncClient)
