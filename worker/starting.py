@@ -6,7 +6,7 @@ import asyncio
 import gc
 import os
 import platform
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Protocol
@@ -24,7 +24,7 @@ from worker.stores import queue_url, store_url
 from worker.supervisor import Service, StopRequest, supervise
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from worker.app import Worker
     from worker.events import Tally
@@ -32,6 +32,17 @@ if TYPE_CHECKING:
     from worker.settings import Settings
 
 __all__ = ["side_services", "start_worker"]
+
+
+@contextmanager
+def settled_memory() -> Iterator[None]:
+    """What was imported stays: for the collector to look through it again would delay slots."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 async def start_worker(
@@ -90,23 +101,22 @@ async def start_worker(
                     running=worker.runner.busy,
                 )
 
-            gc.collect()
-            gc.freeze()  # what was imported stays: looking through it again would delay slots
-            await supervise(
-                # The first to start is the last to stop: a worker that drains is alive.
-                [
-                    worker.ledger,
-                    worker.watchdog,
-                    worker.freshness,
-                    *side_services(worker),
-                    *([worker.scheduler] if doors.schedules else []),
-                    *([] if worker.consumer is None else [worker.consumer]),
-                ],
-                stop=stop,
-                grace=settings.shutdown_grace,
-                on_ready=on_ready,
-                on_stopping=on_stopping,
-            )
+            with settled_memory():
+                await supervise(
+                    # The first to start is the last to stop: a worker that drains is alive.
+                    [
+                        worker.ledger,
+                        worker.watchdog,
+                        worker.freshness,
+                        *side_services(worker),
+                        *([worker.scheduler] if doors.schedules else []),
+                        *([] if worker.consumer is None else [worker.consumer]),
+                    ],
+                    stop=stop,
+                    grace=settings.shutdown_grace,
+                    on_ready=on_ready,
+                    on_stopping=on_stopping,
+                )
             log.info(
                 "worker.stopped",
                 succeeded=worker.tally.total("success"),

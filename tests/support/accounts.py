@@ -61,13 +61,19 @@ class Account:
         start = first_cursor(self.schedule, self.book.known_since, CatchUp())
         return list(slots_between(self.schedule, start, self.book.cursor))
 
-    def problems(self) -> list[str]:
-        """Slots without an outcome, with several, or with none that is the last word."""
+    def problems(self, *, stopped: datetime | None = None) -> list[str]:
+        """Slots without an outcome, with several, or with none that is the last word.
+
+        Args:
+            stopped: From when on workers stopped: what waits for its turn then is the next one's.
+        """
         task, expected = self.book.task, self.expected()
         found = [f"{task} {slot} has no outcome" for slot in expected if slot not in self.by_slot]
         found += [f"{task} {slot} is none of its slots" for slot in {*self.by_slot} - {*expected}]
         for slot, entries in self.by_slot.items():
-            if len(entries) != 1 or not entries[0].outcome.final:
+            waits = entries[0].outcome is Outcome.WAITING
+            left = waits and stopped is not None and slot > stopped
+            if len(entries) != 1 or not (entries[0].outcome.final or left):
                 found.append(f"{task} {slot}: {[entry.outcome.value for entry in entries]}")
         counted: Counter[str] = Counter()
         for entry in self.entries:

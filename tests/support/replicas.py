@@ -187,12 +187,13 @@ async def besiege(url: str, folder: Path, siege: Siege) -> Findings:
         took_s, blackout = loop.time() - began, datetime.now(UTC)
         await fleet.kill(*range(siege.replicas))
         await fleet.all_ready()
-        await asyncio.to_thread(settled, url, since=datetime.now(UTC))
+        restarted = datetime.now(UTC)
+        await asyncio.to_thread(settled, url, since=restarted)
         await fleet.stop()
     lines = witness.lines()
     found = accounts(url, SCHEDULES)
     unreliable = [life.name for life in fleet.lives if life.unreliable]
-    problems = [problem for account in found.values() for problem in account.problems()]
+    problems = [problem for account in found.values() for problem in account.problems(stopped=restarted)]
     if not problems:
         for account in found.values():
             problems += belied(account, lines, unreliable=unreliable)
