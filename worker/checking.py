@@ -14,7 +14,7 @@ from worker.data_api import DataApi
 from worker.durations import format_duration
 from worker.errors import DataApiError, DataApiUnreachable, StoreError, StoreUnavailable
 from worker.retry import RetryPolicy
-from worker.starting import side_services
+from worker.starting import ops_of, side_services
 from worker.stores import queue_url, store_url
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ async def check_worker(settings: Settings) -> list[Finding]:
         ConfigurationError: What the worker would not start with.
     """
     async with open_worker(settings) as worker:
+        if (ops := ops_of(worker)) is not None:
+            ops.check()
         for service in side_services(worker):
             service.check()
         tasks = worker.scheduler.tasks

@@ -160,6 +160,11 @@ class Consumer:
         """How many jobs are leased and not settled yet."""
         return len(self._held)
 
+    @property
+    def trouble(self) -> str | None:
+        """What is wrong with the engine; ``None`` when nothing is."""
+        return next(iter(self._troubles.values()), None)
+
     def start(self, group: asyncio.TaskGroup) -> None:
         """Begin to poll."""
         self._stopping = False

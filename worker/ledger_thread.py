@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from worker.ports import LedgerStore
 
 __all__ = ["Lease", "LedgerThread"]
+
+Found = TypeVar("Found")
 
 PULSE_S = 2.0
 """The longest time between two renewals, and so how soon others' wishes are heard."""
@@ -69,6 +71,14 @@ class Asked:
 
     request: Request
     reply: Callable[[Answer | WorkerError], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Something to be done with the store, and whom to tell what came of it."""
+
+    what: Callable[[LedgerStore], Any]
+    found: asyncio.Future[Any]
 
 
 LEISURE_S = 0.005
@@ -106,7 +116,7 @@ class LedgerThread:
         self._keep = keep
         self._lease = lease
         self._clock = clock or SystemClock()
-        self._queue: SimpleQueue[Asked | None] = SimpleQueue()
+        self._queue: SimpleQueue[Asked | Look | None] = SimpleQueue()
         self._held: list[Asked] = []
         self._store: LedgerStore | None = None
         self._session: SessionId | None = None
@@ -199,6 +209,19 @@ class LedgerThread:
         self.submit(request, reply, at_leisure=at_leisure)
         return await answered
 
+    async def look(self, what: Callable[[LedgerStore], Found]) -> Found:
+        """What ``what`` returns for the store. It is called in the ledger's thread: be quick.
+
+        Raises:
+            StoreUnavailable: The store cannot be asked now.
+            WorkerError: What ``what`` raises.
+        """
+        if self._thread is None:
+            raise StoreUnavailable(STOPPED)
+        found: asyncio.Future[Found] = asyncio.get_running_loop().create_future()
+        self._queue.put(Look(what, found))
+        return await found
+
     async def stop(self, grace: timedelta) -> None:
         """Answer what was asked, give the lease back, and end the thread."""
         thread, self._thread = self._thread, None
@@ -229,7 +252,9 @@ class LedgerThread:
         with suppress(Empty):
             while True:
                 item = self._queue.get_nowait()
-                if item is not STOP:
+                if isinstance(item, Look):
+                    self._in_loop(partial(tell, item.found, StoreUnavailable(STOPPED)))
+                elif item is not STOP:
                     self._in_loop(partial(item.reply, StoreUnavailable(STOPPED)))
 
     def _next_batch(self) -> tuple[list[Asked], bool]:
@@ -237,7 +262,10 @@ class LedgerThread:
         try:
             item = self._queue.get(timeout=max(0.0, self._next_pulse - self._clock.monotonic()))
             while item is not STOP:
-                asked.append(item)
+                if isinstance(item, Look):
+                    self._look(item)
+                else:
+                    asked.append(item)
                 if len(asked) >= BATCH:
                     return asked, False
                 item = self._queue.get_nowait()
@@ -263,6 +291,17 @@ class LedgerThread:
             if any(isinstance(answer, LeaseLost) for answer in answers):
                 self._next_pulse = 0.0  # find out whether it is all of it that is lost
         self._in_loop(lambda: deliver(asked, answers))
+
+    def _look(self, look: Look) -> None:
+        try:
+            found = look.what(self.connect())
+        except WorkerError as exc:
+            if isinstance(exc, StoreUnavailable):
+                self._failed(exc)
+            found = exc
+        except Exception as exc:
+            found = self._failed(exc)
+        self._in_loop(partial(tell, look.found, found))
 
     def _ready(self) -> tuple[LedgerStore, SessionId]:
         store = self.connect()
@@ -327,6 +366,15 @@ class LedgerThread:
         assert self._loop is not None
         with suppress(RuntimeError):  # the loop is closed: nobody waits for an answer any more
             self._loop.call_soon_threadsafe(call)
+
+
+def tell(future: asyncio.Future[Any], found: object) -> None:
+    if future.done():
+        return
+    if isinstance(found, WorkerError):
+        future.set_exception(found)
+    else:
+        future.set_result(found)
 
 
 def deliver(asked: Sequence[Asked], answers: Sequence[Answer | WorkerError]) -> None:

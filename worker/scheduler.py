@@ -196,6 +196,11 @@ class Scheduler:
         return self._tasks
 
     @property
+    def behind(self) -> timedelta:
+        """For how long a slot that is due was not looked at. More than seconds: it is dead."""
+        return self._timers.behind()
+
+    @property
     def unrecorded(self) -> dict[str, int]:
         """How many outcomes the store has not been told, as it is down, by task."""
         return {name: len(a.unrecorded) for name, a in self._attention.items() if a.unrecorded}

@@ -213,6 +213,28 @@ class Settings(BaseSettings):
     heartbeat_url_interval: Duration = Field(
         timedelta(minutes=1), description="How often `WORKER_HEARTBEAT_URL` is called."
     )
+    ops_port: int = Field(
+        0,
+        ge=0,
+        le=65535,
+        description="Port of the dashboard, its API and the metrics; `0` for none of them.",
+    )
+    ops_host: str = Field("127.0.0.1", description="Address on which `WORKER_OPS_PORT` listens.")
+    ops_token: SecretStr | None = Field(
+        None, description="Token that opens the dashboard and its API, 16 characters or more."
+    )
+    ops_read_token: SecretStr | None = Field(
+        None, description="Token that lets its owner look, and change nothing."
+    )
+    ops_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(as_names)] = Field(
+        (),
+        description="Names by which browsers reach the dashboard, apart from loopback's, by "
+        "commas.",
+    )
+    probe_port: int = Field(
+        0, ge=0, le=65535, description="Port of the health probes; `0` for none of its own."
+    )
+    probe_host: str = Field("0.0.0.0", description="Address on which `WORKER_PROBE_PORT` listens.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least level that is logged: `debug`, `info`, `warning`, `error`."
     )
@@ -291,7 +313,14 @@ class Settings(BaseSettings):
         return self
 
 
-SECRETS = ("data_api_token", "store_url", "queue_url", "heartbeat_url")
+SECRETS = (
+    "data_api_token",
+    "store_url",
+    "queue_url",
+    "heartbeat_url",
+    "ops_token",
+    "ops_read_token",
+)
 """Settings that a file may hold, named by ``WORKER_…_FILE``; their values are never shown."""
 UNSHOWN = (*SECRETS, "data_api_url")
 

@@ -16,7 +16,7 @@ import structlog
 from worker.app import Doors, open_worker
 from worker.backends.opening import display_url
 from worker.clock import SystemClock
-from worker.errors import StoreUnavailable, nearest
+from worker.errors import ConfigurationError, StoreUnavailable, nearest
 from worker.freshness import DeadManPing
 from worker.heartbeat import Heartbeat
 from worker.ports import Introducing
@@ -29,9 +29,10 @@ if TYPE_CHECKING:
     from worker.app import Worker
     from worker.events import Tally
     from worker.logs import LogStream
+    from worker.ops.opening import Ops
     from worker.settings import Settings
 
-__all__ = ["side_services", "start_worker"]
+__all__ = ["ops_of", "side_services", "start_worker"]
 
 
 @contextmanager
@@ -71,6 +72,7 @@ async def start_worker(
                 for name, task in worker.scheduler.tasks.items()
                 if task.terms.schedule is not None and doors.lets(name)
             }
+            ops = ops_of(worker)
             await connect(worker)
             if worker.consumer is not None:
                 worker.consumer.on_done = stop.ask
@@ -79,6 +81,8 @@ async def start_worker(
                     await worker.consumer.begin()
 
             def on_ready() -> None:
+                if ops is not None:
+                    ops.health.started = True
                 log.info(
                     "worker.ready",
                     version=version("sidecar-worker"),
@@ -94,6 +98,8 @@ async def start_worker(
                     log.warning("worker.idle", hint="every task is off, nothing will ever run")
 
             def on_stopping(reason: str) -> None:
+                if ops is not None:
+                    ops.health.stopping = True
                 log.info(
                     "worker.stopping",
                     reason=reason,
@@ -108,6 +114,7 @@ async def start_worker(
                         worker.ledger,
                         worker.watchdog,
                         worker.freshness,
+                        *([ops] if ops is not None else []),
                         *side_services(worker),
                         *([worker.scheduler] if doors.schedules else []),
                         *([] if worker.consumer is None else [worker.consumer]),
@@ -195,6 +202,23 @@ def jobs_told(worker: Worker) -> dict[str, object]:
     if worker.consumer is None:
         return {}
     return {"retried": worker.tally.total("retry"), "returned": worker.tally.total("pending")}
+
+
+def ops_of(worker: Worker) -> Ops | None:
+    """What people look at; nothing of it is imported where nobody does.
+
+    Raises:
+        ConfigurationError: Its libraries are missing.
+    """
+    if not worker.settings.ops_port and not worker.settings.probe_port:
+        return None
+    try:
+        from worker.ops.opening import open_ops
+    except ModuleNotFoundError as exc:
+        raise ConfigurationError(
+            [f"WORKER_OPS_PORT and WORKER_PROBE_PORT need {exc.name}; install sidecar-worker[ops]"]
+        ) from exc
+    return open_ops(worker)
 
 
 def side_services(worker: Worker) -> list[Checked]:

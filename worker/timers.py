@@ -62,6 +62,12 @@ class Timers:
         for job in self._scheduler.get_jobs():
             job.reschedule(job.trigger)
 
+    def behind(self) -> timedelta:
+        """For how long the most overdue timer has waited; next to nothing while they turn."""
+        now = datetime.now(UTC)
+        due = [job.next_run_time for job in self._scheduler.get_jobs() if job.next_run_time]
+        return max((now - moment for moment in due if moment < now), default=timedelta(0))
+
     def start(self) -> None:
         """Begin to wake, in the running event loop."""
         self._scheduler.start()
