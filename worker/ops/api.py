@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 __all__ = ["Api", "api_routes"]
 
 ROOT = "/api/v1"
+BESIDE = 64 * 1024
+"""How many bytes a job's options may take beside its parameters."""
 
 
 def api_routes(facts: Facts, live: Live) -> list[BaseRoute]:
@@ -85,7 +87,15 @@ class Api:
             post("/dead/retry", self.retry_dead, BulkAnswer, body=Bulk),
             post("/dead/drop", self.drop_dead, BulkAnswer, body=Bulk),
             get("/tasks", self.tasks, Tasks),
-            post("/tasks/{name}/enqueue", self.enqueue, EnqueueAnswer, (201, 200), body=Enqueue),
+            post(
+                "/tasks/{name}/enqueue",
+                self.enqueue,
+                EnqueueAnswer,
+                (201, 200),
+                body=Enqueue,
+                # As JSON can be written in many ways, some of them twice as long.
+                most_bytes=BESIDE + 2 * self._facts.worker.settings.payload_limit,
+            ),
         ]
 
     async def overview(self, asked: Asked) -> Overview:

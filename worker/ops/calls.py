@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -24,6 +23,7 @@ from worker.errors import (
     UnknownTaskError,
     WorkerError,
 )
+from worker.ops.bodies import read
 from worker.ops.problem import problem
 
 if TYPE_CHECKING:
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Asked", "Call", "adapter", "route_of"]
 
-LONGEST_S = 10.0
-"""How long a body may take to arrive."""
 STATUSES: tuple[tuple[type[WorkerError], int], ...] = (
     (UnknownTaskError, 404),
     (UnknownJob, 404),
@@ -73,6 +71,7 @@ class Call:
         answer: The type of the answer.
         query, body: What can be said; without them, nothing.
         statuses: With which an answer comes.
+        most_bytes: How large a body may be; ``None`` for what holds for all calls.
     """
 
     method: str
@@ -82,6 +81,7 @@ class Call:
     query: type[BaseModel] | None = None
     body: type[BaseModel] | None = None
     statuses: tuple[int, ...] = (200,)
+    most_bytes: int | None = None
 
 
 @cache
@@ -102,8 +102,6 @@ def route_of(call: Call) -> Route:
             )
         except ValidationError as exc:
             return unfit(exc)
-        except TimeoutError:
-            return problem(408, f"the body did not arrive within {LONGEST_S:g} s")
         try:
             answer = await call.does(asked)
         except WorkerError as exc:
@@ -120,7 +118,8 @@ def route_of(call: Call) -> Route:
 
     # An id may hold slashes; no task's name does.
     path = call.path.replace("{id}", "{id:path}")
-    return Route(path, serve, methods=[call.method], name=f"{call.method} {call.path}")
+    name = f"{call.method} {call.path}"
+    return Route(path, serve, methods=[call.method], name=name, max_body_size=call.most_bytes)
 
 
 def read_query(kind: type[BaseModel], request: Request) -> BaseModel:
@@ -144,11 +143,9 @@ async def read_body(kind: type[BaseModel], request: Request) -> BaseModel:
 
     Raises:
         ValidationError: It does not fit, or is no JSON.
-        TimeoutError: It came too slowly.
+        HTTPException: It came too slowly, or is too large.
     """
-    async with asyncio.timeout(LONGEST_S):
-        body = await request.body()
-    return kind.model_validate_json(body or b"{}")
+    return kind.model_validate_json(await read(request) or b"{}")
 
 
 def unfit(exc: ValidationError, detail: str | None = None) -> Response:
