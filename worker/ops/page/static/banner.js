@@ -1,0 +1,61 @@
+// The first thing anybody looks at: all is well, or what is wrong, why, and where to look.
+
+import { el, icon, keyed, put, set, show } from "./dom.js";
+import { many } from "./format.js";
+import { severityLook } from "./words.js";
+
+const PLACES = {
+  schedule: (name) => (name ? `#/schedules/${encodeURIComponent(name)}` : "#/schedules"),
+  queue: (name) => (name ? `#/jobs?queue=${encodeURIComponent(name)}` : "#/queues"),
+  dead: (name) => (name ? `#/dead?task=${encodeURIComponent(name)}` : "#/dead"),
+};
+
+export function banner(node, announce) {
+  const sign = icon("mute");
+  const line = el("p", { class: "line", text: "Asking the worker …" });
+  const note = el("p", { class: "note" });
+  const list = el("ul");
+  node.append(el("div", { class: "head" }, sign, line, note), list);
+  let said = null;
+  return {
+    update({ status, problems }) {
+      set(node, "data-status", status);
+      sign.become(severityLook(status)[1]);
+      const things = many(problems.length, "thing needs", "things need");
+      put(line, problems.length ? `${things} a look` : "All is well");
+      put(note, problems.length ? "" : "Every schedule does its work, and the queues are worked off.");
+      show(note, !problems.length);
+      keyed(list, problems, (one) => `${one.kind} ${one.name} ${one.what}`, problemRow);
+      show(list, problems.length > 0);
+      // Spoken only when something else is wrong than before, not with every second of a message.
+      const fresh = JSON.stringify(problems.map((one) => [one.kind, one.name, one.severity]));
+      if (fresh !== said) {
+        put(announce, said === null && !problems.length ? "" : words(problems));
+        said = fresh;
+      }
+    },
+  };
+}
+
+function words(problems) {
+  return problems.length ? problems.map((one) => one.what).join(". ") : "All is well again";
+}
+
+function problemRow() {
+  const sign = icon("warn");
+  const what = el("span", { class: "what" });
+  const why = el("span", { class: "why" });
+  const link = el("a", {}, sign, el("span", {}, what, " ", why), icon("next"));
+  const node = el("li", {}, link);
+  return {
+    node,
+    update(problem) {
+      const [tone, name] = severityLook(problem.severity);
+      set(node, "data-tone", tone);
+      sign.become(name);
+      put(what, problem.what);
+      put(why, problem.why);
+      set(link, "href", (PLACES[problem.kind] ?? (() => "#/"))(problem.name));
+    },
+  };
+}
