@@ -18,7 +18,7 @@ import structlog
 from worker.client import client_in_reach
 from worker.clock import Clock, SystemClock
 from worker.errors import InvalidParams
-from worker.events import CallRetrying, Event, Events
+from worker.events import CallEnded, CallRetrying, Event, Events
 from worker.model import RunId, Trigger, new_run_id
 from worker.options import as_delay
 from worker.retry import RetryPolicy
@@ -36,10 +36,53 @@ if TYPE_CHECKING:
     from worker.enqueue_options import EnqueueOptions
     from worker.job_handle import JobHandle
 
-__all__ = ["RunContext", "current_run", "run_in"]
+__all__ = ["CALL", "Calling", "RunContext", "current_run", "run_in"]
+
+CALL = "worker.call"
+"""The extension of an `httpx.Request` that holds its `Calling`."""
 
 T = TypeVar("T")
 _current: ContextVar[RunContext | None] = ContextVar("worker_run", default=None)
+
+
+class Calling:
+    """One try of an HTTP call of a run: enter it before the request is sent, and leave it when the
+    answer is read, which is announced.
+
+    Attributes:
+        call: As `CallEnded` has it.
+        attempt: Which try it is, from 1.
+        status: Of the answer, to be set once it is known.
+    """
+
+    __slots__ = ("_began", "_run", "attempt", "call", "status")
+
+    def __init__(self, run: RunContext, call: str, attempt: int) -> None:
+        self._run = run
+        self._began = 0.0
+        self.call = call
+        self.attempt = attempt
+        self.status: int | None = None
+
+    def __enter__(self) -> Calling:
+        self._began = self._run.clock.monotonic()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: object
+    ) -> None:
+        run = self._run
+        run.events.announce(
+            CallEnded(
+                task=run.task,
+                run_id=run.run_id,
+                call=self.call,
+                attempt=self.attempt,
+                status=self.status,
+                duration_s=run.clock.monotonic() - self._began,
+                failure=exc,
+            )
+        )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -146,6 +189,10 @@ class RunContext:
         """Ask for another job, as `WorkerClient.enqueue` does."""
         client = await client_in_reach()
         return await client.enqueue(task, params, **options)
+
+    def calling(self, call: str, attempt: int = 1) -> Calling:
+        """One try of an HTTP call, as a context manager that announces its end."""
+        return Calling(self, call, attempt)
 
     def call_retrying(self, call: str, attempt: int, wait_s: float, failure: BaseException) -> None:
         """Count and announce that one call is about to be repeated."""

@@ -20,6 +20,7 @@ import httpx
 from pydantic import BaseModel, Field, StrictBool, StrictInt, StrictStr, TypeAdapter
 from pydantic import ValidationError as InvalidShape
 
+from worker.context import CALL
 from worker.errors import (
     AnswerTooLarge,
     DataApiError,
@@ -41,7 +42,7 @@ from worker.transport import DEFAULT_BODY_LIMIT, DataApiClient, too_large
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    from worker.context import RunContext
+    from worker.context import Calling, RunContext
 
 __all__ = ["Booking", "DataApi", "ItemId", "idempotency_key"]
 
@@ -175,10 +176,12 @@ class DataApi:
             raise InvalidId(call, f"the id does not fit into a URL: {exc}") from exc
         headers = [*self._headers, (b"Idempotency-Key", key.encode())] if key else self._headers
 
-        async def attempt() -> bytes:
-            return await self._send(call, httpx.Request(method, url, headers=headers))
-
         spent = 1
+
+        async def attempt() -> bytes:
+            with self._run.calling(call, spent) as calling:
+                request = httpx.Request(method, url, headers=headers, extensions={CALL: calling})
+                return await self._send(call, request, calling)
 
         def before_wait(number: int, wait_s: float, failure: BaseException) -> None:
             nonlocal spent
@@ -193,9 +196,10 @@ class DataApi:
             exc.attempts = spent
             raise
 
-    async def _send(self, call: str, request: httpx.Request) -> bytes:
+    async def _send(self, call: str, request: httpx.Request, calling: Calling) -> bytes:
         try:
             response = await self._client.send(request, stream=True, follow_redirects=False)
+            calling.status = response.status_code
             try:
                 if response.is_success:
                     return await self._read(call, response)

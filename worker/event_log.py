@@ -10,6 +10,7 @@ import structlog
 
 from worker.book import Outcome
 from worker.events import (
+    CallEnded,
     CallRetrying,
     Event,
     HookFailed,
@@ -73,6 +74,8 @@ class EventLog:
         match event:
             case RunStarted():
                 self._run_started(event)
+            case CallEnded():
+                pass  # by the hundred; what comes of it is told by its run
             case CallRetrying():
                 self._call_retrying(event)
             case RunRetrying():

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from worker.model import Run, RunId, State
 
 __all__ = [
+    "CallEnded",
     "CallRetrying",
     "Event",
     "Events",
@@ -82,6 +83,27 @@ class CallRetrying(Event):
     attempt: int
     wait_s: float
     failure: BaseException
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallEnded(Event):
+    """One try of an HTTP call that a run made: its answer was read, or it failed.
+
+    Attributes:
+        call: The call's name in the Data API's contract; ``other`` for any that a task makes with
+            the shared client by itself.
+        attempt: Which try of the call it was, from 1.
+        status: Of the answer; ``None`` if none came.
+        failure: What the run's code got in the place of an answer. A status that is no success is
+            a failure of the contract's calls, and none of the others.
+    """
+
+    run_id: RunId
+    call: str
+    attempt: int
+    status: int | None
+    duration_s: float
+    failure: BaseException | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,12 +19,12 @@ from collections.abc import AsyncGenerator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
-from worker.context import current_run
+from worker.context import CALL, current_run
 from worker.errors import AnswerTooLarge, ConfigurationError
 from worker.network import is_token
 from worker.retry import may_repeat
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ClientOptions", "SlotTransport", "open_client"]
 
+OTHER = "other"
+"""The name of a call that is not of the contract."""
 DEFAULT_BODY_LIMIT = 10 * 1024 * 1024
 KEEPALIVE_EXPIRY_S = 4.0
 """Under the five seconds after which many servers hang up on an idle connection."""
@@ -273,6 +275,17 @@ class DataApiClient(httpx.AsyncClient):
     @cookies.setter
     def cookies(self, cookies: object) -> None:
         raise AttributeError("the shared client keeps no cookies")
+
+    async def send(self, request: httpx.Request, **how: Any) -> httpx.Response:
+        """As `httpx.AsyncClient.send`; what a run sends by itself is announced, as ``other``."""
+        run = current_run()
+        if run is None or CALL in request.extensions:
+            return await super().send(request, **how)
+        with run.calling(OTHER) as calling:
+            request.extensions = {**request.extensions, CALL: calling}
+            response = await super().send(request, **how)
+            calling.status = response.status_code
+            return response
 
     async def _before_request(self, request: httpx.Request) -> None:
         if self._authorization is not None and origin(request.url) == self._origin:

@@ -6,8 +6,13 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
-PATHS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
-DOCUMENTS = {path.name: path.read_text("utf-8") for path in PATHS}
+PATHS = (
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+)
+DOCUMENTS = {str(path.relative_to(ROOT)): path.read_text("utf-8") for path in PATHS}
+"""The text of each document, by its path from the root: ``docs/jobs.md``."""
 README = DOCUMENTS["README.md"]
 
 

@@ -1,0 +1,28 @@
+"""The reference pages under ``docs/reference``, and ``.env.example``: made from the code.
+
+`pages` makes them, ``python -m tools.reference`` writes them, and ``tests/test_reference.py`` says
+whether the ones in the repository are current.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tools.reference import cli, log, settings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["pages"]
+
+MADE = "<!-- Made by `python -m tools.reference`: change the code, not this page. -->\n\n"
+
+
+def pages() -> Mapping[str, str]:
+    """The text of each page, by its path from the root of the project."""
+    return {
+        ".env.example": settings.example(),
+        "docs/reference/settings.md": MADE + settings.page(),
+        "docs/reference/cli.md": MADE + cli.page(),
+        "docs/reference/log.md": MADE + log.page(),
+    }
