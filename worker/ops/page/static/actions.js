@@ -104,16 +104,19 @@ export async function actOn(id, what) {
 
 /** Do something to every dead letter that `query` means, after its count was shown. */
 export async function actOnDead(what, query) {
-  const moment = new Date().toISOString();
-  const wish = query.ids ? query : { ...query, before: moment };
-  let count;
-  const counted = await attempt(async () => ({ count } = await api.dead(what, { ...wish, dry_run: true })), null);
+  let count, before, more;
+  const counted = await attempt(
+    async () => ({ count, before, more } = await api.dead(what, { ...query, dry_run: true })),
+    null,
+  );
   if (!counted) return false;
   if (!count) {
     say("There is none left that this would change", "bad");
     return false;
   }
-  const letters = many(count, "dead letter");
+  // Those that die from here on are not among the counted ones, and stay.
+  const wish = query.ids ? query : { ...query, before };
+  const letters = many(count, "dead letter") + (more ? " (the first of more)" : "");
   const sure = await ask(
     what === "drop"
       ? { title: `Drop ${letters}?`, text: "They are deleted, with their parameters and errors. They cannot be had back.", confirm: `Drop ${letters}`, danger: true }

@@ -2,7 +2,7 @@
 
 import { allow } from "./actions.js";
 import { api } from "./api.js";
-import { banner } from "./banner.js";
+import { banner, gravest } from "./banner.js";
 import { help, say } from "./dialogs.js";
 import { put, set, show } from "./dom.js";
 import { absolute, learnClock, relative, tick } from "./format.js";
@@ -78,11 +78,15 @@ function navigate() {
 }
 
 function titled() {
-  const wrong = state?.overview.problems.length ?? 0;
+  const wrong = state ? gravest(state.overview.problems).length : 0;
   document.title = `${wrong ? `(${wrong}) ` : ""}${view.title} · worker`;
 }
 
 function take(fresh) {
+  // What cannot be asked now comes as null, and the banner says why: what was known stays.
+  const parts = ["schedules", "running", "queues"];
+  set(document.body, "data-partial", parts.some((part) => fresh[part] === null));
+  for (const part of parts) fresh[part] ??= state?.[part] ?? [];
   state = fresh;
   const { now, worker } = state.overview;
   learnClock(now);

@@ -7,7 +7,7 @@ import { severityLook } from "./words.js";
 const PLACES = {
   schedule: (name) => (name ? `#/schedules/${encodeURIComponent(name)}` : "#/schedules"),
   queue: (name) => (name ? `#/jobs?queue=${encodeURIComponent(name)}` : "#/queues"),
-  dead: (name) => (name ? `#/dead?task=${encodeURIComponent(name)}` : "#/dead"),
+  dead: (name) => (name ? `#/dead?queue=${encodeURIComponent(name)}` : "#/dead"),
 };
 
 export function banner(node, announce) {
@@ -21,20 +21,34 @@ export function banner(node, announce) {
     update({ status, problems }) {
       set(node, "data-status", status);
       sign.become(severityLook(status)[1]);
-      const things = many(problems.length, "thing needs", "things need");
-      put(line, problems.length ? `${things} a look` : "All is well");
-      put(note, problems.length ? "" : "Every schedule does its work, and the queues are worked off.");
-      show(note, !problems.length);
-      keyed(list, problems, (one) => `${one.kind} ${one.name} ${one.what}`, problemRow);
+      const wrong = gravest(problems).length;
+      put(line, wrong ? `${many(wrong, "thing needs", "things need")} a look` : "All is well");
+      put(note, wrong ? "" : "Every schedule does its work, and the queues are worked off.");
+      show(note, !wrong);
+      keyed(list, numbered(problems), (one) => one.key, problemRow);
       show(list, problems.length > 0);
       // Spoken only when something else is wrong than before, not with every second of a message.
       const fresh = JSON.stringify(problems.map((one) => [one.kind, one.name, one.severity]));
       if (fresh !== said) {
-        put(announce, said === null && !problems.length ? "" : words(problems));
+        put(announce, said === null && !wrong ? "" : words(gravest(problems)));
         said = fresh;
       }
     },
   };
+}
+
+/** Those that are wrong; the others are worth knowing. */
+export const gravest = (problems) => problems.filter((one) => one.severity !== "info");
+
+/** Each with a key that stays while its words change: they tell ages and counts. */
+function numbered(problems) {
+  const seen = new Map();
+  return problems.map((one) => {
+    const key = `${one.kind} ${one.name}`;
+    const n = seen.get(key) ?? 0;
+    seen.set(key, n + 1);
+    return { ...one, key: `${key} ${n}` };
+  });
 }
 
 function words(problems) {

@@ -60,12 +60,15 @@ export function icon(name) {
   return node;
 }
 
+const rowsOf = new WeakMap();
+
 /**
  * Keep the children of `parent` as `items` say, each node for as long as its key is there.
  * `make(item)` gives `{node, update(item)}`.
  */
 export function keyed(parent, items, key, make) {
-  const rows = (parent.rows ??= new Map());
+  if (!rowsOf.has(parent)) rowsOf.set(parent, new Map());
+  const rows = rowsOf.get(parent);
   const wanted = new Set(items.map(key));
   for (const [name, row] of rows) {
     if (!wanted.has(name)) {

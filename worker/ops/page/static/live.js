@@ -66,12 +66,11 @@ export class Live {
     let wait = FIRST_WAIT_MS;
     while (!ended()) {
       try {
-        for await (const state of states(connection.signal)) {
+        for await (const state of states(connection.signal, () => (this.heard = Date.now()))) {
           if (ended()) return;
           wait = FIRST_WAIT_MS;
-          this.heard = Date.now();
           this.nextTry = null;
-          this.onState(state);
+          this.hand(state);
           if (this.is !== "live") this.become("live");
         }
       } catch (error) {
@@ -86,6 +85,15 @@ export class Live {
     }
   }
 
+  /** A mistake in drawing is no lost connection, and has to be seen. */
+  hand(state) {
+    try {
+      this.onState(state);
+    } catch (error) {
+      reportError(error);
+    }
+  }
+
   pauseFor(ms) {
     return new Promise((resolve) => {
       const timer = setTimeout(resolve, ms);
@@ -97,7 +105,7 @@ export class Live {
   }
 }
 
-async function* states(ended) {
+async function* states(ended, onSign) {
   const silence = new AbortController();
   const stop = () => silence.abort();
   ended.addEventListener("abort", stop);
@@ -114,6 +122,7 @@ async function* states(ended) {
     for (;;) {
       const { done, value } = await reader.read();
       if (done) return;
+      onSign();
       clearTimeout(timer);
       timer = setTimeout(stop, SILENCE_MS);
       const blocks = (rest + value).replaceAll("\r\n", "\n").split("\n\n");

@@ -7,9 +7,9 @@ const OUTCOMES = {
   running: ["live", "live", "runs"],
   ran: ["ok", "ok", "ran"],
   failed: ["bad", "bad", "failed"],
-  skipped_overlap: ["mute", "mute", "skipped, another run went on"],
+  skipped_overlap: ["mute", "mute", "skipped"],
   missed: ["warn", "warn", "missed"],
-  paused: ["mute", "pause", "left out, paused"],
+  paused: ["mute", "pause", "paused"],
   lost: ["bad", "lost", "lost"],
 };
 
@@ -37,7 +37,7 @@ const STATES = {
 };
 
 const DEAD = ["bad", "dead", "dead letter"];
-const SEVERITIES = { ok: ["ok", "ok"], warning: ["warn", "warn"], critical: ["bad", "bad"] };
+const SEVERITIES = { ok: ["ok", "ok"], info: ["mute", "info"], warning: ["warn", "warn"], critical: ["bad", "bad"] };
 
 const look = (words, word) => words[word] ?? ["mute", "mute", word];
 

@@ -2,7 +2,7 @@
 
 import { allowed } from "../actions.js";
 import { cell, el, keyed, put, set, show, table } from "../dom.js";
-import { duration, many, number } from "../format.js";
+import { many, moment, number, now } from "../format.js";
 import { history } from "../history.js";
 import { sparkline } from "../graphics.js";
 
@@ -54,7 +54,7 @@ function row(withTasks) {
   const tasks = el("ul", { class: "of-tasks" });
   const waiting = el("a", { class: "num" });
   const depth = sparkline("depth");
-  const oldest = el("span", { class: "num" });
+  const oldest = moment("elapsed");
   const active = el("a", { class: "num" });
   const pace = el("span", { class: "num" });
   const dead = el("a", { class: "num" });
@@ -64,7 +64,7 @@ function row(withTasks) {
     el("th", { scope: "row" }, el("span", { class: "stack" }, link, here, withTasks ? tasks : null)),
     cell("Waiting", "right", waiting),
     cell("Depth", "spark-cell", depth.node),
-    cell("Oldest", "right", oldest),
+    cell("Oldest", "right", oldest.node),
     cell("Running", "right", active),
     cell("Done a minute", "right", pace),
     cell("Dead", "right", dead),
@@ -81,7 +81,7 @@ function row(withTasks) {
       set(waiting, "href", `#/jobs?queue=${name}&state=PENDING&state=RETRY`);
       set(waiting, "aria-label", `${one.waiting} waiting in ${one.name}`);
       depth.update(history.of(one.name));
-      put(oldest, one.oldest_age_s === null ? "–" : duration(one.oldest_age_s * 1000));
+      oldest.update(since(one));
       put(active, number(one.running));
       set(active, "href", `#/jobs?queue=${name}&state=STARTED`);
       set(active, "aria-label", `${one.running} running of ${one.name}`);
@@ -93,6 +93,12 @@ function row(withTasks) {
       if (withTasks) keyed(tasks, one.tasks, (task) => task.task, taskRow);
     },
   };
+}
+
+/** Since when the oldest waits: as a moment it ages by itself, and no second tells it anew. */
+function since(queue) {
+  if (queue.oldest_age_s === null) return null;
+  return new Date(Math.round((now() / 1000 - queue.oldest_age_s)) * 1000).toISOString();
 }
 
 function taskRow() {

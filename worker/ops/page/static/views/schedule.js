@@ -24,15 +24,20 @@ export function schedule({ item: name, live }) {
   set(sheet, "class", "cards");
   const asked = allowed() ? el("a", { class: "button small", href: `#/enqueue/${encodeURIComponent(name)}`, text: "Enqueue with parameters" }) : null;
   const missing = el("p", { class: "empty", hidden: true });
-  const body_ = el(
+  const inner = el(
     "div",
     { class: "detail" },
-    el("div", { class: "panel pad why-panel" }, el("h2", { text: "Why it does, or does not, run" }), verdict, why),
+    el(
+      "div",
+      { class: "column" },
+      el("div", { class: "panel pad" }, el("h2", { text: "Why it does, or does not, run" }), verdict, why),
+      el("div", { class: "panel pad" }, el("div", { class: "heads" }, el("h2", { text: "Last 50 slots" }), legend()), slots.node, el("h2", { text: "Durations" }), spark.node),
+    ),
     el("div", { class: "panel pad" }, el("h2", { text: "Facts" }), figures.node),
-    el("div", { class: "panel pad wide" }, el("div", { class: "heads" }, el("h2", { text: "Last 50 slots" }), legend()), slots.node, el("h2", { text: "Durations" }), spark.node),
     el("div", { class: "panel wide" }, el("h2", { class: "pad-head", text: "History" }), sheet),
   );
   set(spark.node, "class", "spark big");
+  set(spark.node, "preserveAspectRatio", "none");
   const node = el(
     "section",
     {},
@@ -40,7 +45,7 @@ export function schedule({ item: name, live }) {
     el("div", { class: "title" }, el("h1", { text: name }), stands.node, el("div", { class: "actions end" }, asked, actions.node)),
     pause,
     missing,
-    body_,
+    inner,
   );
   let seen = null;
 
@@ -51,7 +56,7 @@ export function schedule({ item: name, live }) {
     } catch (error) {
       put(missing, error.message);
       show(missing, seen === null);
-      show(body_, seen !== null);
+      show(inner, seen !== null);
     }
   }
 
