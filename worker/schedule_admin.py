@@ -23,7 +23,7 @@ from worker.schedule import slots_between
 from worker.stores import store_url
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from datetime import datetime
 
     from worker.book import Entry, Replica
@@ -53,7 +53,7 @@ class Backfill:
 class ScheduleAdmin:
     """The schedules of an application and their ledger, in the hands of a person."""
 
-    def __init__(self, tasks: dict[str, ScheduledTask], store: LedgerStore) -> None:
+    def __init__(self, tasks: Mapping[str, ScheduledTask], store: LedgerStore) -> None:
         self._tasks = tasks
         self._store = store
         self._clock = SystemClock()
