@@ -9,14 +9,20 @@ import ssl
 
 import httpx
 
-__all__ = ["explain", "is_token"]
+__all__ = ["LOOPBACK", "explain", "is_loopback", "is_token"]
 
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 PORTS = {"http": 80, "https": 443}
 
 
 def is_token(text: str) -> bool:
     """Whether ``text`` can be sent as a bearer token: printable ASCII, no spaces, not nothing."""
     return re.fullmatch(r"[\x21-\x7e]+", text) is not None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches what listens on ``host``."""
+    return host.lower() in LOOPBACK or host.startswith("127.")
 
 
 def explain(exc: httpx.TransportError) -> str:

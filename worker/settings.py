@@ -28,12 +28,13 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from worker.durations import parse_duration
 from worker.errors import ConfigurationError, nearest
-from worker.network import is_token
+from worker.network import is_loopback, is_token
 from worker.schedule import LONGEST, OFF
 
 __all__ = ["PREFIX", "Settings", "load_settings"]
 
 PREFIX = "WORKER_"
+SHORTEST_OPS_TOKEN = 16
 KUBERNETES_LINK = re.compile(
     r"WORKER_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)"
 )
@@ -270,6 +271,29 @@ class Settings(BaseSettings):
             raise ValueError("expected printable ASCII without spaces, and not nothing")
         return value
 
+    @field_validator("ops_token", "ops_read_token")
+    @classmethod
+    def _is_long_token(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None:
+            return None
+        token = value.get_secret_value()
+        if not is_token(token) or len(token) < SHORTEST_OPS_TOKEN:
+            raise ValueError(
+                f"expected {SHORTEST_OPS_TOKEN} or more characters of printable ASCII without "
+                "spaces, such as `openssl rand -hex 24` prints"
+            )
+        return value
+
+    @field_validator("ops_hosts")
+    @classmethod
+    def _are_hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if not re.fullmatch(r"[\w.-]+|[0-9A-Fa-f:]+:[0-9A-Fa-f:.]*", name, re.ASCII):
+                raise ValueError(
+                    f"expected names such as ops.example.com, without scheme and port, got {name!r}"
+                )
+        return value
+
     @field_validator("lease")
     @classmethod
     def _is_lease(cls, value: timedelta) -> timedelta:
@@ -310,6 +334,27 @@ class Settings(BaseSettings):
     def _waits_fit(self) -> Settings:
         if self.retry_longest < self.retry_base:
             raise ValueError("WORKER_RETRY_LONGEST must not be shorter than WORKER_RETRY_BASE")
+        return self
+
+    @model_validator(mode="after")
+    def _ops_is_locked(self) -> Settings:
+        if not self.ops_port:
+            return self
+        if self.ops_token is self.ops_read_token is None and not is_loopback(self.ops_host):
+            raise ValueError(
+                f"WORKER_OPS_HOST: {self.ops_host} is reached by others than this machine; set "
+                "WORKER_OPS_TOKEN, or WORKER_OPS_READ_TOKEN to let them look only"
+            )
+        if self.ops_port == self.probe_port:
+            raise ValueError(
+                "WORKER_PROBE_PORT must differ from WORKER_OPS_PORT, which serves the probes too"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _ops_tokens_differ(self) -> Settings:
+        if self.ops_token is not None and self.ops_token == self.ops_read_token:
+            raise ValueError("WORKER_OPS_READ_TOKEN must differ from WORKER_OPS_TOKEN")
         return self
 
 

@@ -83,6 +83,7 @@ async def start_worker(
             def on_ready() -> None:
                 if ops is not None:
                     ops.health.started = True
+                    tell_addresses(ops, settings, output)
                 log.info(
                     "worker.ready",
                     version=version("sidecar-worker"),
@@ -219,6 +220,20 @@ def ops_of(worker: Worker) -> Ops | None:
             [f"WORKER_OPS_PORT and WORKER_PROBE_PORT need {exc.name}; install sidecar-worker[ops]"]
         ) from exc
     return open_ops(worker)
+
+
+def tell_addresses(ops: Ops, settings: Settings, output: LogStream | None) -> None:
+    """Say where the ops part listens, and to a person at a terminal how to get in."""
+    log = structlog.get_logger("worker")
+    log.info("ops.listening", addresses=[f"{host}:{port}" for host, port in ops.addresses])
+    if ops.sign_in_link is None:
+        return
+    if output is not None and output.isatty() and settings.log_format != "json":
+        # Past the log, which takes every secret out. The key dies with this process.
+        output.write(f"\nThe dashboard: {ops.sign_in_link}\n\n")
+        output.flush()
+        return
+    log.warning("ops.no_token", hint="set WORKER_OPS_TOKEN: without it nobody can get in")
 
 
 def side_services(worker: Worker) -> list[Checked]:

@@ -2,40 +2,87 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import TYPE_CHECKING
 
-from starlette.applications import Starlette
-
+from worker.ops.api import api_routes
+from worker.ops.app import guarded
 from worker.ops.health import Health, probe_routes
+from worker.ops.hosts import Hosts
+from worker.ops.locks import Locks, Sessions, Tokens
+from worker.ops.metrics import metrics_routes
+from worker.ops.page import page_routes
 from worker.ops.server import Listener, OpsServer
+from worker.ops.sign_in import session_routes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from worker.app import Worker
+    from worker.settings import Settings
 
 __all__ = ["Ops", "open_ops"]
 
 
 class Ops(OpsServer):
-    """The ops part of a worker, as a service."""
+    """The ops part of a worker, as a service.
 
-    def __init__(self, listeners: Sequence[Listener], health: Health) -> None:
+    Attributes:
+        health: What the probes tell.
+        sign_in_link: What opens the dashboard where no token is set; ``None`` where one is.
+    """
+
+    def __init__(
+        self, listeners: Sequence[Listener], health: Health, sign_in_link: str | None = None
+    ) -> None:
         super().__init__(listeners)
         self.health = health
+        self.sign_in_link = sign_in_link
 
 
 def open_ops(worker: Worker) -> Ops:
     """What serves the ops part, as the settings want it."""
     settings = worker.settings
     health = Health(worker)
+    probes, metrics = probe_routes(health), metrics_routes(worker, health)
+    tokens = tokens_of(settings)
     listeners = []
+    link = None
     if settings.ops_port:
-        app = Starlette(routes=[*probe_routes(health)])
-        listeners.append(Listener(app, settings.ops_host, settings.ops_port, "WORKER_OPS_PORT"))
+        key = None if tokens else secrets.token_urlsafe(24)
+        sessions = Sessions()
+        locks = Locks(
+            tokens or Tokens(key, None),
+            sessions,
+            Hosts([settings.ops_host, *settings.ops_hosts]),
+            has_link=key is not None,
+        )
+        routes = [
+            *probes,
+            *metrics,
+            *api_routes(worker, health),
+            *session_routes(locks, sessions),
+            *page_routes(),
+        ]
+        listeners.append(
+            Listener(
+                guarded(routes, locks), settings.ops_host, settings.ops_port, "WORKER_OPS_PORT"
+            )
+        )
+        if key is not None:
+            host = f"[{settings.ops_host}]" if ":" in settings.ops_host else settings.ops_host
+            link = f"http://{host}:{settings.ops_port}/session/link?key={key}"
     if settings.probe_port:
-        app = Starlette(routes=probe_routes(health))
+        app = guarded([*probes, *metrics], Locks(tokens))
         listeners.append(
             Listener(app, settings.probe_host, settings.probe_port, "WORKER_PROBE_PORT")
         )
-    return Ops(listeners, health)
+    return Ops(listeners, health, link)
+
+
+def tokens_of(settings: Settings) -> Tokens:
+    full, read = settings.ops_token, settings.ops_read_token
+    return Tokens(
+        None if full is None else full.get_secret_value(),
+        None if read is None else read.get_secret_value(),
+    )

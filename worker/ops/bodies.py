@@ -1,0 +1,58 @@
+"""What a request carries, read with a time limit. How large it may be, the application says."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs
+
+from starlette.exceptions import HTTPException
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+__all__ = ["read_form", "read_json"]
+
+LONGEST_S = 10.0
+"""How long a body may take to arrive."""
+
+
+async def read_json(request: Request) -> dict[str, Any]:
+    """The JSON object that was sent; an empty one where nothing was.
+
+    Raises:
+        HTTPException: 400, it is no JSON object; 408, it came too slowly; 413, it is too large.
+    """
+    body = await read(request)
+    if not body:
+        return {}
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError) as exc:
+        raise HTTPException(400, "expected a JSON object, got what is no JSON") from exc
+    if not isinstance(value, dict):
+        raise HTTPException(400, f"expected a JSON object, got a {type(value).__name__}")
+    return value
+
+
+async def read_form(request: Request) -> dict[str, str]:
+    """The fields of a form that a browser sent.
+
+    Raises:
+        HTTPException: 400, it is no form; 408, it came too slowly; 413, it is too large.
+    """
+    body = await read(request)
+    try:
+        fields = parse_qs(body.decode("ascii"), keep_blank_values=True, max_num_fields=20)
+    except ValueError as exc:
+        raise HTTPException(400, "expected the fields of a form") from exc
+    return {name: values[-1] for name, values in fields.items()}
+
+
+async def read(request: Request) -> bytes:
+    try:
+        async with asyncio.timeout(LONGEST_S):
+            return await request.body()
+    except TimeoutError as exc:
+        raise HTTPException(408, f"the body did not arrive within {LONGEST_S:g} s") from exc

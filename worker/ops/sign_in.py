@@ -1,0 +1,148 @@
+"""The browser's way in: a token becomes a session, which a cookie remembers."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import TYPE_CHECKING
+
+import structlog
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+from worker.ops.bodies import read_form, read_json
+from worker.ops.problem import problem
+from worker.ops.slow_down import address_of
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+    from worker.ops.locks import Locks, Role, Sessions
+
+__all__ = ["CHALLENGE", "session_routes", "session_secret", "sign_in_page"]
+
+PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>Sign in - worker</title>
+</head>
+<body>
+<main>
+<h1>worker</h1>
+<form method="post" action="/session">
+<p>{said}</p>
+<p><label for="token">Token</label>
+<input id="token" name="token" type="password" autocomplete="current-password" required autofocus>
+<input name="next" type="hidden" value="{next}">
+<button>Sign in</button></p>
+</form>
+</main>
+</body>
+</html>
+"""
+ASK = "Sign in with the token of WORKER_OPS_TOKEN, or of WORKER_OPS_READ_TOKEN to look only."
+WRONG = "This is no token of the worker's."
+CHALLENGE = 'Bearer realm="worker"'
+FORM = "application/x-www-form-urlencoded"
+SECURE = "__Host-"
+"""Browsers take a cookie of such a name over TLS only, and from no other host."""
+
+
+def sign_in_page(said: str = ASK, onward: str = "/") -> Response:
+    """The form that asks for a token, as an answer 401.
+
+    Args:
+        onward: The path and query where one wanted to go.
+    """
+    page = PAGE.format(said=escape(said), next=escape(onward))
+    return HTMLResponse(page, status_code=401, headers={"WWW-Authenticate": CHALLENGE})
+
+
+def session_routes(locks: Locks, sessions: Sessions) -> list[Route]:
+    """``/session``: GET says the role, POST opens one for a token, DELETE ends it.
+
+    ``/session/link`` does what POST does, for the key that the terminal shows where no token is
+    set; a token that lives longer has no place in an address.
+    """
+
+    async def tell(request: Request) -> Response:
+        return JSONResponse({"role": request.scope["caller"].role.value})
+
+    async def open_one(request: Request) -> Response:
+        is_form = request.headers.get("content-type", "").startswith(FORM)
+        given = await read_form(request) if is_form else await read_json(request)
+        token, onward = str(given.get("token", "")), local(str(given.get("next", "/")))
+        role = await locks.slow_down.judge(address_of(request), lambda: locks.tokens.role_of(token))
+        if role is None:
+            return sign_in_page(WRONG, onward) if is_form else problem(401, WRONG)
+        answer: Response = JSONResponse({"role": role.value})
+        if is_form:
+            answer = RedirectResponse(onward, status_code=303)
+        return begin(request, answer, sessions, role)
+
+    async def follow_link(request: Request) -> Response:
+        key = request.query_params.get("key", "")
+        role = await locks.slow_down.judge(
+            address_of(request),
+            lambda: locks.tokens.role_of(key) if locks.has_link else None,
+        )
+        if role is None:
+            return sign_in_page("This link is of another life of the worker.", "/")
+        return begin(request, RedirectResponse("/", status_code=303), sessions, role)
+
+    async def close(request: Request) -> Response:
+        answer = Response(status_code=204)
+        for name in cookie_names(request):
+            sessions.close(request.cookies.get(name, ""))
+            answer.delete_cookie(
+                name, path="/", httponly=True, samesite="strict", secure=name.startswith(SECURE)
+            )
+        return answer
+
+    return [
+        Route("/session", tell, methods=["GET"]),
+        Route("/session", open_one, methods=["POST"]),
+        Route("/session", close, methods=["DELETE"]),
+        Route("/session/link", follow_link, methods=["GET"]),
+    ]
+
+
+def begin(request: Request, answer: Response, sessions: Sessions, role: Role) -> Response:
+    """Open a session, and have the browser keep it."""
+    secret, session = sessions.open(role)
+    structlog.get_logger("worker.ops").info(
+        "ops.signed_in", role=role.value, session=session.name, address=address_of(request)
+    )
+    # The browser's own word is all that tells of a proxy that speaks TLS for us.
+    is_https = request.headers.get("origin", "").startswith("https://")
+    secure, plain = cookie_names(request)
+    answer.set_cookie(
+        secure if is_https else plain,
+        secret,
+        path="/",
+        httponly=True,
+        samesite="strict",
+        secure=is_https,
+    )
+    return answer
+
+
+def cookie_names(request: Request) -> tuple[str, str]:
+    """Over TLS, and without. With the port: a browser has one jar for all workers of a machine."""
+    server = request.scope.get("server")
+    name = f"worker_session_{server[1] if server else 0}"
+    return f"{SECURE}{name}", name
+
+
+def session_secret(request: Request) -> str | None:
+    """What the browser's cookie holds."""
+    found = (request.cookies.get(name) for name in cookie_names(request))
+    return next((secret for secret in found if secret), None)
+
+
+def local(onward: str) -> str:
+    """Where to go on: a path of ours, and no other server."""
+    is_path = onward.startswith("/") and not onward.startswith(("//", "/\\"))
+    return onward if is_path and onward.isprintable() else "/"
