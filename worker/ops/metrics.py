@@ -213,7 +213,10 @@ class Scrape:
         self._figures = figures
 
     def collect(self) -> Iterator[Metric]:
-        yield from self._registry.collect()
+        for metric in self._registry.collect():
+            # When a series began is told by nobody's dashboard, and would be one more for each.
+            metric.samples = [one for one in metric.samples if not one.name.endswith("_created")]
+            yield metric
         yield from map(metric_of, self._figures)
 
 
