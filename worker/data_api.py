@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     from worker.context import Calling, RunContext
 
-__all__ = ["CALLS", "Booking", "DataApi", "ItemId", "idempotency_key"]
+__all__ = ["Booking", "DataApi", "ItemId", "idempotency_key"]
 
 ItemId = StrictInt | StrictStr
 """What the service calls an order or a booking: an integer or an arbitrary text."""

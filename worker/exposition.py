@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from worker.book import Replica
     from worker.overview import View
 
-__all__ = ["LEDGER_FAMILIES", "Family", "Figures", "exposition", "last_successes", "ledger_figures"]
+__all__ = ["Family", "Figures", "exposition", "last_successes", "ledger_figures"]
 
 FINAL = [outcome.value for outcome in Outcome if outcome.final]
 
