@@ -57,7 +57,7 @@ def open_ops(worker: Worker) -> Ops:
     settings = worker.settings
     health = Health(worker)
     facts = Facts(worker, health)
-    live = Live(facts)
+    live = Live(facts.state)
     probes, metrics = probe_routes(health), metrics_routes(worker, health)
     tokens = tokens_of(settings)
     listeners = []

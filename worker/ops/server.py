@@ -6,9 +6,10 @@ import asyncio
 import socket
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from worker.errors import ConfigurationError
 
@@ -18,11 +19,13 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp
 
-__all__ = ["Listener", "OpsServer", "listen"]
+__all__ = ["BREAK_OFF", "Listener", "OpsServer", "listen"]
 
 KEEP_ALIVE_S = 75
 LONGEST_STOP_S = 1.0
 BACKLOG = 64
+BREAK_OFF = "worker.break_off"
+"""The extension of a request's scope that breaks its connection off when it is called."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,21 @@ class OpsServer:
             await asyncio.wait([serving for _, serving in self._serving])
 
 
+class Protocol(H11Protocol):
+    """HTTP/1.1 whose applications can break a connection off: to end one in the usual way is to
+    wait for a client that does not read."""
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        app: Any = self.app
+
+        async def serve(scope: Any, receive: Any, send: Any) -> None:
+            scope.setdefault("extensions", {})[BREAK_OFF] = transport.abort
+            await app(scope, receive, send)
+
+        self.app = serve
+
+
 class QuietServer(uvicorn.Server):
     """Leaves signals to the worker, and waits for its end instead of looking ten times a second."""
 
@@ -83,6 +101,7 @@ class QuietServer(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
+                http=Protocol,
                 ws="none",
                 lifespan="off",
                 log_config=None,
