@@ -6,7 +6,7 @@ import asyncio
 import socket
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
@@ -100,9 +100,9 @@ class BoundedProtocol(H11Protocol):
         cycle: RequestResponseCycle | None = self.cycle  # uvicorn says that there is always one
         return cycle is not None and not cycle.response_complete
 
-    def connection_made(self, transport: asyncio.Transport) -> None:
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
         others = [one for one in self.connections if isinstance(one, BoundedProtocol)]
-        super().connection_made(transport)
+        super().connection_made(cast("asyncio.Transport", transport))
         self._expect_request()
         if len(others) >= MOST_CONNECTIONS:
             idle = [one for one in others if not one.answering]
