@@ -54,7 +54,7 @@ class OpsServer:
     """
 
     def __init__(self, listeners: Sequence[Listener]) -> None:
-        self._listeners = tuple(listeners)
+        self.listeners = tuple(listeners)
         self._serving: list[tuple[QuietServer, asyncio.Task[None]]] = []
         self.addresses: list[tuple[str, int]] = []
         """Where it listens, once it is started, in the order of the listeners."""
@@ -65,12 +65,12 @@ class OpsServer:
         Raises:
             ConfigurationError: One cannot.
         """
-        for listener in self._listeners:
+        for listener in self.listeners:
             listen(listener).close()
 
     def start(self, group: asyncio.TaskGroup) -> None:
-        sockets = [listen(listener) for listener in self._listeners]
-        for listener, sock in zip(self._listeners, sockets, strict=True):
+        sockets = [listen(listener) for listener in self.listeners]
+        for listener, sock in zip(self.listeners, sockets, strict=True):
             server = QuietServer(listener.app)
             serving = group.create_task(server.serve([sock]), name=f"ops:{listener.port}")
             self._serving.append((server, serving))
