@@ -12,7 +12,7 @@ COPY worker ./worker
 # Bytecode that is never checked against its source needs no source times that survive a copy.
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir dist . \
     && pip --python /opt/worker/bin/python install --no-cache-dir --no-compile \
-        --constraint constraints.txt "$(echo dist/*.whl)[ops,postgres,redis,sqs,yaml]" \
+        --constraint constraints.txt "$(echo dist/*.whl)[ops,otel,postgres,redis,sqs,yaml]" \
     && python -m compileall -q --invalidation-mode unchecked-hash /opt/worker/lib
 
 FROM python:${PYTHON}-slim

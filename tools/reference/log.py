@@ -18,6 +18,7 @@ EVENT = re.compile(
     r'"((?:run|call|slot|worker|order|reminder|heartbeat|loop|task|ping|store|lease|outcome'
     r'|schedule|clock|timers|ledger|job|queue|hook|ops|probe|trace)\.[a-z_]+)"'
 )
+NO_EVENTS = {"worker.call"}  # an extension of httpx's requests
 INTRODUCTION = """\
 # The log
 
@@ -42,7 +43,7 @@ def logged() -> set[str]:
         path for path in PACKAGE.rglob("*.py") if "demo" not in path.relative_to(PACKAGE).parts
     )
     found = {name for path in paths for name in EVENT.findall(path.read_text("utf-8"))}
-    return found - {f"worker.{path.stem}" for path in PACKAGE.iterdir()}
+    return found - NO_EVENTS - {f"worker.{path.stem}" for path in PACKAGE.iterdir()}
 
 
 def page() -> str:
