@@ -73,7 +73,7 @@ class ConsumerLimits:
     max_jobs: int | None = None
     burst: bool = False
     max_losses: int = 3
-    max_refusals: int = 5
+    max_refusals: int = 10
     cancel_grace: timedelta = timedelta(seconds=5)
     keep: timedelta = timedelta(days=7)
 

@@ -193,7 +193,9 @@ async def besiege(url: str, folder: Path, siege: Siege) -> Findings:
     lines = witness.lines()
     found = accounts(url, SCHEDULES)
     unreliable = [life.name for life in fleet.lives if life.unreliable]
-    problems = [problem for account in found.values() for problem in account.problems(stopped=restarted)]
+    problems = [
+        problem for account in found.values() for problem in account.problems(stopped=restarted)
+    ]
     if not problems:
         for account in found.values():
             problems += belied(account, lines, unreliable=unreliable)
