@@ -93,7 +93,7 @@ async def test_the_schedules_in_the_readme_are_taken(tmp_path: Path) -> None:
 
 
 def test_the_readmes_two_commands_do_all_the_set_up() -> None:
-    for name, ending in (("demo", ".venv/bin/worker demo"), ("test", ".venv/bin/pytest")):
+    for name, ending in (("demo", ".venv/bin/worker demo"), ("test", ".venv/bin/pytest -n 4")):
         command = marked("command", name).strip()
         assert "\n" not in command
         assert command.startswith("python3 -m venv .venv && ")
