@@ -12,7 +12,6 @@ from starlette.responses import Response
 from worker.ops.calls import adapter
 from worker.ops.models import StateFacts
 from worker.ops.problem import problem
-from worker.ops.server import BREAK_OFF
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -25,7 +24,6 @@ __all__ = ["Live"]
 EVERY_S = 2.0
 KEEP_ALIVE_S = 15.0
 MOST_LISTENERS = 32
-PATIENCE_S = 20.0
 KEEP_ALIVE = b": still here\n\n"
 HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -37,25 +35,19 @@ HEADERS = [
 class Live:
     """Tells listeners the state whenever it changes.
 
-    A listener that is slow skips states: nothing is kept for it but the latest one. If it takes
-    nothing at all, its connection is broken off.
+    A listener that is slow skips states: nothing is kept for it but the latest one. On one that
+    takes nothing at all the server hangs up.
 
     Args:
         gather: What is told.
         every_s: The time from one look to the next.
-        patience_s: How long a listener may take to take what it is sent.
     """
 
     def __init__(
-        self,
-        gather: Callable[[], Awaitable[StateFacts]],
-        *,
-        every_s: float = EVERY_S,
-        patience_s: float = PATIENCE_S,
+        self, gather: Callable[[], Awaitable[StateFacts]], *, every_s: float = EVERY_S
     ) -> None:
         self._gather = gather
         self._every_s = every_s
-        self._patience_s = patience_s
         self._listeners = 0
         self._reading: asyncio.Task[None] | None = None
         self._event = b""
@@ -94,7 +86,7 @@ class Live:
             self._news.notify_all()
 
     async def listen(self, send: Send) -> None:
-        """Send states until the worker ends, or the listener does not take them any more."""
+        """Send states until the worker ends."""
         self._listeners += 1
         if self._reading is None or self._reading.done():
             self._seen = None
@@ -113,8 +105,7 @@ class Live:
         while not self._is_closed():
             event, number = await self._next(number)
             if not self._is_closed():
-                async with asyncio.timeout(self._patience_s):
-                    await send({"type": "http.response.body", "body": event, "more_body": True})
+                await send({"type": "http.response.body", "body": event, "more_body": True})
 
     def _is_closed(self) -> bool:
         return self._closed
@@ -164,12 +155,7 @@ class Stream(Response):
         gone = asyncio.create_task(left(receive), name="ops:listener-left")
         try:
             await asyncio.wait({sending, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if gone.done():
-                return
-            if isinstance(sending.exception(), TimeoutError):
-                scope["extensions"][BREAK_OFF]()
-                await gone
-            else:
+            if not gone.done():
                 sending.result()
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:

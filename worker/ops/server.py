@@ -6,10 +6,10 @@ import asyncio
 import socket
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from worker.errors import ConfigurationError
 
@@ -19,13 +19,17 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp
 
-__all__ = ["BREAK_OFF", "Listener", "OpsServer", "listen"]
+__all__ = ["Listener", "OpsServer", "listen"]
 
 KEEP_ALIVE_S = 75
 LONGEST_STOP_S = 1.0
 BACKLOG = 64
-BREAK_OFF = "worker.break_off"
-"""The extension of a request's scope that breaks its connection off when it is called."""
+REQUEST_S = 10.0
+"""How long a request line and its headers may take to arrive."""
+UNREAD_S = 30.0
+"""How long an answer may lie about that its client does not read."""
+MOST_CONNECTIONS = 100
+"""Of one listener."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +54,7 @@ class OpsServer:
     """
 
     def __init__(self, listeners: Sequence[Listener]) -> None:
-        self._listeners = tuple(listeners)
+        self.listeners = tuple(listeners)
         self._serving: list[tuple[QuietServer, asyncio.Task[None]]] = []
         self.addresses: list[tuple[str, int]] = []
         """Where it listens, once it is started, in the order of the listeners."""
@@ -61,12 +65,12 @@ class OpsServer:
         Raises:
             ConfigurationError: One cannot.
         """
-        for listener in self._listeners:
+        for listener in self.listeners:
             listen(listener).close()
 
     def start(self, group: asyncio.TaskGroup) -> None:
-        sockets = [listen(listener) for listener in self._listeners]
-        for listener, sock in zip(self._listeners, sockets, strict=True):
+        sockets = [listen(listener) for listener in self.listeners]
+        for listener, sock in zip(self.listeners, sockets, strict=True):
             server = QuietServer(listener.app)
             serving = group.create_task(server.serve([sock]), name=f"ops:{listener.port}")
             self._serving.append((server, serving))
@@ -79,19 +83,65 @@ class OpsServer:
             await asyncio.wait([serving for _, serving in self._serving])
 
 
-class Protocol(H11Protocol):
-    """HTTP/1.1 whose applications can break a connection off: to end one in the usual way is to
-    wait for a client that does not read."""
+class BoundedProtocol(H11Protocol):
+    """Gives nobody more than his share: uvicorn waits for a request's headers for ever.
 
-    def connection_made(self, transport: Any) -> None:
-        super().connection_made(transport)
-        app: Any = self.app
+    Who is too slow in sending a request, or in reading the answer, is hung up on. When there are
+    too many connections the one goes that has sent nothing for the longest, so that a probe gets
+    through though somebody opens all he can.
+    """
 
-        async def serve(scope: Any, receive: Any, send: Any) -> None:
-            scope.setdefault("extensions", {})[BREAK_OFF] = transport.abort
-            await app(scope, receive, send)
+    _too_slow: asyncio.TimerHandle | None = None
+    _unread: asyncio.TimerHandle | None = None
+    idle_since = 0.0
 
-        self.app = serve
+    @property
+    def answering(self) -> bool:
+        cycle: RequestResponseCycle | None = self.cycle  # uvicorn says that there is always one
+        return cycle is not None and not cycle.response_complete
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        others = [one for one in self.connections if isinstance(one, BoundedProtocol)]
+        super().connection_made(cast("asyncio.Transport", transport))
+        self._expect_request()
+        if len(others) >= MOST_CONNECTIONS:
+            idle = [one for one in others if not one.answering]
+            longest = min(idle, key=lambda one: one.idle_since, default=self)
+            longest.transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.answering:
+            self._too_slow = without(self._too_slow)
+        elif self._too_slow is None:
+            self._expect_request()
+
+    def on_response_complete(self) -> None:
+        self.idle_since = self.loop.time()
+        super().on_response_complete()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._unread = self.loop.call_later(UNREAD_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._unread = without(self._unread)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._too_slow, self._unread = without(self._too_slow), without(self._unread)
+        super().connection_lost(exc)
+
+    def _expect_request(self) -> None:
+        self.idle_since = self.loop.time()
+        self._too_slow = self.loop.call_later(REQUEST_S, self.transport.abort)
+
+
+def without(timer: asyncio.TimerHandle | None) -> asyncio.TimerHandle | None:
+    """Nothing, once the timer is cancelled."""
+    if timer is not None:
+        timer.cancel()
+    return None
 
 
 class QuietServer(uvicorn.Server):
@@ -101,12 +151,13 @@ class QuietServer(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                http=Protocol,
+                http=BoundedProtocol,
                 ws="none",
                 lifespan="off",
                 log_config=None,
-                log_level="error",
+                log_level="critical",  # the guard logs what an application raises
                 access_log=False,
+                proxy_headers=False,  # anybody could say that he is somebody else
                 server_header=False,
                 date_header=False,  # uvicorn would have to wake every second for it
                 timeout_keep_alive=KEEP_ALIVE_S,
