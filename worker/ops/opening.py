@@ -56,6 +56,7 @@ def open_ops(worker: Worker) -> Ops:
     """What serves the ops part, as the settings want it."""
     settings = worker.settings
     health = Health(worker)
+    worker.events.subscribe(health.data_api)
     facts = Facts(worker, health)
     live = Live(facts)
     probes, metrics = probe_routes(health), metrics_routes(worker, health)
