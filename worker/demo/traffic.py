@@ -36,7 +36,7 @@ async def pause_one(worker: Worker) -> None:
 
 
 async def ask_for_jobs(worker: Worker) -> None:
-    """Ask for many invoices at once, so that a backlog rises and falls, and for a report at times."""
+    """Ask for many invoices at once, so that a backlog rises and falls; and for reports."""
     orders = count(1)
     await asyncio.sleep(SOON_S)
     for turn in count():
