@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from worker import health_cli
 from worker.enqueue_cli import enqueue, said_params
 from worker.jobs_cli import dead_app, jobs_app
 from worker.params_view import params_line
@@ -232,6 +233,19 @@ def check() -> None:
         return
     unreachable = any(finding.unreachable for finding in findings)
     raise typer.Exit(ExitCode.UNREACHABLE if unreachable else ExitCode.FAILED)
+
+
+@app.command()
+def health(
+    ready: Annotated[
+        bool, typer.Option("--ready", help="Whether it can do its work, not only whether it lives.")
+    ] = False,
+) -> None:
+    """Say whether the worker that runs here is well, for exec probes; exits with 0 or 1.
+
+    It asks WORKER_PROBE_PORT or WORKER_OPS_PORT, or looks at the age of WORKER_HEARTBEAT_FILE.
+    """
+    raise typer.Exit(health_cli.main(ready=ready))
 
 
 @app.command()

@@ -485,9 +485,9 @@ class Consumer:
         if lease.options != "{}":
             options = options.overridden_by(lease.options)
         told = self._held.progress_of(lease)
-        if lease.headers == "{}":
-            return JobTerms(options, lease.attempts + 1, told)
-        return JobTerms(options, lease.attempts + 1, told, headers_in(lease.headers))
+        headers = {} if lease.headers == "{}" else headers_in(lease.headers)
+        queue = lease.queue.rpartition("/")[2]  # an engine's records say whose they are
+        return JobTerms(options, lease.attempts + 1, told, headers, queue, lease.due_at)
 
     def _settle_run(self, plan: QueuePlan, lease: Lease, run: Run, options: JobOptions) -> None:
         current = self._held.current(lease)

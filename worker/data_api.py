@@ -49,6 +49,15 @@ __all__ = ["Booking", "DataApi", "ItemId", "idempotency_key"]
 ItemId = StrictInt | StrictStr
 """What the service calls an order or a booking: an integer or an arbitrary text."""
 
+CALLS = (
+    "bookings.remind",
+    "bookings.upcoming",
+    "orders.cleanup",
+    "orders.list",
+    "orders.process",
+    "sync",
+)
+"""The names of the contract's calls."""
 LARGEST_DRAIN = 64 * 1024
 LONGEST_DRAIN_S = 1.0
 

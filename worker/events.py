@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from datetime import datetime, timedelta
 
     from worker.book import Entry
@@ -59,9 +59,18 @@ class Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStarted(Event):
-    """A run begins."""
+    """A run begins. Announced in the context in which its code will run.
+
+    Attributes:
+        queue: Of a job, where it lay; empty for any other run.
+        due_at: When the job could have been leased, by the engine's clock.
+        headers: What whoever asked for the job handed on with it.
+    """
 
     run: Run
+    queue: str = ""
+    due_at: datetime | None = None
+    headers: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

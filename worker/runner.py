@@ -71,12 +71,16 @@ class JobTerms(NamedTuple):
         attempt: Which attempt it is, from 1.
         on_progress: Told what the code says of its progress.
         headers: What was handed on with it.
+        queue: Where it lay.
+        due_at: When it could have been leased, by the engine's clock.
     """
 
     options: JobOptions
     attempt: int
     on_progress: Callable[[str], None] | None = None
     headers: Mapping[str, str] = MappingProxyType({})
+    queue: str = ""
+    due_at: datetime | None = None
 
 
 class BatchJob(NamedTuple):
@@ -363,7 +367,18 @@ class Runner:
             slot=slot,
             attempts=context.attempt,
         )
-        around.run(self._events.announce, RunStarted(task=task.name, run=started))
+        announced = (
+            RunStarted(task=task.name, run=started)
+            if job is None
+            else RunStarted(
+                task=task.name,
+                run=started,
+                queue=job.queue,
+                due_at=job.due_at,
+                headers=job.headers,
+            )
+        )
+        around.run(self._events.announce, announced)
         return Underway(task, context, around, started, held, job)
 
     def _around(self, context: RunContext) -> Context:

@@ -23,7 +23,7 @@ from worker.schedule import slots_between
 from worker.stores import store_url
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
     from datetime import datetime
 
     from worker.book import Entry, Replica
@@ -51,27 +51,37 @@ class Backfill:
 
 
 class ScheduleAdmin:
-    """The schedules of an application and their ledger, in the hands of a person."""
+    """The schedules of an application and their ledger, in the hands of a person.
 
-    def __init__(self, tasks: dict[str, ScheduledTask], store: LedgerStore) -> None:
+    Args:
+        by: Who acts, for the record; by default the user that this process runs as.
+    """
+
+    def __init__(
+        self, tasks: Mapping[str, ScheduledTask], store: LedgerStore, *, by: str | None = None
+    ) -> None:
         self._tasks = tasks
         self._store = store
+        self._by = by
         self._clock = SystemClock()
 
     @property
     def by(self) -> str:
         """Who acts, for the record."""
+        if self._by is not None:
+            return self._by
         try:
             user = getpass.getuser()
         except (KeyError, OSError):  # a container's user has no name
             user = str(os.getuid())
         return f"{user}@{socket.gethostname()}"
 
-    def views(self) -> list[View]:
-        """How every schedule stands."""
-        books = self._store.read(list(self._tasks))
+    def views(self, names: Sequence[str] | None = None) -> list[View]:
+        """How every schedule stands, or each of those that are named."""
+        wanted = list(self._tasks) if names is None else names
+        books = self._store.read(wanted)
         now = self._clock.now()
-        return [view(task, books[name], now=now) for name, task in self._tasks.items()]
+        return [view(self._task(name), books[name], now=now) for name in wanted]
 
     def replicas(self) -> list[Replica]:
         """The workers that are up, and those that were."""

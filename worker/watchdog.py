@@ -59,6 +59,7 @@ class Watchdog:
 
     Attributes:
         stalls: How often the loop has stalled so far.
+        on_turn: Called in the loop at each of its signs of life, with how many seconds late it was.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Watchdog:
         self._events = events
         self._monotonic = monotonic
         self.stalls = 0
+        self.on_turn: Callable[[float], None] = lambda late_s: None
         self._turns: Turns | None = None
         self._stall: Stall | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -119,7 +121,9 @@ class Watchdog:
 
     def _turned(self, loop: asyncio.AbstractEventLoop, turns: Turns) -> None:
         """The loop's sign of life."""
-        turns.turned(self._monotonic())
+        now = self._monotonic()
+        self.on_turn(max(0.0, now - turns.current.began - self._period_s))
+        turns.turned(now)
         self._timer = loop.call_later(self._period_s, self._turned, loop, turns)
 
     def _watch(

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-__all__ = ["read_form", "read_json"]
+__all__ = ["read", "read_form", "read_json"]
 
 LONGEST_S = 10.0
 """How long a body may take to arrive."""
@@ -51,6 +51,11 @@ async def read_form(request: Request) -> dict[str, str]:
 
 
 async def read(request: Request) -> bytes:
+    """What was sent.
+
+    Raises:
+        HTTPException: 408, it came too slowly; 413, it is too large.
+    """
     try:
         async with asyncio.timeout(LONGEST_S):
             return await request.body()

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 from worker.ops.api import api_routes
 from worker.ops.app import guarded
+from worker.ops.facts import Facts
 from worker.ops.health import Health, probe_routes
 from worker.ops.hosts import Hosts
+from worker.ops.live import Live
 from worker.ops.locks import Locks, Sessions, Tokens
 from worker.ops.metrics import metrics_routes
 from worker.ops.page import page_routes
@@ -17,6 +19,7 @@ from worker.ops.sign_in import session_routes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import timedelta
 
     from worker.app import Worker
     from worker.settings import Settings
@@ -33,17 +36,29 @@ class Ops(OpsServer):
     """
 
     def __init__(
-        self, listeners: Sequence[Listener], health: Health, sign_in_link: str | None = None
+        self,
+        listeners: Sequence[Listener],
+        health: Health,
+        live: Live,
+        sign_in_link: str | None = None,
     ) -> None:
         super().__init__(listeners)
         self.health = health
         self.sign_in_link = sign_in_link
+        self._live = live
+
+    async def stop(self, grace: timedelta) -> None:
+        await self._live.close()  # a stream would go on for as long as it may
+        await super().stop(grace)
 
 
 def open_ops(worker: Worker) -> Ops:
     """What serves the ops part, as the settings want it."""
     settings = worker.settings
     health = Health(worker)
+    worker.events.subscribe(health.data_api)
+    facts = Facts(worker, health)
+    live = Live(facts)
     probes, metrics = probe_routes(health), metrics_routes(worker, health)
     tokens = tokens_of(settings)
     listeners = []
@@ -60,7 +75,7 @@ def open_ops(worker: Worker) -> Ops:
         routes = [
             *probes,
             *metrics,
-            *api_routes(worker, health),
+            *api_routes(facts, live),
             *session_routes(locks, sessions),
             *page_routes(),
         ]
@@ -77,7 +92,7 @@ def open_ops(worker: Worker) -> Ops:
         listeners.append(
             Listener(app, settings.probe_host, settings.probe_port, "WORKER_PROBE_PORT")
         )
-    return Ops(listeners, health, link)
+    return Ops(listeners, health, live, link)
 
 
 def tokens_of(settings: Settings) -> Tokens:

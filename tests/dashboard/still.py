@@ -1,0 +1,104 @@
+"""The page over facts that hold still, behind the real locks."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from starlette.responses import JSONResponse, StreamingResponse
+from starlette.routing import BaseRoute, Route
+
+from tests.dashboard import sample
+from worker.ops.app import guarded
+from worker.ops.hosts import Hosts
+from worker.ops.locks import Locks, Sessions, Tokens
+from worker.ops.page import page_routes
+from worker.ops.server import Listener, OpsServer
+from worker.ops.sign_in import session_routes
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+__all__ = ["StillWorker", "still_worker"]
+
+
+def same(text: Any) -> Any:
+    return text
+
+
+class StillWorker:
+    """What the page is shown; a test changes ``state`` and calls ``tell``.
+
+    Args:
+        spoil: Applied to everything that the API gives.
+    """
+
+    def __init__(self, spoil: Callable[[Any], Any] = same) -> None:
+        self.url = ""
+        self.spoil = spoil
+        self.state: dict[str, Any] = spoil(sample.state())
+        self._news = asyncio.Condition()
+        self.closing = False
+
+    async def tell(self) -> None:
+        """Send the state to who listens."""
+        async with self._news:
+            self._news.notify_all()
+
+    def routes(self) -> list[BaseRoute]:
+        answers = {
+            "/api/v1/overview": lambda: self.state["overview"],
+            "/api/v1/schedules/{name:path}": sample.schedule_detail,
+            "/api/v1/jobs/{id:path}/payload": sample.payload,
+            "/api/v1/jobs/{id:path}": sample.job_detail,
+            "/api/v1/tasks": lambda: {"tasks": sample.tasks()},
+        }
+        return [
+            Route("/api/v1/events", self._events),
+            Route("/api/v1/jobs", self._jobs),
+            *(Route(path, self._answer(fact)) for path, fact in answers.items()),
+        ]
+
+    def _answer(self, fact: Callable[[], Any]) -> Callable[[Request], Any]:
+        async def answer(request: Request) -> Response:
+            return JSONResponse(self.spoil(fact()))
+
+        return answer
+
+    async def _jobs(self, request: Request) -> Response:
+        found = sample.dead() if request.query_params.get("dead") == "true" else sample.jobs()
+        return JSONResponse(self.spoil({"jobs": found, "next": None}))
+
+    async def _events(self, request: Request) -> Response:
+        async def stream() -> AsyncIterator[str]:
+            while not self.closing:
+                yield f"event: state\ndata: {json.dumps(self.state)}\n\n"
+                async with self._news:
+                    await self._news.wait()
+
+        return StreamingResponse(stream(), media_type="text/event-stream")
+
+
+@asynccontextmanager
+async def still_worker(
+    spoil: Callable[[Any], Any] = same, *, port: int = 0
+) -> AsyncIterator[StillWorker]:
+    """Serve it; ``full`` and ``read`` are the tokens."""
+    worker, sessions = StillWorker(spoil), Sessions()
+    locks = Locks(Tokens("full", "read"), sessions, Hosts(["127.0.0.1"]))
+    app = guarded([*worker.routes(), *session_routes(locks, sessions), *page_routes()], locks)
+    server = OpsServer([Listener(app, "127.0.0.1", port, "a test")])
+    async with asyncio.TaskGroup() as group:
+        server.start(group)
+        worker.url = f"http://127.0.0.1:{server.addresses[0][1]}"
+        yield worker
+        worker.closing = True
+        await worker.tell()
+
+        await server.stop(timedelta(0))

@@ -1,0 +1,180 @@
+"""One call of the API: its path, what it takes and answers, and how it becomes a route."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from pydantic import TypeAdapter, ValidationError
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from worker.errors import (
+    ConfigurationError,
+    DuplicateJob,
+    InvalidOptions,
+    InvalidParams,
+    NotSupported,
+    StoreError,
+    TaskBusy,
+    UnknownJob,
+    UnknownTaskError,
+    WorkerError,
+)
+from worker.ops.bodies import read
+from worker.ops.problem import problem
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from pydantic import BaseModel
+
+__all__ = ["Asked", "Call", "adapter", "route_of"]
+
+STATUSES: tuple[tuple[type[WorkerError], int], ...] = (
+    (UnknownTaskError, 404),
+    (UnknownJob, 404),
+    (TaskBusy, 409),
+    (DuplicateJob, 409),
+    (InvalidParams, 422),
+    (InvalidOptions, 422),
+    (NotSupported, 501),
+    (StoreError, 503),
+    (ConfigurationError, 503),
+)
+SOON = {"Retry-After": "2"}
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a request says, checked.
+
+    Attributes:
+        name: The part of the path that names a task or a job; empty where there is none.
+        query, body: Instances of the call's own types.
+    """
+
+    name: str = ""
+    query: Any = None
+    body: Any = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One call. Its handler's docstring describes it.
+
+    Attributes:
+        path: With ``{name}`` for a task, ``{id}`` for a job.
+        does: Returns the answer, or the answer and a status.
+        answer: The type of the answer.
+        query, body: What can be said; without them, nothing.
+        statuses: With which an answer comes.
+        most_bytes: How large a body may be; ``None`` for what holds for all calls.
+    """
+
+    method: str
+    path: str
+    does: Callable[[Asked], Awaitable[Any]]
+    answer: type
+    query: type[BaseModel] | None = None
+    body: type[BaseModel] | None = None
+    statuses: tuple[int, ...] = (200,)
+    most_bytes: int | None = None
+
+
+@cache
+def adapter(kind: type) -> TypeAdapter[Any]:
+    """What writes, and describes, values of a type."""
+    return TypeAdapter(kind)
+
+
+def route_of(call: Call) -> Route:
+    """The call as Starlette serves it."""
+
+    async def serve(request: Request) -> Response:
+        try:
+            asked = Asked(
+                name=next(iter(request.path_params.values()), ""),
+                query=None if call.query is None else read_query(call.query, request),
+                body=None if call.body is None else await read_body(call.body, request),
+            )
+        except ValidationError as exc:
+            return unfit(exc)
+        try:
+            answer = await call.does(asked)
+        except WorkerError as exc:
+            return refused(exc)
+        status = call.statuses[0]
+        if isinstance(answer, tuple):
+            answer, status = answer
+        return Response(
+            adapter(call.answer).dump_json(answer),
+            status_code=status,
+            media_type="application/json",
+            headers={"Cache-Control": "no-store"},
+        )
+
+    # An id may hold slashes; no task's name does.
+    path = call.path.replace("{id}", "{id:path}")
+    name = f"{call.method} {call.path}"
+    return Route(path, serve, methods=[call.method], name=name, max_body_size=call.most_bytes)
+
+
+def read_query(kind: type[BaseModel], request: Request) -> BaseModel:
+    """What the query of the URL says.
+
+    Raises:
+        ValidationError: It does not fit.
+    """
+    said: dict[str, Any] = {}
+    for name, value in request.query_params.multi_items():
+        several = name in kind.model_fields and isinstance(kind.model_fields[name].default, tuple)
+        if several:
+            said[name] = (*said.get(name, ()), value)
+        else:
+            said[name] = value
+    return kind.model_validate(said)
+
+
+async def read_body(kind: type[BaseModel], request: Request) -> BaseModel:
+    """What the body says; nothing counts as an empty object.
+
+    Raises:
+        ValidationError: It does not fit, or is no JSON.
+        HTTPException: It came too slowly, or is too large.
+    """
+    return kind.model_validate_json(await read(request) or b"{}")
+
+
+def unfit(exc: ValidationError, detail: str | None = None) -> Response:
+    """What does not fit, and where; without any of the values, which may be personal."""
+    errors = [
+        {"loc": list(error["loc"]), "msg": error["msg"], "type": error["type"]}
+        for error in exc.errors(include_url=False, include_context=False, include_input=False)
+    ]
+    if detail is None:
+        detail = "; ".join(
+            ": ".join(filter(None, (".".join(map(str, error["loc"])), str(error["msg"]))))
+            for error in errors[:10]
+        )
+    status = 400 if any(error["type"] == "json_invalid" for error in errors) else 422
+    return problem(status, detail, errors=errors)
+
+
+def refused(exc: WorkerError) -> Response:
+    """The answer to what the worker, or its store, refused."""
+    cause = validation_in(exc)
+    if isinstance(exc, InvalidParams) and cause is not None:
+        return unfit(cause, str(exc))
+    status = next((status for kind, status in STATUSES if isinstance(exc, kind)), 500)
+    more = {"id": exc.job_id} if isinstance(exc, DuplicateJob) else {}
+    return problem(status, str(exc), headers=SOON if status == 503 else None, **more)
+
+
+def validation_in(exc: BaseException | None) -> ValidationError | None:
+    """What pydantic found, if that was the reason."""
+    while exc is not None and not isinstance(exc, ValidationError):
+        exc = exc.__cause__
+    return exc

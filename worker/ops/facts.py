@@ -1,0 +1,199 @@
+"""What there is to see, gathered once for all who look at about the same time."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
+from typing import TYPE_CHECKING, TypeVar
+
+from worker.app import redaction
+from worker.backends.opening import display_url
+from worker.errors import ConfigurationError, StoreError
+from worker.ops.jobs import JobBook
+from worker.ops.models import (
+    Overview,
+    ReplicaFacts,
+    Running,
+    ScheduleFacts,
+    StateFacts,
+    TaskFacts,
+    WorkerFacts,
+)
+from worker.ops.problems import problems_of, status_of
+from worker.ops.schedules import Ledger, running_slots
+from worker.ops.sources import Shared, Sources
+from worker.ops.throughput import Throughput
+from worker.queue_view import QueueFacts, queue_facts
+from worker.stores import queue_url, store_url
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from typing import Any
+
+    from worker.app import Worker
+    from worker.ops.health import Health
+
+__all__ = ["Facts"]
+
+FRESH_S = 2.0
+MOST_REPLICAS = 50
+PAST = timedelta(hours=1)
+"""How long a worker that ended is still listed."""
+
+T = TypeVar("T")
+
+
+class Facts:
+    """Reads the ledger and the queues' records, at most once in two seconds.
+
+    Attributes:
+        sources: How they are asked.
+        jobs: What is known of jobs.
+
+    Args:
+        hide: Takes values out of parameters and results by their names.
+    """
+
+    def __init__(
+        self, worker: Worker, health: Health, *, hide: Callable[[Any], Any] = lambda value: value
+    ) -> None:
+        redact = redaction(worker.settings)
+        self._worker = worker
+        self._health = health
+        self._started_at = datetime.now(UTC)
+        self.sources = Sources(worker)
+        self.ledger = Ledger(self.sources, worker.scheduler.tasks, redact)
+        self.jobs = JobBook(self.sources, redact, hide)
+        self._throughput = Throughput()
+        self._views = Shared(self.ledger.views, fresh_s=FRESH_S)
+        self._replicas = Shared(self._read_replicas, fresh_s=FRESH_S)
+        self._counts = Shared(self._count, fresh_s=FRESH_S)
+        self._running = Shared(self.jobs.running, fresh_s=FRESH_S)
+
+    @property
+    def worker(self) -> Worker:
+        return self._worker
+
+    def outdate(self) -> None:
+        """Read all anew: something was changed."""
+        for shared in (self._views, self._replicas, self._counts, self._running):
+            shared.outdate()
+
+    async def overview(self) -> Overview:
+        """Whether all is well. What cannot be asked is part of the answer."""
+        replicas, views, queues = await asyncio.gather(
+            attempted(self._replicas.get), attempted(self._views.get), attempted(self.queues)
+        )
+        problems = problems_of(
+            self._worker, self._health, replicas=replicas, views=views, queues=queues
+        )
+        return Overview(
+            now=datetime.now(UTC),
+            worker=self._own(),
+            status=status_of(problems),
+            problems=problems,
+            replicas=replicas if isinstance(replicas, list) else [],
+        )
+
+    async def schedules(self) -> list[ScheduleFacts]:
+        """How every schedule stands.
+
+        Raises:
+            StoreUnavailable: The ledger cannot be read.
+        """
+        return self.ledger.schedules(await self._views.get())
+
+    async def running(self) -> Running:
+        """What runs, slots first.
+
+        Raises:
+            StoreError: The ledger or the engine cannot be asked.
+        """
+        views, (runs, more) = await asyncio.gather(self._views.get(), self._running.get())
+        return Running(running=[*running_slots(views), *runs], more=more)
+
+    async def queues(self) -> list[QueueFacts]:
+        """How each queue stands.
+
+        Raises:
+            StoreError: The engine cannot be asked.
+        """
+        return await self._counts.get()
+
+    async def state(self) -> StateFacts:
+        """All that the page shows at first; what cannot be asked is ``None``."""
+        overview, schedules, running, queues = await asyncio.gather(
+            self.overview(),
+            attempted(self.schedules),
+            attempted(self.running),
+            attempted(self.queues),
+        )
+        return StateFacts(
+            overview=overview,
+            schedules=None if isinstance(schedules, Exception) else schedules,
+            running=None if isinstance(running, Exception) else running.running,
+            queues=None if isinstance(queues, Exception) else queues,
+        )
+
+    def tasks(self) -> list[TaskFacts]:
+        """Every task of the application."""
+        return [
+            TaskFacts(
+                name=name,
+                summary=task.definition.summary,
+                queue=None if task.definition.options is None else task.definition.options.queue,
+                schedule=None if task.terms.schedule is None else str(task.terms.schedule),
+                params_schema=task.definition.params.schema(),
+                defined_in=task.definition.defined_in,
+            )
+            for name, task in self._worker.scheduler.tasks.items()
+        ]
+
+    def _own(self) -> WorkerFacts:
+        settings = self._worker.settings
+        return WorkerFacts(
+            version=version("sidecar-worker"),
+            replica=self._worker.ledger.replica,
+            started_at=self._started_at,
+            store=display_url(store_url(settings)),
+            queue=display_url(queue_url(settings)),
+            queues=self._polled(),
+        )
+
+    def _polled(self) -> list[str]:
+        consumer = self._worker.consumer
+        return [] if consumer is None else [plan.name for plan in consumer.queues]
+
+    async def _read_replicas(self) -> list[ReplicaFacts]:
+        known = await self.sources.ledger(lambda admin: admin.replicas())
+        since = datetime.now(UTC) - PAST
+        return [
+            ReplicaFacts(name=one.name, since=one.since, seen=one.seen, alive=one.alive)
+            for one in known
+            if one.works and (one.alive or one.seen > since)
+        ][:MOST_REPLICAS]
+
+    async def _count(self) -> list[QueueFacts]:
+        counts = await self.sources.engine(lambda jobs: jobs.counts())
+        ended: dict[str, int] = {}
+        for count in counts:
+            if count.state.final:
+                ended[count.queue] = ended.get(count.queue, 0) + count.jobs
+        rates = self._throughput.note(ended, asyncio.get_running_loop().time())
+        known = {
+            name: task.definition.options.queue
+            for name, task in self._worker.scheduler.tasks.items()
+            if task.definition.options is not None
+        }
+        return queue_facts(
+            counts, now=datetime.now(UTC), known=known, polled=self._polled(), rates=rates
+        )
+
+
+async def attempted(ask: Callable[[], Awaitable[T]]) -> T | StoreError | ConfigurationError:
+    """The answer, or what is wrong with the store."""
+    try:
+        return await ask()
+    except (StoreError, ConfigurationError) as exc:
+        return exc

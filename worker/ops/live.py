@@ -1,0 +1,166 @@
+"""The state as server-sent events: one reader for all who listen, and none when nobody does."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Any
+
+from starlette.responses import Response
+
+from worker.ops.calls import adapter
+from worker.ops.models import StateFacts
+from worker.ops.problem import problem
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.types import Receive, Scope, Send
+
+    from worker.ops.facts import Facts
+
+__all__ = ["Live"]
+
+EVERY_S = 2.0
+KEEP_ALIVE_S = 15.0
+MOST_LISTENERS = 32
+SLOW_S = 20.0
+"""How long a listener may take to take what it is sent."""
+KEEP_ALIVE = b": still here\n\n"
+HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-store"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+class Live:
+    """Tells listeners the state whenever it changes.
+
+    A listener that is slow skips states: nothing is kept for it but the latest one.
+    """
+
+    def __init__(self, facts: Facts) -> None:
+        self._facts = facts
+        self._listeners = 0
+        self._reading: asyncio.Task[None] | None = None
+        self._event = b""
+        self._number = 0
+        self._seen: object = None
+        self._news = asyncio.Condition()
+        self._closed = False
+
+    @property
+    def listeners(self) -> int:
+        """How many listen now."""
+        return self._listeners
+
+    async def serve(self, request: Request) -> Response:
+        """The answer to one who wants to listen."""
+        if self._closed:
+            return problem(503, "the worker is about to end")
+        if self._listeners >= MOST_LISTENERS:
+            return problem(
+                503,
+                f"{MOST_LISTENERS} listen already; close a page, or ask again later",
+                headers={"Retry-After": "30"},
+            )
+        return Stream(self)
+
+    async def close(self) -> None:
+        """End every stream: the worker is about to end."""
+        self._closed = True
+        if self._reading is not None:
+            self._reading.cancel()
+            await asyncio.wait({self._reading})
+        await self._tell()
+
+    async def _tell(self) -> None:
+        async with self._news:
+            self._news.notify_all()
+
+    async def listen(self, send: Send) -> None:
+        """Send states until the worker ends, or the listener does not take them any more."""
+        self._listeners += 1
+        if self._reading is None or self._reading.done():
+            self._seen = None
+            self._reading = asyncio.create_task(self._read(), name="ops:live")
+        try:
+            await self._send_all(send)
+        finally:
+            self._listeners -= 1
+            if not self._listeners and self._reading is not None:
+                self._reading.cancel()
+                self._reading = None
+                self._event = b""
+
+    async def _send_all(self, send: Send) -> None:
+        number = -1 if self._event else self._number
+        while not self._is_closed():
+            event = await self._next(number)
+            number = self._number
+            if not self._is_closed():
+                async with asyncio.timeout(SLOW_S):
+                    await send({"type": "http.response.body", "body": event, "more_body": True})
+
+    def _is_closed(self) -> bool:
+        return self._closed
+
+    async def _next(self, number: int) -> bytes:
+        """A state later than that of this number, or a sign of life where none comes."""
+        try:
+            async with asyncio.timeout(KEEP_ALIVE_S), self._news:
+                await self._news.wait_for(lambda: self._closed or self._number != number)
+        except TimeoutError:
+            return KEEP_ALIVE
+        return self._event
+
+    async def _read(self) -> None:
+        """Gather the state, as long as somebody listens."""
+        while True:
+            state = adapter(StateFacts).dump_python(await self._facts.state(), mode="json")
+            lasting = without_clocks(state)
+            if lasting != self._seen:
+                self._seen = lasting
+                text = json.dumps(state, separators=(",", ":"))
+                self._event = f"event: state\ndata: {text}\n\n".encode()
+                self._number += 1
+                await self._tell()
+            await asyncio.sleep(EVERY_S)
+
+
+class Stream(Response):
+    """The answer that goes on."""
+
+    def __init__(self, live: Live) -> None:
+        super().__init__()
+        self._live = live
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
+        await send({"type": "http.response.body", "body": b"retry: 2000\n\n", "more_body": True})
+        sending = asyncio.create_task(self._live.listen(send), name="ops:listener")
+        gone = asyncio.create_task(left(receive), name="ops:listener-left")
+        try:
+            await asyncio.wait({sending, gone}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (sending, gone):
+                task.cancel()
+            await asyncio.wait({sending, gone})
+        if gone.cancelled() and sending.exception() is None:
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def left(receive: Receive) -> None:
+    """Return once whoever listened is gone."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def without_clocks(state: dict[str, Any]) -> dict[str, Any]:
+    """The state without what changes all the time, and tells nothing."""
+    overview = dict(state["overview"], now=None)
+    overview["replicas"] = [dict(one, seen=None) for one in overview["replicas"]]
+    queues = state["queues"]
+    if queues is not None:
+        queues = [dict(one, oldest_age_s=one["oldest_age_s"] is not None) for one in queues]
+    return dict(state, overview=overview, queues=queues)

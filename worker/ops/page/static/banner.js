@@ -1,0 +1,75 @@
+// The first thing anybody looks at: all is well, or what is wrong, why, and where to look.
+
+import { el, icon, keyed, put, set, show } from "./dom.js";
+import { many } from "./format.js";
+import { severityLook } from "./words.js";
+
+const PLACES = {
+  schedule: (name) => (name ? `#/schedules/${encodeURIComponent(name)}` : "#/schedules"),
+  queue: (name) => (name ? `#/jobs?queue=${encodeURIComponent(name)}` : "#/queues"),
+  dead: (name) => (name ? `#/dead?queue=${encodeURIComponent(name)}` : "#/dead"),
+};
+
+export function banner(node, announce) {
+  const sign = icon("mute");
+  const line = el("p", { class: "line", text: "Asking the worker …" });
+  const note = el("p", { class: "note" });
+  const list = el("ul");
+  node.append(el("div", { class: "head" }, sign, line, note), list);
+  let said = null;
+  return {
+    update({ status, problems }) {
+      set(node, "data-status", status);
+      sign.become(severityLook(status)[1]);
+      const wrong = gravest(problems).length;
+      put(line, wrong ? `${many(wrong, "thing needs", "things need")} a look` : "All is well");
+      put(note, wrong ? "" : "Every schedule does its work, and the queues are worked off.");
+      show(note, !wrong);
+      keyed(list, numbered(problems), (one) => one.key, problemRow);
+      show(list, problems.length > 0);
+      // Spoken only when something else is wrong than before, not with every second of a message.
+      const fresh = JSON.stringify(problems.map((one) => [one.kind, one.name, one.severity]));
+      if (fresh !== said) {
+        put(announce, said === null && !wrong ? "" : words(gravest(problems)));
+        said = fresh;
+      }
+    },
+  };
+}
+
+/** Those that are wrong; the others are worth knowing. */
+export const gravest = (problems) => problems.filter((one) => one.severity !== "info");
+
+/** Each with a key that stays while its words change: they tell ages and counts. */
+function numbered(problems) {
+  const seen = new Map();
+  return problems.map((one) => {
+    const key = `${one.kind} ${one.name}`;
+    const n = seen.get(key) ?? 0;
+    seen.set(key, n + 1);
+    return { ...one, key: `${key} ${n}` };
+  });
+}
+
+function words(problems) {
+  return problems.length ? problems.map((one) => one.what).join(". ") : "All is well again";
+}
+
+function problemRow() {
+  const sign = icon("warn");
+  const what = el("span", { class: "what" });
+  const why = el("span", { class: "why" });
+  const link = el("a", {}, sign, el("span", {}, what, " ", why), icon("next"));
+  const node = el("li", {}, link);
+  return {
+    node,
+    update(problem) {
+      const [tone, name] = severityLook(problem.severity);
+      set(node, "data-tone", tone);
+      sign.become(name);
+      put(what, problem.what);
+      put(why, problem.why);
+      set(link, "href", (PLACES[problem.kind] ?? (() => "#/"))(problem.name));
+    },
+  };
+}

@@ -1,0 +1,163 @@
+// One job: what became of it, step by step, and what can be done.
+
+import { actOn, allowed, button } from "../actions.js";
+import { api } from "../api.js";
+import { el, keyed, put, set, show } from "../dom.js";
+import { say } from "../dialogs.js";
+import { moment } from "../format.js";
+import { progress } from "../graphics.js";
+import { badge, stateLook } from "../words.js";
+import { facts } from "./facts.js";
+
+const WAITS = new Set(["PENDING", "RETRY"]);
+const RUNS = new Set(["STARTED", "PROGRESS"]);
+
+export function job({ item: id, live }) {
+  const title = el("h1", { text: "Job" });
+  const stands = badge();
+  const bar = progress();
+  const error = el("div", { class: "callout bad", hidden: true }, el("strong"), el("pre", { class: "wrap" }));
+  const missing = el("p", { class: "empty", hidden: true });
+  const figures = facts(["Id", "Queue", "Asked for", "May begin", "Began", "Ended", "Expires", "Worker", "Attempts", "Workers lost", "Given back", "Priority", "Options"]);
+  const timeline = el("ol", { class: "timeline" });
+  const acts = {
+    cancel: button("Cancel", "stop", "", () => act("cancel")),
+    retry: button("Retry", "retry", "", () => act("retry")),
+    drop: button("Drop", "drop", "", () => act("drop")),
+  };
+  const copy = button("Copy id", "copy", "small quiet", async () => {
+    await navigator.clipboard?.writeText(id);
+    say("Copied");
+  });
+  const secret = payload(id);
+  const inner = el(
+    "div",
+    { class: "detail" },
+    el("div", { class: "panel pad" }, el("h2", { text: "What happened" }), timeline),
+    el("div", { class: "panel pad" }, el("h2", { text: "Facts" }), figures.node),
+    el("div", { class: "panel pad wide" }, el("h2", { text: "Parameters and result" }), secret),
+  );
+  const node = el(
+    "section",
+    {},
+    el("p", { class: "crumbs" }, el("a", { href: "#/jobs", text: "Jobs" })),
+    el("div", { class: "title" }, title, stands.node, copy, el("div", { class: "actions end" }, ...(allowed() ? Object.values(acts) : []))),
+    bar.node,
+    error,
+    missing,
+    inner,
+  );
+  show(bar.node, false);
+  for (const one of Object.values(acts)) show(one, false);
+  let known = false;
+
+  async function act(what) {
+    if (!(await actOn(id, what))) return;
+    if (what === "drop") location.hash = "#/dead";
+    else refresh();
+  }
+
+  async function refresh() {
+    try {
+      tell(await api.job(id));
+      known = true;
+      show(missing, false);
+    } catch (refused) {
+      put(missing, refused.message);
+      show(missing, true);
+    }
+    show(inner, known);
+  }
+
+  function tell(one) {
+    put(title, one.task);
+    stands.update(stateLook(one));
+    show(bar.node, RUNS.has(one.state));
+    bar.update(one.progress, "Progress");
+    show(error, one.error);
+    put(error.firstChild, one.error?.type);
+    put(error.lastChild, one.error?.message);
+    show(acts.cancel, (WAITS.has(one.state) || RUNS.has(one.state)) && !one.cancel);
+    show(acts.retry, !WAITS.has(one.state) && !RUNS.has(one.state));
+    show(acts.drop, one.dead);
+    figures.update({
+      Id: el("span", { class: "mono", text: one.id }),
+      Queue: el("a", { href: `#/jobs?queue=${encodeURIComponent(one.queue)}`, text: one.queue }),
+      "Asked for": time(one.created_at),
+      "May begin": WAITS.has(one.state) ? time(one.ready_at) : null,
+      Began: time(one.started_at),
+      Ended: time(one.finished_at),
+      Expires: time(one.expires_at),
+      Worker: one.worker,
+      Attempts: String(one.attempts),
+      "Workers lost": one.losses ? String(one.losses) : null,
+      "Given back": one.refusals ? String(one.refusals) : null,
+      Priority: String(one.priority),
+      Options: one.options && Object.keys(one.options).length ? el("code", { text: JSON.stringify(one.options) }) : null,
+    });
+    keyed(timeline, one.timeline.map((step, n) => ({ ...step, n })), (step) => `${step.n} ${step.at} ${step.what}`, stepRow);
+  }
+
+  refresh();
+  return {
+    title: id,
+    node,
+    update() {
+      if (live.is !== "paused") refresh();
+    },
+  };
+}
+
+function time(iso) {
+  if (!iso) return null;
+  const far = moment();
+  const at = moment("absolute");
+  far.update(iso);
+  at.update(iso);
+  return el("span", {}, at.node, el("span", { class: "faint" }, " · ", far.node));
+}
+
+function stepRow() {
+  const at = moment("absolute");
+  const what = el("strong");
+  const detail = el("span", { class: "faint" });
+  const node = el("li", {}, at.node, el("span", {}, what, " ", detail));
+  return {
+    node,
+    update(step) {
+      at.update(step.at);
+      put(what, step.what);
+      put(detail, step.detail ?? "");
+    },
+  };
+}
+
+/** Hidden until asked for: parameters may be personal, and others see this screen. */
+function payload(id) {
+  const params = el("pre");
+  const result = el("pre");
+  const shown = el(
+    "div",
+    { class: "payload", hidden: true },
+    el("h3", { text: "Parameters" }), params, el("h3", { text: "Result" }), result,
+  );
+  const open = button("Show them", "eye", "small", async () => {
+    if (!shown.hidden) {
+      show(shown, false);
+      open.become("Show them", "eye");
+    } else {
+      try {
+        const told = await api.payload(id);
+        put(params, JSON.stringify(told.params, null, 2));
+        put(result, told.result === undefined ? "none" : JSON.stringify(told.result, null, 2));
+        show(shown, true);
+        open.become("Hide them", "eye");
+      } catch (refused) {
+        say(refused.message, "bad");
+      }
+    }
+    set(open, "aria-expanded", String(!shown.hidden));
+  });
+  set(open, "aria-expanded", "false");
+  return el("div", {}, open, shown);
+}

@@ -1,0 +1,80 @@
+// Everything at a glance: the banner above, then what runs, waits, and is due.
+
+import { el, keyed, put, set, show } from "../dom.js";
+import { moment } from "../format.js";
+import { strip } from "../graphics.js";
+import { badge, standingLook } from "../words.js";
+import { queuesTable } from "./queues.js";
+import { runningTable } from "./running.js";
+import { legend, nextSlot, placeOf } from "./schedules.js";
+
+export function overview() {
+  const tasks = el("ul", { class: "glance" });
+  const runs = runningTable();
+  const waits = queuesTable({ tasks: false });
+  const workers = el("ul", { class: "workers" });
+  const node = el(
+    "section",
+    { class: "overview" },
+    el("h1", { class: "unseen", text: "Overview" }),
+    panel("Schedules", "#/schedules", tasks, legend()),
+    panel("Running now", "#/running", runs.node),
+    panel("Queues", "#/queues", waits.node),
+    panel("Workers", null, workers),
+  );
+  return {
+    title: "Overview",
+    node,
+    update(state) {
+      keyed(tasks, state.schedules.filter((one) => one.schedule !== null), (one) => one.name, glance);
+      runs.update(state);
+      waits.update(state);
+      keyed(workers, state.overview.replicas, (one) => `${one.name} ${one.since}`, worker);
+    },
+  };
+}
+
+function panel(title, href, node, aside = null) {
+  const head = el("h2", {}, href ? el("a", { href, text: title }) : title);
+  return el("div", { class: "panel" }, el("div", { class: "heads pad-head" }, head, aside), node);
+}
+
+function glance() {
+  const link = el("a", { class: "name" });
+  const stands = badge();
+  const slots = strip();
+  const next = nextSlot();
+  const node = el("li", {}, el("span", { class: "line" }, link, stands.node), slots.node, next.node);
+  return {
+    node,
+    update(one) {
+      put(link, one.name);
+      set(link, "href", placeOf(one.name));
+      stands.update(standingLook(one.standing));
+      slots.update(one.strip);
+      next.update(one);
+    },
+  };
+}
+
+const UP = ["ok", "ok", "up"];
+const GONE = ["mute", "mute", "gone"];
+
+function worker() {
+  const name = el("span", { class: "mono" });
+  const stands = badge();
+  const since = moment();
+  const seen = moment();
+  const last = el("span", { class: "faint" }, "seen ", seen.node);
+  const node = el("li", {}, el("span", { class: "line" }, name, stands.node), el("span", { class: "faint" }, "since ", since.node), last);
+  return {
+    node,
+    update(one) {
+      put(name, one.name);
+      stands.update(one.alive ? UP : GONE);
+      since.update(one.since);
+      seen.update(one.seen);
+      show(last, !one.alive);
+    },
+  };
+}

@@ -1,0 +1,81 @@
+// What runs now, how far it is, and a way to end it.
+
+import { actOn, allowed, button } from "../actions.js";
+import { cell, el, keyed, put, set, show, table } from "../dom.js";
+import { many, moment } from "../format.js";
+import { progress } from "../graphics.js";
+import { placeOf } from "./schedules.js";
+
+export function running() {
+  const sheet = runningTable();
+  const summary = el("p", { class: "sub" });
+  const node = el(
+    "section",
+    {},
+    el("div", { class: "title" }, el("h1", { text: "Running now" }), summary),
+    el("div", { class: "panel" }, sheet.node),
+  );
+  return {
+    title: "Running",
+    node,
+    update(state) {
+      put(summary, many(state.running.length, "run"));
+      sheet.update(state);
+    },
+  };
+}
+
+/** The table of what runs, which the overview shows too. */
+export function runningTable() {
+  const { node: sheet, body } = table("Running now", [
+    ["Task"], ["Progress"], ["For"], ["Attempt", "right"], ["Where"], ...(allowed() ? [["", "right"]] : []),
+  ]);
+  set(sheet, "class", "cards running");
+  const empty = el("p", { class: "empty", text: "Nothing runs at this moment." });
+  return {
+    node: el("div", {}, sheet, empty),
+    update({ running: all }) {
+      show(sheet, all.length);
+      show(empty, !all.length);
+      keyed(body, all, (one) => `${one.kind} ${one.id}`, row);
+    },
+  };
+}
+
+function row(one) {
+  const link = el("a", { class: "name" });
+  const id = el("span", { class: "mono faint clip" });
+  const bar = progress();
+  const since = moment("elapsed");
+  const attempt = el("span", { class: "num" });
+  const where = el("span", { class: "mono faint" });
+  const end = button("Cancel", "stop", "small", () => actOn(one.id, "cancel"));
+  const asked = el("span", { class: "faint", text: "was asked to end" });
+  const hint = el("span", { class: "faint", text: "ends with its worker" });
+  const node = el(
+    "tr",
+    {},
+    el("th", { scope: "row" }, el("span", { class: "stack" }, link, id)),
+    cell("Progress", "", bar.node),
+    cell("For", "", since.node),
+    cell("Attempt", "right", attempt),
+    cell("Where", "", where),
+    allowed() ? cell("", "right", end, asked, hint) : null,
+  );
+  return {
+    node,
+    update(fresh) {
+      put(link, fresh.task);
+      set(link, "href", fresh.kind === "job" ? `#/jobs/${encodeURIComponent(fresh.id)}` : placeOf(fresh.task));
+      put(id, fresh.id);
+      bar.update(fresh.progress, `Progress of ${fresh.task} ${fresh.id}`);
+      since.update(fresh.since);
+      put(attempt, fresh.attempt ?? "–");
+      put(where, fresh.replica ?? "");
+      set(end, "aria-label", `Cancel ${fresh.task} ${fresh.id}`);
+      show(end, fresh.kind === "job" && !fresh.cancel);
+      show(asked, fresh.cancel);
+      show(hint, fresh.kind === "slot" && !fresh.cancel);
+    },
+  };
+}

@@ -1,0 +1,64 @@
+// What each word of the worker looks like: its tone, its sign, and how it is said.
+
+import { el, icon, put, set } from "./dom.js";
+
+const OUTCOMES = {
+  waiting: ["wait", "wait", "waits"],
+  running: ["live", "live", "runs"],
+  ran: ["ok", "ok", "ran"],
+  failed: ["bad", "bad", "failed"],
+  skipped_overlap: ["mute", "mute", "skipped"],
+  missed: ["warn", "warn", "missed"],
+  paused: ["mute", "pause", "paused"],
+  lost: ["bad", "lost", "lost"],
+};
+
+const STANDINGS = {
+  off: ["mute", "mute", "off"],
+  paused: ["mute", "pause", "paused"],
+  running: ["live", "live", "running"],
+  waiting: ["wait", "wait", "waiting"],
+  stale: ["warn", "warn", "stale"],
+  failing: ["bad", "bad", "failing"],
+  over: ["mute", "mute", "over"],
+  ok: ["ok", "ok", "ok"],
+  new: ["mute", "clock", "new"],
+};
+
+const STATES = {
+  PENDING: ["wait", "wait", "pending"],
+  STARTED: ["live", "live", "running"],
+  PROGRESS: ["live", "live", "running"],
+  RETRY: ["warn", "retry", "retries"],
+  SUCCESS: ["ok", "ok", "success"],
+  FAILURE: ["bad", "bad", "failure"],
+  REVOKED: ["mute", "stop", "revoked"],
+  EXPIRED: ["warn", "clock", "expired"],
+};
+
+const DEAD = ["bad", "dead", "dead letter"];
+const SEVERITIES = { ok: ["ok", "ok"], info: ["mute", "info"], warning: ["warn", "warn"], critical: ["bad", "bad"] };
+
+const look = (words, word) => words[word] ?? ["mute", "mute", word];
+
+export const outcomeLook = (outcome) => look(OUTCOMES, outcome);
+export const standingLook = (standing) => look(STANDINGS, standing);
+export const stateLook = (job) => (job.dead ? DEAD : look(STATES, job.state));
+export const severityLook = (severity) => look(SEVERITIES, severity);
+export const JOB_STATES = ["PENDING", "STARTED", "RETRY", "SUCCESS", "FAILURE", "REVOKED", "EXPIRED"];
+export const stateWord = (state) => look(STATES, state)[2];
+
+/** A word with its sign; `update` takes what a look function gives. */
+export function badge() {
+  const sign = icon("mute");
+  const word = el("span");
+  const node = el("span", { class: "badge" }, sign, word);
+  return {
+    node,
+    update([tone, name, text]) {
+      set(node, "data-tone", tone);
+      sign.become(name);
+      put(word, text);
+    },
+  };
+}

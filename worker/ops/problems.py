@@ -1,0 +1,162 @@
+"""What is not as it should be, for the banner: each with its reason, the gravest first."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Literal
+
+from worker.durations import format_duration
+from worker.ops.models import Problem
+from worker.overview import Standing, at
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from worker.app import Worker
+    from worker.ops.health import Health
+    from worker.ops.models import ReplicaFacts, Severity
+    from worker.overview import View
+    from worker.queue_view import QueueFacts
+
+__all__ = ["problems_of", "status_of"]
+
+MOST = 50
+GRAVITY: list[Severity] = ["critical", "warning", "info"]
+MANY_FAILURES = 3
+OLD_S = 300.0
+"""How long a job may wait before that is worth a word."""
+
+
+def status_of(problems: Sequence[Problem]) -> Literal["ok", "warning", "critical"]:
+    """The gravest."""
+    found = {problem.severity for problem in problems}
+    if "critical" in found:
+        return "critical"
+    return "warning" if "warning" in found else "ok"
+
+
+def problems_of(
+    worker: Worker,
+    health: Health,
+    *,
+    replicas: Sequence[ReplicaFacts] | Exception,
+    views: Sequence[View] | Exception,
+    queues: Sequence[QueueFacts] | Exception,
+) -> list[Problem]:
+    """What is wrong, as far as it is known; an exception stands for what cannot be asked."""
+    found = [*own(worker, health), *stores(worker, replicas, views, queues)]
+    if not isinstance(views, Exception):
+        for view in views:
+            found += schedule(view)
+    if not isinstance(queues, Exception):
+        for queue in queues:
+            found += of_queue(queue)
+    found.sort(key=lambda problem: GRAVITY.index(problem.severity))
+    return found[:MOST]
+
+
+def own(worker: Worker, health: Health) -> Iterator[Problem]:
+    """What concerns this worker itself."""
+    name = worker.ledger.replica
+    if health.stopping:
+        yield Problem(
+            severity="info",
+            what="this worker is about to end",
+            why="it was asked to",
+            kind="worker",
+            name=name,
+        )
+    for what, why in health.live().problems.items():
+        yield Problem(
+            severity="critical", what=f"the {what} stands still", why=why, kind="worker", name=name
+        )
+    for what, why in health.ready().remarks.items():
+        yield Problem(
+            severity="warning",
+            what=f"{what} is not well",
+            why=why,
+            kind="data_api" if "api" in what.lower() else "worker",
+            name=what,
+        )
+
+
+def stores(
+    worker: Worker,
+    replicas: Sequence[ReplicaFacts] | Exception,
+    views: Sequence[View] | Exception,
+    queues: Sequence[QueueFacts] | Exception,
+) -> Iterator[Problem]:
+    """What concerns the ledger and the queues' engine."""
+    read = next((str(part) for part in (views, replicas) if isinstance(part, Exception)), None)
+    if (why := worker.ledger.trouble or read) is not None:
+        what = "the store cannot be used: nothing is known of schedules"
+        yield Problem(severity="critical", what=what, why=why, kind="store", name="store")
+    told = None if worker.consumer is None else worker.consumer.trouble
+    counted = str(queues) if isinstance(queues, Exception) else None
+    if (why := told or counted) is not None:
+        what = "the queues cannot be used: no job is run, and nothing is known of them"
+        yield Problem(severity="critical", what=what, why=why, kind="queue", name="queues")
+
+
+def schedule(view: View) -> Iterator[Problem]:
+    """What is wrong with a task's schedule."""
+    book, max_age = view.book, view.task.terms.policies.max_age
+    if view.stale_since is not None and max_age is not None:
+        last = (
+            "it never succeeded"
+            if book.last_success is None
+            else f"its last success was at {at(book.last_success, view.now)}"
+        )
+        yield Problem(
+            severity="critical",
+            what=f"{view.name} is stale since {at(view.stale_since, view.now)}",
+            why=f"a success is due every {format_duration(max_age)}; {last}",
+            kind="schedule",
+            name=view.name,
+        )
+    if book.failures:
+        many = "its last run" if book.failures == 1 else f"its last {book.failures} runs"
+        yield Problem(
+            severity="critical" if book.failures >= MANY_FAILURES else "warning",
+            what=f"{view.name} fails: {many} failed",
+            why=book.last_error or "no error is recorded",
+            kind="schedule",
+            name=view.name,
+        )
+    if view.standing is Standing.PAUSED and book.pause is not None:
+        note = f": {book.pause.note}" if book.pause.note else ""
+        yield Problem(
+            severity="info",
+            what=f"{view.name} is paused",
+            why=f"by {book.pause.by}, since {at(book.pause.at, view.now)}{note}",
+            kind="schedule",
+            name=view.name,
+        )
+
+
+def of_queue(queue: QueueFacts) -> Iterator[Problem]:
+    """What is wrong with a queue."""
+    if queue.dead:
+        tasks = ", ".join(f"{task.dead} of {task.task or '?'}" for task in queue.tasks if task.dead)
+        many = "1 dead letter" if queue.dead == 1 else f"{queue.dead} dead letters"
+        yield Problem(
+            severity="warning",
+            what=f"{many} in the queue {queue.name}",
+            why=f"{tasks}: attempts used up; to be retried or dropped by hand",
+            kind="dead",
+            name=queue.name,
+        )
+    if queue.oldest_age_s is not None and queue.oldest_age_s > OLD_S:
+        polled = "" if queue.polled_here else "; this worker does not poll it"
+        yield Problem(
+            severity="warning",
+            what=f"the queue {queue.name} is behind: a job waits for {spoken(queue.oldest_age_s)}",
+            why=f"{queue.waiting} wait and {queue.running} run{polled}",
+            kind="queue",
+            name=queue.name,
+        )
+
+
+def spoken(seconds: float) -> str:
+    length = timedelta(seconds=60 * round(seconds / 60))
+    return format_duration(length)

@@ -1,0 +1,111 @@
+"""How the ops part asks the ledger and the queues' engine: never for long, and never too much."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from worker.errors import StoreUnavailable
+from worker.schedule_admin import ScheduleAdmin
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from worker.app import Worker
+    from worker.ports import JobStore, LedgerStore
+
+__all__ = ["Shared", "Sources"]
+
+PATIENCE_S = 10.0
+"""How long an answer may take."""
+MOST_LOOKS = 16
+"""How many questions may wait for the ledger's thread at the same time."""
+
+T = TypeVar("T")
+
+
+class Sources:
+    """Asks in the name of the ops part."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._looks: set[asyncio.Task[object]] = set()
+        self.by = f"ops:full@{worker.ledger.replica}"
+
+    async def ledger(self, what: Callable[[ScheduleAdmin], T]) -> T:
+        """What ``what`` returns. It is called in the ledger's thread: be quick.
+
+        Raises:
+            StoreUnavailable: The ledger cannot be asked now.
+            WorkerError: What ``what`` raises.
+        """
+        if len(self._looks) >= MOST_LOOKS:
+            raise StoreUnavailable("the ledger does not answer, and many questions wait already")
+
+        def look(store: LedgerStore) -> T:
+            return what(ScheduleAdmin(self._worker.scheduler.tasks, store, by=self.by))
+
+        # A question cannot be taken back, so it counts until the ledger's thread has seen it.
+        looking = asyncio.create_task(self._worker.ledger.look(look), name="ops:look")
+        self._looks.add(looking)
+        looking.add_done_callback(self._forget)
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                return await asyncio.shield(looking)
+        except TimeoutError as exc:
+            raise StoreUnavailable(f"no answer of the ledger within {PATIENCE_S:g} s") from exc
+
+    def _forget(self, looking: asyncio.Task[T]) -> None:
+        self._looks.discard(looking)
+        if not looking.cancelled():
+            looking.exception()  # nobody may be there any more to hear of it
+
+    async def engine(self, ask: Callable[[JobStore], Awaitable[T]]) -> T:
+        """What the queues' engine answers. It is opened, if that is still to be done.
+
+        Raises:
+            StoreError, ConfigurationError: It cannot be asked now, or not at all.
+        """
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                return await ask(await self._worker.client.engine())
+        except TimeoutError as exc:
+            raise StoreUnavailable(
+                f"no answer of the queues' engine within {PATIENCE_S:g} s"
+            ) from exc
+
+
+class Shared(Generic[T]):
+    """A value that all who ask at about the same time share, as they do what went wrong with it.
+
+    Args:
+        gather: Called by the first who asks.
+        fresh_s: How long the answer is good for.
+    """
+
+    def __init__(self, gather: Callable[[], Awaitable[T]], *, fresh_s: float) -> None:
+        self._gather = gather
+        self._fresh_s = fresh_s
+        self._gathering: asyncio.Task[T] | None = None
+        self._good_until = 0.0
+
+    async def get(self) -> T:
+        """The value, at most ``fresh_s`` old."""
+        loop = asyncio.get_running_loop()
+        gathering = self._gathering
+        if gathering is None or (gathering.done() and loop.time() >= self._good_until):
+            gathering = self._gathering = loop.create_task(self._gathered(), name="ops:gather")
+            gathering.add_done_callback(self._note)
+        return await asyncio.shield(gathering)
+
+    def outdate(self) -> None:
+        """Ask anew the next time: something was changed."""
+        self._gathering = None
+
+    async def _gathered(self) -> T:
+        return await self._gather()
+
+    def _note(self, gathering: asyncio.Task[T]) -> None:
+        self._good_until = gathering.get_loop().time() + self._fresh_s
+        if not gathering.cancelled():
+            gathering.exception()
