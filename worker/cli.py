@@ -17,6 +17,7 @@ from worker.jobs_cli import dead_app, jobs_app
 from worker.params_view import params_line
 from worker.policies import Overlap
 from worker.process import leave, run_to_end
+from worker.queues_cli import show_queues
 from worker.schedule_cli import explain_task, migrate, schedule_app
 from worker.terminal import (
     ExitCode,
@@ -56,6 +57,7 @@ app.add_typer(dead_app, name="dead")
 app.command("explain")(explain_task)
 app.command("migrate")(migrate)
 app.command("enqueue")(enqueue)
+app.command("queues")(show_queues)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -118,7 +118,7 @@ class JobBook:
             headers=as_object(self._hide(self._told(job.headers))),
         )
 
-    async def running(self) -> tuple[list[RunningRun], bool]:
+    async def running(self) -> tuple[list[Job], bool]:
         """The jobs that run, those created last first; and whether there are more.
 
         Raises:
@@ -126,8 +126,7 @@ class JobBook:
         """
         query = JobQuery(states=frozenset({State.STARTED}), limit=MOST_RUNNING + 1)
         found = await self._sources.engine(lambda jobs: jobs.find(query))
-        runs = [self._run(job) for job in found[:MOST_RUNNING]]
-        return runs, len(found) > MOST_RUNNING
+        return found[:MOST_RUNNING], len(found) > MOST_RUNNING
 
     async def act(self, act: Act, job_id: str) -> Done:
         """Cancel, retry or drop a job.
@@ -230,7 +229,8 @@ class JobBook:
             "cancel": job.cancel,
         }
 
-    def _run(self, job: Job) -> RunningRun:
+    def run(self, job: Job) -> RunningRun:
+        """A job that runs."""
         return RunningRun(
             kind="job",
             task=job.task,

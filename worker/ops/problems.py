@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Literal
 
 from worker.durations import format_duration
+from worker.errors import NotSupported
 from worker.ops.models import Problem
 from worker.overview import Standing, at
 
@@ -92,7 +93,8 @@ def stores(
         what = "the store cannot be used: nothing is known of schedules"
         yield Problem(severity="critical", what=what, why=why, kind="store", name="store")
     told = None if worker.consumer is None else worker.consumer.trouble
-    counted = str(queues) if isinstance(queues, Exception) else None
+    blind = isinstance(queues, Exception) and not isinstance(queues, NotSupported)
+    counted = str(queues) if blind else None
     if (why := told or counted) is not None:
         what = "the queues cannot be used: no job is run, and nothing is known of them"
         yield Problem(severity="critical", what=what, why=why, kind="queue", name="queues")
