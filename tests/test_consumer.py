@@ -363,9 +363,9 @@ async def test_an_unknown_task_goes_back_later_and_later_and_ends_in_the_dead_le
         ready = (await bench.info("x")).ready_at
         await bench.later(ready - bench.clock.now(), double)
         delays += [refusal.wait_s for refusal in bench.told(JobRefused)[before:]]
-    assert delays == [5, 10, 20, 40]
+    assert delays == [5, 10, 20, 40, 80, 160, 300, 300, 300]
     job = await bench.info("x")
-    assert (job.state, job.dead, job.attempts, job.deliveries) == (State.FAILURE, True, 0, 5)
+    assert (job.state, job.dead, job.attempts, job.deliveries) == (State.FAILURE, True, 0, 10)
     assert job.error is not None
     assert "unknown task 'unheard_of'" in job.error
     assert [event.job_id for event in bench.told(JobDead)] == ["x"]
@@ -450,6 +450,33 @@ async def test_two_lost_workers_are_no_reason_to_give_a_job_up(bench: Bench) -> 
         bench.advance(2 * MINUTE)
     await bench.work_off(double)
     assert await job.status() is State.SUCCESS
+
+
+async def test_of_jobs_that_may_have_killed_their_workers_one_is_run_at_a_time(
+    bench: Bench,
+) -> None:
+    together = [0]
+    most = [0]
+
+    @task()
+    async def suspect(n: int) -> None:
+        together[0] += 1
+        most[0] = max(most[0], together[0])
+        await asyncio.sleep(0)
+        together[0] -= 1
+
+    jobs = await bench.client.enqueue_many(suspect, [{"n": n} for n in range(4)])
+    for _ in range(2):
+        assert len(await lease_now(bench)) == 4
+        bench.advance(2 * MINUTE)
+    fresh = await bench.client.enqueue(double, {"n": 1})
+    await bench.work_off(suspect, double)
+    assert await fresh.status() is State.SUCCESS
+    for _ in jobs[1:]:
+        await bench.later(timedelta(seconds=5), suspect, double)
+    assert [await job.status() for job in jobs] == [State.SUCCESS] * 4
+    assert most == [1]
+    assert [(await bench.info(job)).losses for job in jobs] == [2] * 4
 
 
 async def test_a_job_that_came_too_late_expires(bench: Bench) -> None:

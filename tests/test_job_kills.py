@@ -31,7 +31,7 @@ async def test_no_acknowledged_job_is_lost_although_workers_are_killed(
         spoils = await besiege_jobs(url, tmp_path, jobs=JOBS, seed=SEED)
     with capsys.disabled():
         told = ", ".join(f"{name} {value}" for name, value in spoils.figures().items())
-        os.write(1, f"\nfour workers over {kind}, seed {SEED}: {told}\n".encode())
+        os.write(2, f"\nfour workers over {kind}, seed {SEED}: {told}\n".encode())
     assert not spoils.lost
     assert not spoils.never_run
     assert spoils.kills > 2

@@ -24,7 +24,10 @@ FULL_S = float(os.environ.get("WORKER_TEST_REPLICAS_S", "0"))
 SEED = int(os.environ.get("WORKER_TEST_REPLICAS_SEED") or random.SystemRandom().randrange(1000))
 SIEGE = Siege(length_s=FULL_S or 10, kill_every_s=5 if FULL_S else 2.5, seed=SEED)
 
-pytestmark = pytest.mark.timeout(SIEGE.length_s + 150)
+pytestmark = [
+    pytest.mark.timeout(SIEGE.length_s + 150),
+    pytest.mark.xdist_group("replicas"),  # one siege for all
+]
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +66,7 @@ def test_every_slot_has_one_outcome_although_replicas_are_killed(
         pytest.skip(findings)
     with capsys.disabled():
         told = ", ".join(f"{name} {value}" for name, value in findings.figures().items())
-        os.write(1, f"\nfive replicas over {kind}: {told}\n".encode())
+        os.write(2, f"\nfive replicas over {kind}: {told}\n".encode())
     assert not findings.problems
     assert findings.outcomes["ran"] > 0
     assert findings.outcomes["missed"] > 0, "all were down at once: that gap is recorded"

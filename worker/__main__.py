@@ -4,7 +4,25 @@ from __future__ import annotations
 
 import sys
 
-from worker.cli import main
+__all__ = ["main"]
+
+
+def main() -> None:
+    """What the command ``worker`` does.
+
+    A probe asks for the health every few seconds, and does not wait for the rest to be imported.
+    """
+    arguments = sys.argv[1:]
+    if arguments in (["health"], ["health", "--ready"]):
+        from worker.health_cli import main as tell_health
+
+        sys.exit(tell_health(ready=len(arguments) > 1))
+    from worker.cli import main as command
+
+    command(arguments)
+
 
 if __name__ == "__main__":
-    main(sys.argv[1:] or ["start"])
+    if len(sys.argv) == 1:
+        sys.argv.append("start")
+    main()

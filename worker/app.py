@@ -282,6 +282,7 @@ def consumer_of(
             max_jobs=doors.max_jobs,
             burst=doors.burst,
             max_losses=settings.job_losses,
+            max_refusals=settings.job_refusals,
             keep=settings.jobs_keep,
         ),
         spared=askable.keys() - tasks.keys(),

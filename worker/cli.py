@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from worker import health_cli
 from worker.enqueue_cli import enqueue, said_params
 from worker.jobs_cli import dead_app, jobs_app
 from worker.params_view import params_line
 from worker.policies import Overlap
 from worker.process import leave, run_to_end
+from worker.queues_cli import show_queues
 from worker.schedule_cli import explain_task, migrate, schedule_app
 from worker.terminal import (
     ExitCode,
@@ -55,6 +57,7 @@ app.add_typer(dead_app, name="dead")
 app.command("explain")(explain_task)
 app.command("migrate")(migrate)
 app.command("enqueue")(enqueue)
+app.command("queues")(show_queues)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -232,6 +235,19 @@ def check() -> None:
         return
     unreachable = any(finding.unreachable for finding in findings)
     raise typer.Exit(ExitCode.UNREACHABLE if unreachable else ExitCode.FAILED)
+
+
+@app.command()
+def health(
+    ready: Annotated[
+        bool, typer.Option("--ready", help="Whether it can do its work, not only whether it lives.")
+    ] = False,
+) -> None:
+    """Say whether the worker that runs here is well, for exec probes; exits with 0 or 1.
+
+    It asks WORKER_PROBE_PORT or WORKER_OPS_PORT, or looks at the age of WORKER_HEARTBEAT_FILE.
+    """
+    raise typer.Exit(health_cli.main(ready=ready))
 
 
 @app.command()

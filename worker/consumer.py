@@ -73,7 +73,7 @@ class ConsumerLimits:
     max_jobs: int | None = None
     burst: bool = False
     max_losses: int = 3
-    max_refusals: int = 5
+    max_refusals: int = 10
     cancel_grace: timedelta = timedelta(seconds=5)
     keep: timedelta = timedelta(days=7)
 
@@ -365,6 +365,9 @@ class Consumer:
                 continue
             assert definition is not None
             assert definition.options is not None
+            if self._has_last_chance(lease) and self._held.another_with(lease.losses, lease):
+                self._give_back(plan, lease, REFUSED)
+                continue
             if lease.losses:
                 self._events.announce(
                     JobTakenOver(task=lease.task, job_id=lease.id, losses=lease.losses)
@@ -381,6 +384,11 @@ class Consumer:
                 for lease in chain(waiting, *limited.values()):
                     self._give_back(plan, lease)
                 raise
+
+    def _has_last_chance(self, lease: Lease) -> bool:
+        """Whether the death of one worker more ends it. Of such jobs a worker runs one at a time:
+        if it dies again, all but the one that may have killed it have their chance left."""
+        return 0 < lease.losses >= self.limits.max_losses - 1
 
     async def _begin_some(
         self, plan: QueuePlan, leases: list[Lease], definition: TaskDefinition

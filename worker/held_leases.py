@@ -87,6 +87,13 @@ class HeldLeases:
     def add(self, plan: QueuePlan, lease: Lease) -> None:
         self._holdings[lease.id] = Holding(lease, plan, self._clock.monotonic() + third_of(plan))
 
+    def another_with(self, losses: int, lease: Lease) -> bool:
+        """Whether a job other than the one of ``lease`` is held that lost so many workers."""
+        return any(
+            one.lease.losses >= losses and job_id != lease.id
+            for job_id, one in self._holdings.items()
+        )
+
     def has(self, lease: Lease) -> bool:
         """Whether this worker still has an earlier lease of the same job."""
         return lease.id in self._holdings

@@ -17,7 +17,7 @@ from worker.stores import engine_of, named_as_given, queue_url, store_url
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from worker.job import Job
+    from worker.job import Job, QueueCount
     from worker.ports import JobRecords
     from worker.settings import Settings
 
@@ -67,6 +67,10 @@ class JobAdmin:
     async def find(self, query: JobQuery) -> list[Job]:
         """The jobs that ``query`` asks for, those created last first."""
         return await self._records.find(query)
+
+    async def counts(self) -> list[QueueCount]:
+        """How many jobs there are, by queue, task and state."""
+        return await self._records.counts()
 
     async def jobs(self, ids: Sequence[str]) -> list[Job]:
         """The jobs with these ids.

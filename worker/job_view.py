@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from worker.job import Job
     from worker.logs import Redaction
 
-__all__ = ["JobView", "job_table"]
+__all__ = ["JobView", "job_table", "visible"]
 
 LONGEST_NOTE = 160
 WAITING = (State.PENDING, State.RETRY)

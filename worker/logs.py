@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 import structlog
 
 from worker.context import current_run
+from worker.secret_keys import HIDDEN, is_secret_key, without_secrets
 from worker.summary import format_traceback
 
 if TYPE_CHECKING:
@@ -208,7 +209,7 @@ class LibraryLog(logging.StreamHandler[Any]):
 
 
 class Redacted:
-    """Makes every value plain, and redacts it."""
+    """Makes every value plain, and redacts it: by what it is, and by what it is called."""
 
     def __init__(self, redact: Redaction) -> None:
         self._redact = redact
@@ -216,9 +217,12 @@ class Redacted:
     def __call__(self, logger: object, method: str, event: EventDict) -> EventDict:
         # structlog's own keys, which hold a log record, are for its later processors.
         return {
-            key: value if key.startswith("_") else plain(value, self._redact)
+            key: value if key.startswith("_") else self._shown(key, value)
             for key, value in event.items()
         }
+
+    def _shown(self, key: str, value: object) -> Any:
+        return HIDDEN if is_secret_key(key) else plain(without_secrets(value), self._redact)
 
 
 def escape_line_ends(logger: object, method: str, line: Any) -> Any:

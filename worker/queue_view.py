@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
     from datetime import datetime
 
-    from worker.job import QueueCount
+    from worker.job import Job, QueueCount
 
 __all__ = ["QueueFacts", "TaskCount", "queue_facts"]
 
@@ -44,6 +44,7 @@ class QueueFacts:
             none can.
         finished_per_minute: Over all workers, while somebody looks; ``None`` until that is known.
         polled_here: Whether this worker polls it.
+        workers: Those that had one of its jobs lately, as far as anybody looked.
     """
 
     name: str
@@ -53,6 +54,7 @@ class QueueFacts:
     oldest_age_s: float | None
     finished_per_minute: float | None
     polled_here: bool
+    workers: list[str]
     tasks: list[TaskCount]
 
 
@@ -62,6 +64,7 @@ def queue_facts(
     now: datetime,
     known: Mapping[str, str],
     polled: Collection[str] = (),
+    seen: Iterable[Job] = (),
     rates: Mapping[str, float] | None = None,
 ) -> list[QueueFacts]:
     """Every queue that has jobs, is polled, or belongs to a task; by name.
@@ -69,6 +72,7 @@ def queue_facts(
     Args:
         known: The queues of the application's tasks, by the tasks' names.
         polled: Those that this worker polls.
+        seen: Jobs that tell which workers are about.
         rates: How many jobs end a minute, by queue.
     """
     rows: dict[str, dict[str, TaskCount]] = {queue: {} for queue in polled}
@@ -86,6 +90,10 @@ def queue_facts(
         )
         if count.oldest is not None and count.state in WAITING:
             oldest[count.queue] = min(count.oldest, oldest.get(count.queue, count.oldest))
+    workers: dict[str, set[str]] = {}
+    for job in seen:
+        if job.worker is not None:
+            workers.setdefault(job.queue, set()).add(job.worker)
     return [
         QueueFacts(
             name=name,
@@ -97,6 +105,7 @@ def queue_facts(
             else None,
             finished_per_minute=(rates or {}).get(name),
             polled_here=name in polled,
+            workers=sorted(workers.get(name, ())),
             tasks=[tasks[task] for task in sorted(tasks)],
         )
         for name, tasks in sorted(rows.items())

@@ -163,6 +163,13 @@ class Settings(BaseSettings):
     job_losses: int = Field(
         3, ge=1, le=1_000, description="Workers that may die under one job before it is dead."
     )
+    job_refusals: int = Field(
+        10,
+        ge=1,
+        le=1_000,
+        description="Deliveries that may find no worker which knows a job's task, or this version "
+        "of its parameters, before the job is dead: ten take twenty minutes.",
+    )
     jobs_keep: Duration = Field(
         timedelta(days=7), description="How long jobs that ended are remembered."
     )

@@ -52,12 +52,15 @@ async def start_worker(
     doors: Doors = Doors(),
     output: LogStream | None = None,
     on_open: Callable[[Worker, StopRequest], None] | None = None,
+    on_link: Callable[[str], None] | None = None,
 ) -> Tally:
     """Run until a signal asks for the end; what became of the runs.
 
     Args:
         output: Where the log goes; when nobody reads it any more, the worker ends.
         on_open: Given the worker before it starts, and the way to end it.
+        on_link: Shows a person what opens the dashboard, where no token is set; by default it is
+            written to ``output`` if that is a terminal.
     """
     log = structlog.get_logger("worker")
     stop = StopRequest()
@@ -83,7 +86,7 @@ async def start_worker(
             def on_ready() -> None:
                 if ops is not None:
                     ops.health.started = True
-                    tell_addresses(ops, settings, output)
+                    tell_addresses(ops, settings, output, on_link)
                 log.info(
                     "worker.ready",
                     version=version("sidecar-worker"),
@@ -222,11 +225,19 @@ def ops_of(worker: Worker) -> Ops | None:
     return open_ops(worker)
 
 
-def tell_addresses(ops: Ops, settings: Settings, output: LogStream | None) -> None:
+def tell_addresses(
+    ops: Ops,
+    settings: Settings,
+    output: LogStream | None,
+    on_link: Callable[[str], None] | None,
+) -> None:
     """Say where the ops part listens, and to a person at a terminal how to get in."""
     log = structlog.get_logger("worker")
     log.info("ops.listening", addresses=[f"{host}:{port}" for host, port in ops.addresses])
     if ops.sign_in_link is None:
+        return
+    if on_link is not None:
+        on_link(ops.sign_in_link)
         return
     if output is not None and output.isatty() and settings.log_format != "json":
         # Past the log, which takes every secret out. The key dies with this process.

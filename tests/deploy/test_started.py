@@ -97,6 +97,8 @@ async def test_worker_starts_so_and_its_probes_answer(where: str, tmp_path: Path
             for path in {"/startupz", "/livez", "/readyz"}:
                 answer = await kubelet.get(path)
                 assert answer.status_code == 200, (path, answer.text)
+            code, _, err = await worker_command("health", environment=environment, cwd=tmp_path)
+            assert code == 0, err
 
 
 async def test_the_cron_jobs_command_runs_its_task(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""The ops part: probes, locks, API, page."""

@@ -375,17 +375,22 @@ async def test_a_killed_worker_loses_no_job_and_no_outcome(jobs: SqliteJobs, pat
     sound(path)
 
 
-async def test_who_waits_is_woken_by_another_process(jobs: SqliteJobs, path: Path) -> None:
+async def test_who_waits_is_woken_by_another_process(path: Path) -> None:
+    jobs = SqliteJobs(path)  # patient: the other process writes all the time
+    await jobs.open()
     waiting = asyncio.create_task(
         jobs.lease(QUEUE, limit=100, ttl=LONG, wait=10 * SECOND, worker="one")
     )
     await passed(SHORT)
     process = started(run_produce, path)
-    assert process.stdout is not None
-    await asyncio.to_thread(process.stdout.readline)
-    async with asyncio.timeout(PROMPT_S + 1):
-        assert await waiting
-    await asyncio.to_thread(killed, process, 0)
+    try:
+        assert process.stdout is not None
+        await asyncio.to_thread(process.stdout.readline)
+        async with asyncio.timeout(PROMPT_S + 1):
+            assert await waiting
+    finally:
+        await asyncio.to_thread(killed, process, 0)
+        await jobs.close()
 
 
 async def leave_open(path: str) -> None:

@@ -52,12 +52,14 @@ async def test_storm_of_cancellations_costs_no_slot(seed: int) -> None:
                 with suppress(asyncio.CancelledError):
                     await request
 
-        async with asyncio.TaskGroup() as group:
-            for _ in range(6):
-                group.create_task(caller())
-
-        # The storm is only worth something if it hit everywhere.
-        assert {"before", "in the body", "complete"} == set(ended)
+        everywhere = {"before", "in the body", "complete"}
+        for _ in range(10):  # on a busy machine one may not hit all of them
+            async with asyncio.TaskGroup() as group:
+                for _ in range(6):
+                    group.create_task(caller())
+            if everywhere == set(ended):
+                break
+        assert everywhere == set(ended)
         assert slots(client).free == 2
         for _ in range(5):
             both = await asyncio.gather(client.get("/"), client.get("/"))

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from worker.durations import format_duration
 from worker.events import CallRetrying, Event, RunFinished, SlotSkipped
-from worker.model import State
+from worker.model import State, Trigger
 from worker.summary import describe
 
 if TYPE_CHECKING:
@@ -32,6 +32,10 @@ class Display(Protocol):
 
     def begin(self, url: str, scheduler: Scheduler) -> None:
         """The worker is about to start, against the service at ``url``."""
+        ...
+
+    def dashboard(self, link: str) -> None:
+        """The worker has started; ``link`` opens its dashboard."""
         ...
 
     def tell(self, event: Event) -> None:
@@ -99,7 +103,10 @@ class PlainDisplay:
         self._line(f"Data API with sample orders at {url}")
         for name, task in scheduler.tasks.items():
             schedule = task.terms.schedule
-            self._line(f"{name} runs {'by hand only' if schedule is None else schedule}")
+            self._line(f"{name} runs {'when asked for' if schedule is None else schedule}")
+
+    def dashboard(self, link: str) -> None:
+        self._line(f"Dashboard at {link}")
 
     def tell(self, event: Event) -> None:
         news = self._score.count(event)
@@ -137,12 +144,16 @@ class LiveDisplay:
         self._news: deque[Text] = deque(maxlen=NEWS_SHOWN)
         self._scheduler: Scheduler | None = None
         self._url = ""
+        self._link = ""
         self._summary: dict[str, Any] = {}
 
     def begin(self, url: str, scheduler: Scheduler) -> None:
         self._url = url
         self._scheduler = scheduler
         self._live.start()
+
+    def dashboard(self, link: str) -> None:
+        self._link = link
 
     def tell(self, event: Event) -> None:
         news = self._score.count(event)
@@ -171,6 +182,7 @@ class LiveDisplay:
         )
         return Group(
             head,
+            Text.assemble("dashboard  ", (self._link, f"bold cyan link {self._link}")),
             Text(),
             self._table(datetime.now(UTC)),
             Text(),
@@ -205,6 +217,8 @@ def headline(event: Event) -> Text | None:
     """An event as one line of news; ``None`` for what is not news."""
     match event:
         case RunFinished(run=run):
+            if run.trigger is Trigger.QUEUE and run.state is State.SUCCESS:
+                return None  # there are too many of them
             return Text.assemble(f"{run.task}: ", outcome(run))
         case CallRetrying():
             return Text(

@@ -1,20 +1,22 @@
 """``worker demo``: a Data API, a worker beside it, and what happens, told as it happens.
 
 The service is given something to do all the time, and its bad moments: a few orders that can never
-be processed, some that stay listed for a while, single failures, and an outage now and then.
+be processed, some that stay listed for a while, single failures, and an outage now and then. What
+the dashboard has to show beyond that is in `tasks` and `traffic`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import sys
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import httpx
 from pydantic import SecretStr
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 
 from worker.app import Worker
 from worker.demo.display import Display, LiveDisplay, PlainDisplay
@@ -22,6 +24,7 @@ from worker.demo.faults import Faults
 from worker.demo.seed import SeedSpec
 from worker.demo.server import DemoServer
 from worker.demo.store import Store
+from worker.demo.traffic import ask_for_jobs, pause_one
 from worker.logs import LogStream, configure_logging
 from worker.settings import Settings
 from worker.starting import start_worker
@@ -39,7 +42,7 @@ WHAT_TO_EXPECT = (
     f"{FIRST_FILL.poison} of the orders can never be processed, and each run tries them again"
 )
 REFILL_EVERY_S = 2.0
-OUTAGE_EVERY_S = 15.0
+OUTAGE_EVERY_S = 45.0
 OUTAGE_S = 4.0
 
 
@@ -55,6 +58,8 @@ class DemoSettings(Settings):
     first_run_spread: timedelta = timedelta(seconds=1)
     shutdown_grace: timedelta = timedelta(seconds=3)
     store_url: SecretStr | None = SecretStr("memory://")
+    task_modules: Annotated[tuple[str, ...], NoDecode] = ("worker.demo.tasks",)
+    jobs_keep: timedelta = timedelta(hours=1)
 
     @classmethod
     def settings_customise_sources(
@@ -88,7 +93,7 @@ def nowhere() -> TextIO:
 async def accompany(
     service: DemoServer, display: Display, length: timedelta | None, out: LogStream
 ) -> None:
-    settings = DemoSettings(data_api_url=service.url)
+    settings = DemoSettings(data_api_url=service.url, ops_port=free_port())
     async with (
         httpx.AsyncClient(base_url=service.url, trust_env=False) as control,
         asyncio.TaskGroup() as group,
@@ -103,15 +108,28 @@ async def accompany(
                 asyncio.get_running_loop().call_later(
                     length.total_seconds(), stop.ask, "the time is up"
                 )
-            side_tasks.append(group.create_task(refill(control), name="demo-refill"))
-            side_tasks.append(group.create_task(bad_moments(service, display), name="demo-weather"))
-            side_tasks.append(group.create_task(watch(control, display), name="demo-watch"))
+            goes_on = {
+                "refill": refill(control),
+                "weather": bad_moments(service, display),
+                "watch": watch(control, display),
+                "pause": pause_one(worker),
+                "jobs": ask_for_jobs(worker),
+            }
+            for name, doing in goes_on.items():
+                side_tasks.append(group.create_task(doing, name=f"demo-{name}"))
 
         try:
-            await start_worker(settings, output=out, on_open=on_open)
+            await start_worker(settings, output=out, on_open=on_open, on_link=display.dashboard)
         finally:
             for task in side_tasks:
                 task.cancel()
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
 
 
 async def refill(control: httpx.AsyncClient) -> None:

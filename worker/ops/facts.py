@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from worker.app import redaction
 from worker.backends.opening import display_url
-from worker.errors import ConfigurationError, StoreError
+from worker.errors import ConfigurationError, NotSupported, StoreError
 from worker.ops.jobs import JobBook
 from worker.ops.models import (
     Overview,
@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Facts"]
 
-FRESH_S = 2.0
+FRESH_S = 1.5
+"""Shorter than the time between two looks of `worker.ops.live`, so that each finds news."""
 MOST_REPLICAS = 50
 PAST = timedelta(hours=1)
 """How long a worker that ended is still listed."""
@@ -110,8 +111,9 @@ class Facts:
         Raises:
             StoreError: The ledger or the engine cannot be asked.
         """
-        views, (runs, more) = await asyncio.gather(self._views.get(), self._running.get())
-        return Running(running=[*running_slots(views), *runs], more=more)
+        views, (jobs, more) = await asyncio.gather(self._views.get(), self._running.get())
+        runs = [*running_slots(views), *map(self.jobs.run, jobs)]
+        return Running(running=runs, more=more)
 
     async def queues(self) -> list[QueueFacts]:
         """How each queue stands.
@@ -175,7 +177,9 @@ class Facts:
         ][:MOST_REPLICAS]
 
     async def _count(self) -> list[QueueFacts]:
-        counts = await self.sources.engine(lambda jobs: jobs.counts())
+        counts, (running, _) = await asyncio.gather(
+            self.sources.engine(lambda jobs: jobs.counts()), self._running.get()
+        )
         ended: dict[str, int] = {}
         for count in counts:
             if count.state.final:
@@ -187,13 +191,20 @@ class Facts:
             if task.definition.options is not None
         }
         return queue_facts(
-            counts, now=datetime.now(UTC), known=known, polled=self._polled(), rates=rates
+            counts,
+            now=datetime.now(UTC),
+            known=known,
+            polled=self._polled(),
+            seen=running,
+            rates=rates,
         )
 
 
-async def attempted(ask: Callable[[], Awaitable[T]]) -> T | StoreError | ConfigurationError:
+async def attempted(
+    ask: Callable[[], Awaitable[T]],
+) -> T | StoreError | ConfigurationError | NotSupported:
     """The answer, or what is wrong with the store."""
     try:
         return await ask()
-    except (StoreError, ConfigurationError) as exc:
+    except (StoreError, ConfigurationError, NotSupported) as exc:
         return exc

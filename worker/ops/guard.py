@@ -86,10 +86,11 @@ class Guard:
                 421,
                 "this name is none of the worker's: add it to WORKER_OPS_HOSTS if it shall be one",
             )
-        if path == SESSION and request.method == "POST":
-            return cross_site() if says_it_comes_from_elsewhere(request) else None
-        if path == LINK:
-            return None
+        if locks.sessions is not None:
+            if path == SESSION and request.method == "POST":
+                return cross_site() if says_it_comes_from_elsewhere(request) else None
+            if path == LINK:
+                return None
         caller = await self._caller(request)
         if caller is None:
             return self._unknown(request)
@@ -148,14 +149,22 @@ class Answered:
 
     def __init__(self, send: Send) -> None:
         self._send = send
+        self._instead: bytes | None = None
         self.status: int | None = None
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             headers = MutableHeaders(raw=message.setdefault("headers", []))
+            if self.status == 413 and headers.get("content-type", "").startswith("text/plain"):
+                # Starlette says this in words of its own.
+                told = problem(413, "the body is larger than this route takes")
+                self._instead = bytes(told.body)
+                headers.update(told.headers)
             for name, value in SECURITY.items():
                 headers.setdefault(name, value)
+        elif self._instead is not None:
+            message = {**message, "body": self._instead}
         await self._send(message)
 
 

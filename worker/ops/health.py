@@ -2,11 +2,16 @@
 
 Alive means that the event loop and the scheduler turn: whoever sees no answer, or 503, may kill
 the worker. Ready means that it can do its work. What concerns others, such as a Data API that does
-not answer, is told in the detail and never makes the worker look dead.
+not answer, is told in the detail and makes the worker look neither dead nor useless: a sidecar's
+readiness decides about the traffic of the service beside it.
+
+Anybody may ask, so the detail names parts and tasks, and neither addresses nor errors: these are in
+the log.
 """
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -14,16 +19,25 @@ from typing import TYPE_CHECKING
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from worker.events import CallEnded
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from starlette.requests import Request
     from starlette.responses import Response
 
     from worker.app import Worker
+    from worker.events import Event
 
-__all__ = ["Health", "Verdict", "probe_routes"]
+__all__ = ["DataApiState", "Health", "Verdict", "probe_routes"]
 
+LATE = timedelta(seconds=5)
+"""A scheduler that turns is never so late, but after a clock that jumped."""
 DEAD_AFTER = timedelta(seconds=60)
-"""How long a due slot may lie unseen before the scheduler counts as dead."""
+"""How long it has to be late all the time to count as dead."""
+SERVER_ERRORS = frozenset({502, 503, 504})
+"""What stands in for the Data API says this when it is not there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,53 +58,98 @@ class Verdict:
 
     @property
     def status(self) -> str:
+        """``ok``, ``degraded`` (there are remarks) or ``failing``."""
         if self.problems:
             return "failing"
         return "degraded" if self.remarks else "ok"
 
 
-class Health:
-    """Judges a worker; it reads what the worker knows of itself anyway."""
+class DataApiState:
+    """Listens to what becomes of the tasks' calls: whether the Data API answers.
 
-    def __init__(self, worker: Worker) -> None:
+    It asks nothing itself, so it knows what the latest call found.
+
+    Attributes:
+        failures: How many tries in a row got no answer; an answer is also that something is wrong.
+    """
+
+    def __init__(self) -> None:
+        self.failures = 0
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, CallEnded):
+            missing = event.status is None and isinstance(event.failure, Exception)
+            if missing or event.status in SERVER_ERRORS:
+                self.failures += 1
+            elif event.status is not None:
+                self.failures = 0
+
+
+class Health:
+    """Judges a worker; it reads what the worker knows of itself anyway.
+
+    Attributes:
+        started: To be set once the worker has started.
+        stopping: To be set once it is about to end.
+        data_api: What is known of the Data API; to be subscribed to the worker's events.
+    """
+
+    def __init__(self, worker: Worker, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._worker = worker
+        self._monotonic = monotonic
+        self._late_since: float | None = None
         self.started = False
         self.stopping = False
+        self.data_api = DataApiState()
 
     def live(self) -> Verdict:
         """Whether the scheduler turns. That the loop does is shown by there being an answer."""
-        behind = self._worker.scheduler.behind
-        if behind > DEAD_AFTER and not self.stopping:
-            return Verdict({"scheduler": f"a slot is due since {behind.total_seconds():.0f} s"})
+        late_s = self._late_s()
+        if late_s > DEAD_AFTER.total_seconds():
+            return Verdict({"scheduler": f"slots are due, and nobody looks for {late_s:.0f} s"})
         return Verdict()
 
     def ready(self) -> Verdict:
         """Whether the worker can do its work."""
-        problems = dict(self.live().problems)
+        worker, problems, remarks = self._worker, dict(self.live().problems), {}
         if not self.started:
             problems["start"] = "the worker has not started yet"
         if self.stopping:
             problems["stop"] = "the worker is about to end"
-        if (trouble := self._worker.ledger.trouble) is not None:
-            problems["store"] = trouble
-        consumer = self._worker.consumer
-        if consumer is not None and (trouble := consumer.trouble) is not None:
-            problems["queue"] = trouble
-        for stale in self._worker.freshness.stale():
+        if worker.ledger.trouble is not None:
+            problems["store"] = "the store of the schedules cannot be used"
+        if worker.consumer is not None and worker.consumer.trouble is not None:
+            problems["queue"] = "the queues cannot be used"
+        for stale in worker.freshness.stale():
             problems[f"task {stale.task}"] = f"stale since {stale.stale_since.isoformat()}"
-        return Verdict(problems)
+        if self.data_api.failures:
+            remarks["data_api"] = f"no answer to the last {self.data_api.failures} requests"
+        return Verdict(problems, remarks)
 
     def startup(self) -> Verdict:
         """Whether the worker has started. It needs no Data API for that."""
         return Verdict() if self.started else Verdict({"start": "not yet"})
 
+    def _late_s(self) -> float:
+        """How long the scheduler has been late, on a clock that a suspended machine stops too.
+
+        The wall clock alone would call a scheduler dead that slept with its machine.
+        """
+        if self.stopping or self._worker.scheduler.behind < LATE:
+            self._late_since = None
+            return 0.0
+        now = self._monotonic()
+        if self._late_since is None:
+            self._late_since = now
+        return now - self._late_since
+
 
 def probe_routes(health: Health) -> list[Route]:
     """``/livez``, ``/readyz`` and ``/startupz``: 200 or 503, with the detail as JSON."""
 
-    def route(path: str, judge: str) -> Route:
+    def route(path: str, judge: Callable[[], Verdict]) -> Route:
         async def answer(request: Request) -> Response:
-            verdict: Verdict = getattr(health, judge)()
+            verdict = judge()
             return JSONResponse(
                 {
                     "status": verdict.status,
@@ -98,9 +157,12 @@ def probe_routes(health: Health) -> list[Route]:
                     "remarks": verdict.remarks,
                 },
                 status_code=200 if verdict.ok else 503,
-                headers={"Cache-Control": "no-store"},
             )
 
-        return Route(path, answer, methods=["GET"], name=judge)
+        return Route(path, answer, methods=["GET"])
 
-    return [route("/livez", "live"), route("/readyz", "ready"), route("/startupz", "startup")]
+    return [
+        route("/livez", health.live),
+        route("/readyz", health.ready),
+        route("/startupz", health.startup),
+    ]

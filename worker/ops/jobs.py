@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,6 @@ from starlette.exceptions import HTTPException
 from worker.errors import UnknownJob
 from worker.job import JobId, JobQuery, Requeued
 from worker.job_admin import BATCH, JobAdmin
-from worker.logs import plain
 from worker.model import State
 from worker.ops.models import (
     BulkAnswer,
@@ -44,6 +44,8 @@ MOST_SAME = 1000
 MOST_AT_ONCE = 5000
 """How many dead letters one request goes through."""
 LONGEST_TEXT = 10_000
+DEEPEST = 100
+"""What is nested deeper is not shown."""
 TICK = timedelta(microseconds=1)
 
 
@@ -118,7 +120,7 @@ class JobBook:
             headers=as_object(self._hide(self._told(job.headers))),
         )
 
-    async def running(self) -> tuple[list[RunningRun], bool]:
+    async def running(self) -> tuple[list[Job], bool]:
         """The jobs that run, those created last first; and whether there are more.
 
         Raises:
@@ -126,8 +128,7 @@ class JobBook:
         """
         query = JobQuery(states=frozenset({State.STARTED}), limit=MOST_RUNNING + 1)
         found = await self._sources.engine(lambda jobs: jobs.find(query))
-        runs = [self._run(job) for job in found[:MOST_RUNNING]]
-        return runs, len(found) > MOST_RUNNING
+        return found[:MOST_RUNNING], len(found) > MOST_RUNNING
 
     async def act(self, act: Act, job_id: str) -> Done:
         """Cancel, retry or drop a job.
@@ -230,7 +231,8 @@ class JobBook:
             "cancel": job.cancel,
         }
 
-    def _run(self, job: Job) -> RunningRun:
+    def run(self, job: Job) -> RunningRun:
+        """A job that runs."""
         return RunningRun(
             kind="job",
             task=job.task,
@@ -257,9 +259,9 @@ class JobBook:
     def _told(self, text: str) -> Any:
         """A JSON text as a value that can be written, without the settings' secrets."""
         try:
-            return plain(json.loads(text), self._redact.secrets)
-        except (ValueError, RecursionError):
-            return plain(text[:LONGEST_TEXT], self._redact.secrets)
+            return writable(json.loads(text), self._redact.secrets)
+        except (ValueError, RecursionError):  # a program that enqueues by SQL may write anything
+            return writable(text[:LONGEST_TEXT], self._redact.secrets)
 
 
 async def opened(jobs: JobStore) -> JobStore:
@@ -324,6 +326,25 @@ def fits(job: Job, said: Bulk) -> bool:
 
 def tally(told: Iterable[Requeued]) -> int:
     return sum(word in (Requeued.DONE, Requeued.ASKED) for word in told)
+
+
+def writable(value: Any, edit: Callable[[str], str], depth: int = 0) -> Any:
+    """A JSON value with each text in it edited, and what JSON or UTF-8 do not know spelled out."""
+    match value:
+        case str():
+            return edit(value.encode("utf-8", "backslashreplace").decode())
+        case float() if not math.isfinite(value):
+            return str(value)
+        case dict() if depth < DEEPEST:
+            return {
+                writable(key, edit): writable(item, edit, depth + 1) for key, item in value.items()
+            }
+        case list() if depth < DEEPEST:
+            return [writable(item, edit, depth + 1) for item in value]
+        case dict() | list():
+            return "…"
+        case _:
+            return value
 
 
 def as_object(value: Any) -> dict[str, Any]:

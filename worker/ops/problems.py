@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Literal
 
 from worker.durations import format_duration
+from worker.errors import NotSupported
 from worker.ops.models import Problem
 from worker.overview import Standing, at
 
@@ -71,13 +72,11 @@ def own(worker: Worker, health: Health) -> Iterator[Problem]:
             severity="critical", what=f"the {what} stands still", why=why, kind="worker", name=name
         )
     for what, why in health.ready().remarks.items():
-        yield Problem(
-            severity="warning",
-            what=f"{what} is not well",
-            why=why,
-            kind="data_api" if "api" in what.lower() else "worker",
-            name=what,
-        )
+        if what == "data_api":
+            unheard = "the Data API does not answer"
+            yield Problem(severity="warning", what=unheard, why=why, kind="data_api", name=what)
+        else:
+            yield Problem(severity="warning", what=what, why=why, kind="worker", name=what)
 
 
 def stores(
@@ -92,7 +91,8 @@ def stores(
         what = "the store cannot be used: nothing is known of schedules"
         yield Problem(severity="critical", what=what, why=why, kind="store", name="store")
     told = None if worker.consumer is None else worker.consumer.trouble
-    counted = str(queues) if isinstance(queues, Exception) else None
+    blind = isinstance(queues, Exception) and not isinstance(queues, NotSupported)
+    counted = str(queues) if blind else None
     if (why := told or counted) is not None:
         what = "the queues cannot be used: no job is run, and nothing is known of them"
         yield Problem(severity="critical", what=what, why=why, kind="queue", name="queues")

@@ -6,9 +6,10 @@ import asyncio
 import socket
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from worker.errors import ConfigurationError
 
@@ -23,6 +24,12 @@ __all__ = ["Listener", "OpsServer", "listen"]
 KEEP_ALIVE_S = 75
 LONGEST_STOP_S = 1.0
 BACKLOG = 64
+REQUEST_S = 10.0
+"""How long a request line and its headers may take to arrive."""
+UNREAD_S = 30.0
+"""How long an answer may lie about that its client does not read."""
+MOST_CONNECTIONS = 100
+"""Of one listener."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +54,7 @@ class OpsServer:
     """
 
     def __init__(self, listeners: Sequence[Listener]) -> None:
-        self._listeners = tuple(listeners)
+        self.listeners = tuple(listeners)
         self._serving: list[tuple[QuietServer, asyncio.Task[None]]] = []
         self.addresses: list[tuple[str, int]] = []
         """Where it listens, once it is started, in the order of the listeners."""
@@ -58,12 +65,12 @@ class OpsServer:
         Raises:
             ConfigurationError: One cannot.
         """
-        for listener in self._listeners:
+        for listener in self.listeners:
             listen(listener).close()
 
     def start(self, group: asyncio.TaskGroup) -> None:
-        sockets = [listen(listener) for listener in self._listeners]
-        for listener, sock in zip(self._listeners, sockets, strict=True):
+        sockets = [listen(listener) for listener in self.listeners]
+        for listener, sock in zip(self.listeners, sockets, strict=True):
             server = QuietServer(listener.app)
             serving = group.create_task(server.serve([sock]), name=f"ops:{listener.port}")
             self._serving.append((server, serving))
@@ -76,6 +83,67 @@ class OpsServer:
             await asyncio.wait([serving for _, serving in self._serving])
 
 
+class BoundedProtocol(H11Protocol):
+    """Gives nobody more than his share: uvicorn waits for a request's headers for ever.
+
+    Who is too slow in sending a request, or in reading the answer, is hung up on. When there are
+    too many connections the one goes that has sent nothing for the longest, so that a probe gets
+    through though somebody opens all he can.
+    """
+
+    _too_slow: asyncio.TimerHandle | None = None
+    _unread: asyncio.TimerHandle | None = None
+    idle_since = 0.0
+
+    @property
+    def answering(self) -> bool:
+        cycle: RequestResponseCycle | None = self.cycle  # uvicorn says that there is always one
+        return cycle is not None and not cycle.response_complete
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        others = [one for one in self.connections if isinstance(one, BoundedProtocol)]
+        super().connection_made(cast("asyncio.Transport", transport))
+        self._expect_request()
+        if len(others) >= MOST_CONNECTIONS:
+            idle = [one for one in others if not one.answering]
+            longest = min(idle, key=lambda one: one.idle_since, default=self)
+            longest.transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.answering:
+            self._too_slow = without(self._too_slow)
+        elif self._too_slow is None:
+            self._expect_request()
+
+    def on_response_complete(self) -> None:
+        self.idle_since = self.loop.time()
+        super().on_response_complete()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._unread = self.loop.call_later(UNREAD_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._unread = without(self._unread)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._too_slow, self._unread = without(self._too_slow), without(self._unread)
+        super().connection_lost(exc)
+
+    def _expect_request(self) -> None:
+        self.idle_since = self.loop.time()
+        self._too_slow = self.loop.call_later(REQUEST_S, self.transport.abort)
+
+
+def without(timer: asyncio.TimerHandle | None) -> asyncio.TimerHandle | None:
+    """Nothing, once the timer is cancelled."""
+    if timer is not None:
+        timer.cancel()
+    return None
+
+
 class QuietServer(uvicorn.Server):
     """Leaves signals to the worker, and waits for its end instead of looking ten times a second."""
 
@@ -83,11 +151,13 @@ class QuietServer(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
+                http=BoundedProtocol,
                 ws="none",
                 lifespan="off",
                 log_config=None,
-                log_level="error",
+                log_level="critical",  # the guard logs what an application raises
                 access_log=False,
+                proxy_headers=False,  # anybody could say that he is somebody else
                 server_header=False,
                 date_header=False,  # uvicorn would have to wake every second for it
                 timeout_keep_alive=KEEP_ALIVE_S,

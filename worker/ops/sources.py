@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from worker.errors import StoreUnavailable
+from worker.errors import NotSupported, StoreUnavailable
 from worker.schedule_admin import ScheduleAdmin
 
 if TYPE_CHECKING:
@@ -65,10 +65,15 @@ class Sources:
 
         Raises:
             StoreError, ConfigurationError: It cannot be asked now, or not at all.
+            NotSupported: It keeps no records of jobs.
         """
         try:
             async with asyncio.timeout(PATIENCE_S):
-                return await ask(await self._worker.client.engine())
+                engine = await self._worker.client.engine()
+                able = engine.capabilities
+                if not able.lookup:
+                    raise NotSupported(f"{able.backend} cannot tell which jobs it has")
+                return await ask(engine)
         except TimeoutError as exc:
             raise StoreUnavailable(
                 f"no answer of the queues' engine within {PATIENCE_S:g} s"

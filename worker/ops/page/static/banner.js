@@ -12,7 +12,7 @@ const PLACES = {
 
 export function banner(node, announce) {
   const sign = icon("mute");
-  const line = el("p", { class: "line", text: "Asking the worker …" });
+  const line = el("a", { class: "line", href: "#/", text: "Asking the worker …" });
   const note = el("p", { class: "note" });
   const list = el("ul");
   node.append(el("div", { class: "head" }, sign, line, note), list);
@@ -58,8 +58,9 @@ function words(problems) {
 function problemRow() {
   const sign = icon("warn");
   const what = el("span", { class: "what" });
+  const more = el("span", { class: "more" });
   const why = el("span", { class: "why" });
-  const link = el("a", {}, sign, el("span", {}, what, " ", why), icon("next"));
+  const link = el("a", {}, sign, el("span", {}, what, more, " ", why), icon("next"));
   const node = el("li", {}, link);
   return {
     node,
@@ -67,7 +68,9 @@ function problemRow() {
       const [tone, name] = severityLook(problem.severity);
       set(node, "data-tone", tone);
       sign.become(name);
-      put(what, problem.what);
+      const cut = problem.what.search(/: | since /);
+      put(what, cut < 0 ? problem.what : problem.what.slice(0, cut));
+      put(more, cut < 0 ? "" : problem.what.slice(cut));
       put(why, problem.why);
       set(link, "href", (PLACES[problem.kind] ?? (() => "#/"))(problem.name));
     },

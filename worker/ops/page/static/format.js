@@ -71,7 +71,8 @@ function tell(node) {
   if (Number.isNaN(when)) put(node, "–");
   else if (node.dataset.shows === "absolute") put(node, absolute(when));
   else if (node.dataset.shows === "elapsed") {
-    put(node, duration(Math.max(0, Math.floor((now() - when) / 1000)) * 1000));
+    const s = Math.max(0, Math.floor((now() - when) / 1000));
+    put(node, s < 60 ? `${s} s` : duration(s * 1000));
   } else put(node, relative(when - now()));
 }
 

@@ -9,7 +9,8 @@ import { asApi, namesOf } from "./jobs.js";
 
 export function dead({ query, state, live }) {
   const { node: sheet, body } = table("Dead letters", [
-    ...(allowed() ? [["", "pick"]] : []), ["Job"], ["Queue"], ["Error"], ["Failed"], ["Attempts", "right"], ...(allowed() ? [["", "right"]] : []),
+    ...(allowed() ? [["", "pick"]] : []), ["Job", "w-23"], ["Queue", "w-queue"], ["Error"], ["Failed", "w-when"],
+    ["Attempts", "right w-count"], ...(allowed() ? [["", "w-two"]] : []),
   ]);
   set(sheet, "class", "cards dead");
   const picked = new Set();

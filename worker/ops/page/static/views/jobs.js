@@ -11,7 +11,10 @@ import { choice, filters, pager } from "./filters.js";
 const LIMIT = "50";
 
 export function jobs({ query, state, live }) {
-  const { node: sheet, body } = table("Jobs", [["Job"], ["State"], ["Queue"], ["Asked for"], ["Took", "right"], ["Attempts", "right"], ["What is known"]]);
+  const { node: sheet, body } = table("Jobs", [
+    ["Job", "w-23"], ["State", "w-state"], ["Queue"], ["Asked for", "w-when"], ["Took", "right w-count"],
+    ["Attempts", "right w-count"], ["What is known", "w-27"],
+  ]);
   set(sheet, "class", "cards jobs");
   const empty = el("p", { class: "empty", text: "No job is as the filters say." });
   const error = el("p", { class: "callout bad", role: "alert", hidden: true });

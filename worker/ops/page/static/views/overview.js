@@ -18,9 +18,8 @@ export function overview() {
     { class: "overview" },
     el("h1", { class: "unseen", text: "Overview" }),
     panel("Schedules", "#/schedules", tasks, legend()),
+    el("div", { class: "stacked" }, panel("Queues", "#/queues", waits.node), panel("Workers", null, workers)),
     panel("Running now", "#/running", runs.node),
-    panel("Queues", "#/queues", waits.node),
-    panel("Workers", null, workers),
   );
   return {
     title: "Overview",

@@ -34,7 +34,7 @@ export function queues() {
 /** The table of queues, which the overview shows too. */
 export function queuesTable({ tasks = true } = {}) {
   const { node: sheet, body } = table("Queues", [
-    ["Queue"], ["Waiting", "right"], ["Depth"], ["Oldest", "right"], ["Running", "right"], ["Done a minute", "right"], ["Dead", "right"],
+    ["Queue", "w-27"], ["Waiting", "right"], ["Depth", "w-spark less"], ["Oldest", "right"], ["Running", "right"], ["Done a minute", "right"], ["Dead", "right"],
   ]);
   set(sheet, "class", "cards queues");
   const empty = el("p", { class: "empty", text: "No task has a queue." });
@@ -63,7 +63,7 @@ function row(withTasks) {
     {},
     el("th", { scope: "row" }, el("span", { class: "stack" }, link, here, withTasks ? tasks : null)),
     cell("Waiting", "right", waiting),
-    cell("Depth", "spark-cell", depth.node),
+    cell("Depth", "spark-cell less", depth.node),
     cell("Oldest", "right", oldest.node),
     cell("Running", "right", active),
     cell("Done a minute", "right", pace),
@@ -85,7 +85,7 @@ function row(withTasks) {
       put(active, number(one.running));
       set(active, "href", `#/jobs?queue=${name}&state=STARTED`);
       set(active, "aria-label", `${one.running} running of ${one.name}`);
-      put(pace, one.finished_per_minute === null ? "–" : number(Math.round(one.finished_per_minute * 10) / 10));
+      put(pace, one.finished_per_minute === null ? "–" : perMinute(one.finished_per_minute));
       put(dead, number(one.dead));
       set(dead, "href", `#/dead?queue=${name}`);
       set(dead, "aria-label", `${one.dead} dead letters of ${one.name}`);
@@ -94,6 +94,8 @@ function row(withTasks) {
     },
   };
 }
+
+const perMinute = (rate) => number(rate < 10 ? Math.round(rate * 10) / 10 : Math.round(rate));
 
 /** Since when the oldest waits: as a moment it ages by itself, and no second tells it anew. */
 function since(queue) {

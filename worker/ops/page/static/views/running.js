@@ -28,7 +28,8 @@ export function running() {
 /** The table of what runs, which the overview shows too. */
 export function runningTable() {
   const { node: sheet, body } = table("Running now", [
-    ["Task"], ["Progress"], ["For"], ["Attempt", "right"], ["Where"], ...(allowed() ? [["", "right"]] : []),
+    ["Task", "w-30"], ["Progress"], ["For", "w-when"], ["Attempt", "right w-count less"], ["Where", "less"],
+    ...(allowed() ? [["", "w-one"]] : []),
   ]);
   set(sheet, "class", "cards running");
   const empty = el("p", { class: "empty", text: "Nothing runs at this moment." });
@@ -58,8 +59,8 @@ function row(one) {
     el("th", { scope: "row" }, el("span", { class: "stack" }, link, id)),
     cell("Progress", "", bar.node),
     cell("For", "", since.node),
-    cell("Attempt", "right", attempt),
-    cell("Where", "", where),
+    cell("Attempt", "right less", attempt),
+    cell("Where", "less", where),
     allowed() ? cell("", "right", end, asked, hint) : null,
   );
   return {

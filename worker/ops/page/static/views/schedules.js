@@ -8,8 +8,8 @@ import { badge, outcomeLook, standingLook } from "../words.js";
 
 export function schedules() {
   const { node: sheet, body } = table("Schedules", [
-    ["Task"], ["Last 50 slots"], ["Duration"], ["Last run"], ["Next slot"], ["Failures", "right"],
-    ...(allowed() ? [["", "right"]] : []),
+    ["Task", "w-23"], ["Last 50 slots", "w-20"], ["Duration", "w-spark"], ["Last run"], ["Next slot", "w-when"],
+    ["Failures", "right w-count"], ...(allowed() ? [["", "w-two"]] : []),
   ]);
   set(sheet, "class", "cards schedules");
   const summary = el("p", { class: "sub" });
@@ -24,7 +24,8 @@ export function schedules() {
     node,
     update({ schedules: all }) {
       const scheduled = all.filter((one) => one.schedule !== null);
-      put(summary, `${many(scheduled.length, "task")} on a schedule, ${all.length - scheduled.length} on demand`);
+      const off = all.length - scheduled.length;
+      put(summary, `${many(scheduled.length, "task")} on a schedule${off ? `, ${off} without` : ""}`);
       keyed(body, [...scheduled, ...all.filter((one) => one.schedule === null)], (one) => one.name, row);
     },
   };
