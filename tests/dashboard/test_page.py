@@ -80,8 +80,8 @@ async def test_live_data_takes_neither_focus_nor_selection_nor_place(looking: Lo
 
 async def select(look: Look, what: str) -> None:
     await look.page.evaluate(
-        "(what) => getSelection().selectAllChildren(document.querySelector(what + ':not([hidden])'))",
-        what,
+        "(what) => getSelection().selectAllChildren(document.querySelector(what))",
+        f"{what}:not([hidden])",
     )
 
 
