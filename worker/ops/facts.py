@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Facts"]
 
-FRESH_S = 2.0
+FRESH_S = 1.5
+"""Shorter than the time between two looks of `worker.ops.live`, so that each finds news."""
 MOST_REPLICAS = 50
 PAST = timedelta(hours=1)
 """How long a worker that ended is still listed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,6 @@ from starlette.exceptions import HTTPException
 from worker.errors import UnknownJob
 from worker.job import JobId, JobQuery, Requeued
 from worker.job_admin import BATCH, JobAdmin
-from worker.logs import plain
 from worker.model import State
 from worker.ops.models import (
     BulkAnswer,
@@ -44,6 +44,8 @@ MOST_SAME = 1000
 MOST_AT_ONCE = 5000
 """How many dead letters one request goes through."""
 LONGEST_TEXT = 10_000
+DEEPEST = 100
+"""What is nested deeper is not shown."""
 TICK = timedelta(microseconds=1)
 
 
@@ -257,9 +259,9 @@ class JobBook:
     def _told(self, text: str) -> Any:
         """A JSON text as a value that can be written, without the settings' secrets."""
         try:
-            return plain(json.loads(text), self._redact.secrets)
-        except (ValueError, RecursionError):
-            return plain(text[:LONGEST_TEXT], self._redact.secrets)
+            return writable(json.loads(text), self._redact.secrets)
+        except (ValueError, RecursionError):  # a program that enqueues by SQL may write anything
+            return writable(text[:LONGEST_TEXT], self._redact.secrets)
 
 
 async def opened(jobs: JobStore) -> JobStore:
@@ -324,6 +326,25 @@ def fits(job: Job, said: Bulk) -> bool:
 
 def tally(told: Iterable[Requeued]) -> int:
     return sum(word in (Requeued.DONE, Requeued.ASKED) for word in told)
+
+
+def writable(value: Any, edit: Callable[[str], str], depth: int = 0) -> Any:
+    """A JSON value with each text in it edited, and what JSON or UTF-8 do not know spelled out."""
+    match value:
+        case str():
+            return edit(value.encode("utf-8", "backslashreplace").decode())
+        case float() if not math.isfinite(value):
+            return str(value)
+        case dict() if depth < DEEPEST:
+            return {
+                writable(key, edit): writable(item, edit, depth + 1) for key, item in value.items()
+            }
+        case list() if depth < DEEPEST:
+            return [writable(item, edit, depth + 1) for item in value]
+        case dict() | list():
+            return "…"
+        case _:
+            return value
 
 
 def as_object(value: Any) -> dict[str, Any]:

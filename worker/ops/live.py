@@ -6,6 +6,7 @@ import asyncio
 import json
 from typing import TYPE_CHECKING, Any
 
+import structlog
 from starlette.responses import Response
 
 from worker.ops.calls import adapter
@@ -13,18 +14,16 @@ from worker.ops.models import StateFacts
 from worker.ops.problem import problem
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from starlette.requests import Request
     from starlette.types import Receive, Scope, Send
-
-    from worker.ops.facts import Facts
 
 __all__ = ["Live"]
 
 EVERY_S = 2.0
 KEEP_ALIVE_S = 15.0
 MOST_LISTENERS = 32
-SLOW_S = 20.0
-"""How long a listener may take to take what it is sent."""
 KEEP_ALIVE = b": still here\n\n"
 HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -36,11 +35,19 @@ HEADERS = [
 class Live:
     """Tells listeners the state whenever it changes.
 
-    A listener that is slow skips states: nothing is kept for it but the latest one.
+    A listener that is slow skips states: nothing is kept for it but the latest one. On one that
+    takes nothing at all the server hangs up.
+
+    Args:
+        gather: What is told.
+        every_s: The time from one look to the next.
     """
 
-    def __init__(self, facts: Facts) -> None:
-        self._facts = facts
+    def __init__(
+        self, gather: Callable[[], Awaitable[StateFacts]], *, every_s: float = EVERY_S
+    ) -> None:
+        self._gather = gather
+        self._every_s = every_s
         self._listeners = 0
         self._reading: asyncio.Task[None] | None = None
         self._event = b""
@@ -79,7 +86,7 @@ class Live:
             self._news.notify_all()
 
     async def listen(self, send: Send) -> None:
-        """Send states until the worker ends, or the listener does not take them any more."""
+        """Send states until the worker ends."""
         self._listeners += 1
         if self._reading is None or self._reading.done():
             self._seen = None
@@ -96,36 +103,42 @@ class Live:
     async def _send_all(self, send: Send) -> None:
         number = -1 if self._event else self._number
         while not self._is_closed():
-            event = await self._next(number)
-            number = self._number
+            event, number = await self._next(number)
             if not self._is_closed():
-                async with asyncio.timeout(SLOW_S):
-                    await send({"type": "http.response.body", "body": event, "more_body": True})
+                await send({"type": "http.response.body", "body": event, "more_body": True})
 
     def _is_closed(self) -> bool:
         return self._closed
 
-    async def _next(self, number: int) -> bytes:
-        """A state later than that of this number, or a sign of life where none comes."""
+    async def _next(self, number: int) -> tuple[bytes, int]:
+        """A state later than that of this number, and its own; or a sign of life."""
         try:
             async with asyncio.timeout(KEEP_ALIVE_S), self._news:
                 await self._news.wait_for(lambda: self._closed or self._number != number)
         except TimeoutError:
-            return KEEP_ALIVE
-        return self._event
+            return KEEP_ALIVE, number
+        return self._event, self._number
 
     async def _read(self) -> None:
-        """Gather the state, as long as somebody listens."""
+        """Look for changes, as long as somebody listens."""
+        log = structlog.get_logger("worker.ops")
         while True:
-            state = adapter(StateFacts).dump_python(await self._facts.state(), mode="json")
-            lasting = without_clocks(state)
-            if lasting != self._seen:
-                self._seen = lasting
-                text = json.dumps(state, separators=(",", ":"))
-                self._event = f"event: state\ndata: {text}\n\n".encode()
-                self._number += 1
-                await self._tell()
-            await asyncio.sleep(EVERY_S)
+            try:
+                await self._look()
+            except Exception:  # the listeners, and the next look, shall not suffer from it
+                log.exception("ops.failed", method="GET", path="/api/v1/events")
+            await asyncio.sleep(self._every_s)
+
+    async def _look(self) -> None:
+        state = adapter(StateFacts).dump_python(await self._gather(), mode="json")
+        lasting = without_clocks(state)
+        if lasting == self._seen:
+            return
+        self._seen = lasting
+        text = json.dumps(state, separators=(",", ":"))
+        self._event = f"event: state\ndata: {text}\n\n".encode()
+        self._number += 1
+        await self._tell()
 
 
 class Stream(Response):
@@ -142,12 +155,13 @@ class Stream(Response):
         gone = asyncio.create_task(left(receive), name="ops:listener-left")
         try:
             await asyncio.wait({sending, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not gone.done():
+                sending.result()
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             for task in (sending, gone):
                 task.cancel()
             await asyncio.wait({sending, gone})
-        if gone.cancelled() and sending.exception() is None:
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 async def left(receive: Receive) -> None:

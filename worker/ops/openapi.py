@@ -45,6 +45,18 @@ PROBLEM = {
     },
 }
 
+EVENTS: dict[str, Any] = {
+    "operationId": "events",
+    "summary": "The state, whenever it changes, as server-sent events of the name `state`.",
+    "description": "The data of each event is a `StateFacts` as JSON. Comments come between.",
+    "responses": {
+        "200": {
+            "description": "A stream that goes on until one of both ends it.",
+            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        }
+    },
+}
+
 
 def described(calls: Sequence[Call], *, root: str) -> str:
     """The description as JSON."""
@@ -60,7 +72,7 @@ def described(calls: Sequence[Call], *, root: str) -> str:
         body = None if call.body is None else said[(call.body, "validation")]
         told = operation(call, refs[(call.answer, "serialization")], body)
         paths.setdefault(call.path, {})[call.method.lower()] = told
-    paths[f"{root}/events"] = {"get": events(refs[(StateFacts, "serialization")])}
+    paths[f"{root}/events"] = {"get": EVENTS}
     return json.dumps(
         {
             "openapi": "3.1.0",
@@ -130,17 +142,3 @@ def query_parameters(call: Call) -> list[dict[str, Any]]:
         {"name": name, "in": "query", "required": False, "schema": field}
         for name, field in schema["properties"].items()
     ]
-
-
-def events(state: Any) -> dict[str, Any]:
-    return {
-        "operationId": "events",
-        "summary": "The state, whenever it changes, as server-sent events of the name `state`.",
-        "description": f"The data of each event is JSON: {json.dumps(state)}.",
-        "responses": {
-            "200": {
-                "description": "A stream that goes on until one of both ends it.",
-                "content": {"text/event-stream": {"schema": {"type": "string"}}},
-            }
-        },
-    }

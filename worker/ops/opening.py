@@ -16,6 +16,7 @@ from worker.ops.metrics import metrics_routes
 from worker.ops.page import page_routes
 from worker.ops.server import Listener, OpsServer
 from worker.ops.sign_in import session_routes
+from worker.secret_keys import without_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,8 +58,8 @@ def open_ops(worker: Worker) -> Ops:
     settings = worker.settings
     health = Health(worker)
     worker.events.subscribe(health.data_api)
-    facts = Facts(worker, health)
-    live = Live(facts)
+    facts = Facts(worker, health, hide=without_secrets)
+    live = Live(facts.state)
     probes, metrics = probe_routes(health), metrics_routes(worker, health)
     tokens = tokens_of(settings)
     listeners = []

@@ -72,13 +72,11 @@ def own(worker: Worker, health: Health) -> Iterator[Problem]:
             severity="critical", what=f"the {what} stands still", why=why, kind="worker", name=name
         )
     for what, why in health.ready().remarks.items():
-        yield Problem(
-            severity="warning",
-            what=f"{what} is not well",
-            why=why,
-            kind="data_api" if "api" in what.lower() else "worker",
-            name=what,
-        )
+        if what == "data_api":
+            unheard = "the Data API does not answer"
+            yield Problem(severity="warning", what=unheard, why=why, kind="data_api", name=what)
+        else:
+            yield Problem(severity="warning", what=what, why=why, kind="worker", name=what)
 
 
 def stores(

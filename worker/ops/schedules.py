@@ -96,7 +96,8 @@ class Ledger:
             return ScheduleDetail(
                 **self._facts(view, entries[:STRIP]),
                 explanation=Explained(
-                    verdict=self._redact(why.verdict), facts=[self._redact(f) for f in why.facts]
+                    verdict=self._redact(readable(why.verdict)),
+                    facts=[self._redact(readable(fact)) for fact in why.facts],
                 ),
                 history=[self._entry(entry) for entry in entries],
             )
@@ -126,7 +127,7 @@ class Ledger:
             "last_success": book.last_success,
             "pause": None
             if pause is None
-            else PauseFacts(at=pause.at, by=pause.by, note=pause.note),
+            else PauseFacts(at=pause.at, by=readable(pause.by), note=readable(pause.note)),
             "max_age_s": None if max_age is None else max_age.total_seconds(),
             "stale_since": view.stale_since,
             "waiting": len(book.waiting),
@@ -177,7 +178,12 @@ class Ledger:
         )
 
     def _error(self, entry: Entry) -> str | None:
-        return None if entry.error is None else self._redact(entry.error)
+        return None if entry.error is None else self._redact(readable(entry.error))
+
+
+def readable(text: str) -> str:
+    """The text with what UTF-8 does not know spelled out."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def slot_run(entry: Entry) -> SlotRun:
