@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -41,6 +41,7 @@ from worker.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
+    from contextlib import AbstractAsyncContextManager
 
     import httpx
 
@@ -185,7 +186,7 @@ async def open_worker(
         if plans:
             consumer = consumer_of(settings, doors, jobs, runner, scheduler, plans, clock, events)
         try:
-            async with client:
+            async with tracing(settings, events, http_client), client:
                 yield Worker(
                     settings,
                     http_client,
@@ -201,6 +202,25 @@ async def open_worker(
                 )
         finally:
             await jobs.close()
+
+
+def tracing(
+    settings: Settings, events: Events, http_client: httpx.AsyncClient
+) -> AbstractAsyncContextManager[None]:
+    """Spans of what goes on, if they are wanted; otherwise nothing is imported for them.
+
+    Raises:
+        ConfigurationError: The library is missing; on entering: there is nowhere for them to go.
+    """
+    if not settings.tracing:
+        return nullcontext()
+    try:
+        from worker.tracing_set_up import traced
+    except ModuleNotFoundError as exc:
+        raise ConfigurationError(
+            [f"WORKER_TRACING needs {exc.name}; install sidecar-worker[otel]"]
+        ) from exc
+    return traced(events, http_client)
 
 
 def worker_name(settings: Settings) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import os
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from importlib import import_module
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, Unpack
@@ -18,6 +19,7 @@ from worker.job import Enqueued, JobId, NewJob
 from worker.job_handle import JobHandle
 from worker.queue_urls import queue_url_of, records_url_of
 from worker.queues.opening import make_jobs
+from worker.sending import is_traced, send_traced
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from worker.asking import Askable, Definition
     from worker.enqueue_options import EnqueueOptions
     from worker.ports import JobStore
+    from worker.sending import Send
 
 __all__ = ["WorkerClient", "client_in_reach"]
 
@@ -166,10 +169,10 @@ class WorkerClient:
         connection = options.pop("connection", None)
         new = self.request(task, params, **options)
         await self.engine()
-        if connection is None:
-            told = await self._enqueuing.ask(new)
+        if connection is not None or is_traced():
+            (told,) = await self._sent([new], connection)
         else:
-            (told,) = await self._enqueue_in(connection, [new])
+            told = await self._enqueuing.ask(new)
         return self._handle(task, new, told, options)
 
     async def enqueue_many(
@@ -202,14 +205,10 @@ class WorkerClient:
             if job is not None:
                 options["id"] = job
             jobs.append(self.request(task, one, **options))
-        engine = await self.engine()
+        await self.engine()
         told: list[Enqueued] = []
         for start in range(0, len(jobs), MANY):
-            part = jobs[start : start + MANY]
-            if connection is None:
-                told += await engine.enqueue(part)
-            else:
-                told += await self._enqueue_in(connection, part)
+            told += await self._sent(jobs[start : start + MANY], connection)
         return [self._handle(task, new, one, options) for new, one in zip(jobs, told, strict=True)]
 
     def job(self, job_id: str) -> JobHandle:
@@ -238,6 +237,19 @@ class WorkerClient:
     def _definition(self, task: Askable | str) -> Definition | None:
         """What is known of the task; ``None`` for a name that is not known here."""
         return self._tasks.get(task) if isinstance(task, str) else task.define()
+
+    async def _sent(self, jobs: Sequence[NewJob], connection: Any) -> Sequence[Enqueued]:
+        """Have the engine take in ``jobs``, as part of the caller's trace, if there is one."""
+        if connection is not None:
+            send: Send = partial(self._enqueue_in, connection)
+        elif len(jobs) == 1:
+            send = self._enqueue_one
+        else:
+            send = self.jobs.enqueue
+        return await (send_traced(jobs, send) if is_traced() else send(jobs))
+
+    async def _enqueue_one(self, jobs: Sequence[NewJob]) -> Sequence[Enqueued]:
+        return [await self._enqueuing.ask(job) for job in jobs]
 
     async def _enqueue_in(self, connection: Any, jobs: Sequence[NewJob]) -> list[Enqueued]:
         if not self.jobs.capabilities.transactions:

@@ -221,6 +221,11 @@ class Settings(BaseSettings):
     heartbeat_url_interval: Duration = Field(
         timedelta(minutes=1), description="How often `WORKER_HEARTBEAT_URL` is called."
     )
+    tracing: bool = Field(
+        False,
+        description="Make spans of runs and requests, for OpenTelemetry; where they go, the "
+        "`OTEL_…` variables say.",
+    )
     ops_port: int = Field(
         0,
         ge=0,

@@ -58,6 +58,11 @@ async def again() -> None:
     raise TimeoutError("too slow")
 
 
+@task(queue="default", max_retries=1, retry_delay=timedelta(0))
+async def soon_again() -> None:
+    raise TimeoutError("too slow")
+
+
 def register(scheduler: Scheduler) -> None:
     scheduler.register_task(Failing, interval="1h", max_age="2h")
     scheduler.register_task(Flaky, interval="1h")

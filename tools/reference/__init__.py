@@ -6,9 +6,10 @@ whether the ones in the repository are current.
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
-from tools.reference import cli, log, settings
+from tools.reference import api, cli, log, metrics, settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,5 +25,8 @@ def pages() -> Mapping[str, str]:
         ".env.example": settings.example(),
         "docs/reference/settings.md": MADE + settings.page(),
         "docs/reference/cli.md": MADE + cli.page(),
+        "docs/reference/metrics.md": MADE + metrics.page(),
+        "docs/reference/api.md": MADE + api.page(),
+        "docs/reference/openapi.json": json.dumps(api.description(), indent=1) + "\n",
         "docs/reference/log.md": MADE + log.page(),
     }

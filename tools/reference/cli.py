@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer.main
 
 import worker.terminal
-from tools.reference.table import table
+from tools.reference.table import as_code, table
 from worker.cli import app
 
 if TYPE_CHECKING:
@@ -79,8 +79,3 @@ def described(parameter: Any) -> tuple[str, str, str] | None:
     default = parameter.default
     shown = "" if default in (None, False, (), "") or callable(default) else f"`{default}`"
     return names, told, shown
-
-
-def as_code(text: str) -> str:
-    """Docstrings mark code by two backticks or one, Markdown by one."""
-    return " ".join(text.replace("``", "`").split())

@@ -1,4 +1,4 @@
-"""Tables in Markdown."""
+"""Tables and words in Markdown."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["table"]
+__all__ = ["as_code", "table"]
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -17,3 +17,8 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
         "| " + " | ".join(" ".join(cell.split()).replace("|", r"\|") for cell in line) + " |\n"
         for line in lines
     )
+
+
+def as_code(text: str) -> str:
+    """Docstrings mark code by two backticks or one, Markdown by one."""
+    return text.replace("``", "`")

@@ -25,6 +25,7 @@ version 8 raises when a longer read blocks."""
 AGAIN_S = 0.2
 LONGEST_AGAIN_S = 2.0
 LISTENING_S = 1.0
+CANCEL_AGAIN_S = 0.1
 
 
 class RedisChannel:
@@ -98,9 +99,9 @@ class RedisChannel:
 
     async def close(self) -> None:
         """Hear no more. Never raises."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task})
-            self._task = None
+        task, self._task = self._task, None
+        while task is not None and not task.done():
+            task.cancel()  # redis-py loses one that comes together with a message
+            await asyncio.wait({task}, timeout=CANCEL_AGAIN_S)
         with suppress(RedisError, OSError):
             await self._client.aclose()
