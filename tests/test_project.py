@@ -118,6 +118,44 @@ def test_nothing_in_the_package_silences_the_type_checker() -> None:
         assert "type: ignore" not in path.read_text(), path
 
 
+FORBIDDEN_MODULES = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}
+FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__"}
+
+
+def forbidden(tree: ast.AST) -> set[str]:
+    """What in a module could turn data that came from outside into code."""
+    found = set()
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import(names=names):
+                found |= {name.name.partition(".")[0] for name in names} & FORBIDDEN_MODULES
+            case ast.ImportFrom(module=str(module)):
+                found |= {module.partition(".")[0]} & FORBIDDEN_MODULES
+            case ast.Call(func=ast.Name(id=name)) if name in FORBIDDEN_CALLS:
+                found.add(name)
+            case ast.Attribute(value=ast.Name(id="yaml"), attr=attribute):
+                if attribute not in ("safe_load", "YAMLError"):
+                    found.add(f"yaml.{attribute}")
+            case ast.keyword(arg="shell", value=ast.Constant(value=True)):
+                found.add("shell=True")
+    return found
+
+
+def test_nothing_in_the_package_turns_data_into_code() -> None:
+    for path in MODULES:
+        assert forbidden(ast.parse(path.read_text())) == set(), path
+
+
+def test_the_search_for_such_things_finds_them() -> None:
+    for code in (
+        *("import pickle", "from marshal import loads", "import yaml; yaml.load(x)"),
+        *("eval(x)", "exec(x)", "compile(x, '', 'exec')", "__import__(x)"),
+        *("import yaml; yaml.unsafe_load(x)", "run(x, shell=True)"),
+    ):
+        assert forbidden(ast.parse(code)), code
+    assert forbidden(ast.parse("import re; re.compile(x); import yaml; yaml.safe_load(x)")) == set()
+
+
 def test_the_worker_alone_imports_neither_the_demo_nor_a_database() -> None:
     code = (
         "import sys, worker.cli, worker.app\n"

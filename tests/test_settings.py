@@ -209,3 +209,57 @@ def test_modules_are_a_list_with_commas(monkeypatch: pytest.MonkeyPatch) -> None
 def test_settings_that_contradict_each_other_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     (problem,) = problems(monkeypatch, WORKER_RETRY_BASE="1m", WORKER_RETRY_LONGEST="1s")
     assert problem == "WORKER_RETRY_LONGEST must not be shorter than WORKER_RETRY_BASE"
+
+
+LONG = "0123456789abcdef"
+
+
+@pytest.mark.parametrize(
+    "token", ["short", "0123456789abcde", "sixteen or more with spaces", "\u00e9" * 16, LONG + "\n"]
+)
+def test_a_weak_ops_token_is_refused_and_not_repeated(
+    monkeypatch: pytest.MonkeyPatch, token: str
+) -> None:
+    for name in ("WORKER_OPS_TOKEN", "WORKER_OPS_READ_TOKEN"):
+        monkeypatch.delenv("WORKER_OPS_TOKEN", raising=False)
+        (problem,) = problems(monkeypatch, **{name: token})
+        assert problem.startswith(f"{name}: expected 16 or more characters")
+        assert token not in problem
+
+
+def test_the_two_ops_tokens_must_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    (problem,) = problems(monkeypatch, WORKER_OPS_TOKEN=LONG, WORKER_OPS_READ_TOKEN=LONG)
+    assert "must differ" in problem
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.1.2.3", "ops.internal"])
+def test_an_ops_address_that_others_reach_needs_a_token(
+    monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    (problem,) = problems(monkeypatch, WORKER_OPS_PORT="8080", WORKER_OPS_HOST=host)
+    assert "set WORKER_OPS_TOKEN" in problem
+    assert host in problem
+    assert load(monkeypatch, WORKER_OPS_READ_TOKEN=LONG).ops_host == host
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.0.0.2"])
+def test_an_ops_address_of_this_machine_needs_none(
+    monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    assert load(monkeypatch, WORKER_OPS_PORT="8080", WORKER_OPS_HOST=host).ops_token is None
+
+
+def test_an_ops_address_that_is_not_served_needs_no_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load(monkeypatch, WORKER_OPS_HOST="0.0.0.0").ops_port == 0
+
+
+def test_the_two_listeners_have_two_ports(monkeypatch: pytest.MonkeyPatch) -> None:
+    (problem,) = problems(monkeypatch, WORKER_OPS_PORT="8080", WORKER_PROBE_PORT="8080")
+    assert "WORKER_PROBE_PORT must differ from WORKER_OPS_PORT" in problem
+
+
+@pytest.mark.parametrize("name", ["https://ops.example", "ops.example:8080", "*", "a b", "ops/x"])
+def test_an_ops_host_is_a_name_alone(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    (problem,) = problems(monkeypatch, WORKER_OPS_HOSTS=f"fine.example,{name}")
+    assert "without scheme and port" in problem
+    assert repr(name) in problem

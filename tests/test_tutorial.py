@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.documents import marked
 from tests.support.processes import DEADLINE_S, clean_environment, demo_api, running
+from tests.support.servers import refused_port
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -72,8 +73,18 @@ async def test_the_tutorial_can_be_followed(shop: Path) -> None:
 
     assert "2 passed" in await followed("test", cwd=shop)
 
+    more = marked("example", "tutorial-ops.env")
+    for port in ("8080", "8081"):
+        assert f"={port}\n" in more
+        more = more.replace(port, str(refused_port()))
+    with (shop / ".env").open("a") as file:
+        file.write(more)
+    async with running("start", environment={}, cwd=shop) as worker:
+        await worker.logged("worker.ready")
+        assert await followed("health", cwd=shop) == "alive\n"
+
 
 def test_every_step_is_followed() -> None:
     text = (Path(__file__).parent.parent / "docs/tutorial.md").read_text("utf-8")
     steps = set(re.findall(r"<!-- command: tutorial (\w+) -->", text))
-    assert steps == {"run", "history", "preview", "enqueue", "drop", "test"}
+    assert steps == {"run", "history", "preview", "enqueue", "drop", "test", "health"}

@@ -275,6 +275,7 @@ class Consumer:
                 self._noted(f"queue {plan.name}", str(exc))
                 await self._clock.sleep(again_s)
                 again_s = min(again_s * 2, LONGEST_AGAIN_S)
+                found = True  # so the next look does not wait: it shows whether all is well
                 continue
             self._noted(f"queue {plan.name}", None)
             again_s = AGAIN_S

@@ -85,7 +85,7 @@ def ask(host: str, port: int, *, ready: bool) -> tuple[bool, str]:
 
 
 def fetch(host: str, port: int, path: str) -> bytes:
-    """All that the server sends, within the time that is given.
+    """The server's answer, within the time that is given.
 
     Raises:
         OSError: It does not.
@@ -95,13 +95,21 @@ def fetch(host: str, port: int, path: str) -> bytes:
     with socket.create_connection((host, port), timeout=TIMEOUT_S) as connection:
         connection.sendall(request.encode())
         answer = b""
-        while len(answer) < LONGEST_ANSWER:
+        while len(answer) < LONGEST_ANSWER and not is_whole(answer):
             connection.settimeout(max(end - time.monotonic(), 0.001))
             part = connection.recv(LONGEST_ANSWER)
             if not part:
                 break
             answer += part
     return answer
+
+
+def is_whole(answer: bytes) -> bool:
+    """Whether the body is as long as its header says; an answer without one ends when it ends."""
+    head, mark, body = answer.partition(b"\r\n\r\n")
+    _, said, length = head.lower().partition(b"\r\ncontent-length:")
+    digits = length.partition(b"\r\n")[0].strip()
+    return bool(mark and said) and digits.isdigit() and len(body) >= int(digits)
 
 
 def problems(body: bytes) -> str:

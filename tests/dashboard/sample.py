@@ -132,7 +132,7 @@ def overview() -> dict[str, Any]:
                 "severity": "warning",
                 "what": "3 dead letters",
                 "kind": "dead",
-                "name": "send_invoice",
+                "name": "billing",
                 "why": "the latest: InvalidParams: order_id: expected an integer",
             },
         ],

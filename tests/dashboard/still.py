@@ -37,12 +37,16 @@ class StillWorker:
 
     Args:
         spoil: Applied to everything that the API gives.
+
+    Attributes:
+        down: It answers 503, and ends its streams.
     """
 
     def __init__(self, spoil: Callable[[Any], Any] = same) -> None:
         self.url = ""
         self.spoil = spoil
         self.state: dict[str, Any] = spoil(sample.state())
+        self.down = False
         self._news = asyncio.Condition()
         self.closing = False
 
@@ -77,11 +81,13 @@ class StillWorker:
 
     async def _events(self, request: Request) -> Response:
         async def stream() -> AsyncIterator[str]:
-            while not self.closing:
+            while not (self.closing or self.down):
                 yield f"event: state\ndata: {json.dumps(self.state)}\n\n"
                 async with self._news:
                     await self._news.wait()
 
+        if self.down:
+            return JSONResponse({"detail": "down"}, 503)
         return StreamingResponse(stream(), media_type="text/event-stream")
 
 
@@ -94,11 +100,22 @@ async def still_worker(
     locks = Locks(Tokens("full", "read"), sessions, Hosts(["127.0.0.1"]))
     app = guarded([*worker.routes(), *session_routes(locks, sessions), *page_routes()], locks)
     server = OpsServer([Listener(app, "127.0.0.1", port, "a test")])
-    async with asyncio.TaskGroup() as group:
-        server.start(group)
-        worker.url = f"http://127.0.0.1:{server.addresses[0][1]}"
-        yield worker
-        worker.closing = True
-        await worker.tell()
+    opened, done = asyncio.Event(), asyncio.Event()
 
-        await server.stop(timedelta(0))
+    async def serve() -> None:
+        async with asyncio.TaskGroup() as group:
+            server.start(group)
+            opened.set()
+            await done.wait()
+            worker.closing = True
+            await worker.tell()
+            await server.stop(timedelta(0))
+
+    serving = asyncio.create_task(serve(), name="still-worker")
+    await opened.wait()
+    worker.url = f"http://127.0.0.1:{server.addresses[0][1]}"
+    try:
+        yield worker
+    finally:
+        done.set()
+        await serving

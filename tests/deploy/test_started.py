@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
-from contextlib import closing
 from typing import TYPE_CHECKING
 
 import httpx
@@ -33,12 +31,6 @@ def no_settings_of_ours(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
 
 def by_name(where: str) -> Started:
     return next(started for started in STARTED if started.where == where)
-
-
-def free_port() -> int:
-    with closing(socket.socket()) as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
 
 
 @pytest.mark.parametrize("started", STARTED, ids=str)
@@ -75,7 +67,7 @@ async def test_worker_starts_so_and_its_probes_answer(where: str, tmp_path: Path
     started = by_name(where)
     secrets = tmp_path / "secrets"
     secrets.mkdir()
-    probes, dashboard = free_port(), free_port()
+    probes, dashboard = refused_port(), refused_port()
     with fresh_postgres_url() as url:
         (secrets / "store-url").write_text(url)
         environment = {

@@ -46,7 +46,7 @@ function place() {
   } catch {
     item = rest.join("/");
   }
-  return { name: name in VIEWS ? name : "", item, query: new URLSearchParams(query) };
+  return { name: Object.hasOwn(VIEWS, name) ? name : "", item, query: new URLSearchParams(query) };
 }
 
 function navigate() {

@@ -17,7 +17,7 @@ export function shortcuts({ toggleLive, toggleTheme, help }) {
     if (event.target.closest("input, textarea, select, dialog")) return;
     const after = Date.now() - going < 1500;
     going = 0;
-    if (after && event.key in GO) location.hash = GO[event.key];
+    if (after && Object.hasOwn(GO, event.key)) location.hash = GO[event.key];
     else if (event.key === "g") going = Date.now();
     else if (event.key === "p") toggleLive();
     else if (event.key === "t") toggleTheme();

@@ -39,7 +39,7 @@ const STATES = {
 const DEAD = ["bad", "dead", "dead letter"];
 const SEVERITIES = { ok: ["ok", "ok"], info: ["mute", "info"], warning: ["warn", "warn"], critical: ["bad", "bad"] };
 
-const look = (words, word) => words[word] ?? ["mute", "mute", word];
+const look = (words, word) => (Object.hasOwn(words, word) ? words[word] : ["mute", "mute", word]);
 
 export const outcomeLook = (outcome) => look(OUTCOMES, outcome);
 export const standingLook = (standing) => look(STANDINGS, standing);

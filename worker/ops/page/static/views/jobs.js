@@ -90,7 +90,7 @@ const HOURS = { "1h": 1, "24h": 24, "7d": 168 };
 export function asApi(query) {
   const wish = new URLSearchParams(query);
   const span = wish.get("since");
-  if (span in HOURS) wish.set("since", new Date(Date.now() - HOURS[span] * 3600000).toISOString());
+  if (span !== null && Object.hasOwn(HOURS, span)) wish.set("since", new Date(Date.now() - HOURS[span] * 3600000).toISOString());
   if (!wish.has("limit")) wish.set("limit", LIMIT);
   return wish;
 }

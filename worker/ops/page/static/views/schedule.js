@@ -20,7 +20,9 @@ export function schedule({ item: name, live }) {
   const figures = facts([
     "Schedule", "Said by", "Next slots", "Failures in a row", "Last success", "A success is due every", "Queue",
   ]);
-  const { node: sheet, body } = table("History", [["Slot"], ["Outcome"], ["By"], ["Took", "right"], ["Late", "right"], ["Where"]]);
+  const { node: sheet, body } = table("History", [
+    ["Slot", "w-state"], ["Outcome"], ["By", "w-took"], ["Took", "right w-took"], ["Late", "right w-took"], ["Where", "w-20"],
+  ]);
   set(sheet, "class", "cards");
   const asked = allowed() ? el("a", { class: "button small", href: `#/enqueue/${encodeURIComponent(name)}`, text: "Enqueue with parameters" }) : null;
   const missing = el("p", { class: "empty", hidden: true });

@@ -1,0 +1,243 @@
+"""How the page behaves, whatever the worker says: over facts that hold still."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING
+
+import pytest
+from playwright.async_api import expect
+
+from tests.dashboard.looking import VIEWS
+from tests.dashboard.still import still_worker
+
+if TYPE_CHECKING:
+    from tests.dashboard.looking import Look, Looking
+    from tests.dashboard.still import StillWorker
+
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("browser")]
+
+STALE = "document.body.dataset.stale"
+
+
+async def test_the_banner_says_what_is_wrong_and_leads_there(looking: Looking) -> None:
+    places = {
+        "process_pending_orders fails": "#/schedules/process_pending_orders",
+        "sync_external_data is stale": "#/schedules/sync_external_data",
+        "3 dead letters": "#/dead?queue=billing",
+    }
+    async with still_worker() as worker, looking(worker.url) as look:
+        banner = look.page.locator("#banner")
+        await expect(banner).to_contain_text("3 things need a look")
+        await expect(banner).to_contain_text("2 runs in a row have failed")
+        for what, place in places.items():
+            await look.go("")
+            await banner.get_by_role("link", name=what).click()
+            assert look.page.url.endswith(place)
+        assert await look.page.title() == "(3) Dead letters · worker"
+        worker.state["overview"] |= {"status": "ok", "problems": []}
+        await worker.tell()
+        await expect(banner).to_contain_text("All is well")
+        await expect(look.page.locator("#announce")).to_have_text("All is well again")
+
+
+async def test_what_is_wrong_is_announced_when_it_changes_and_not_with_every_word(
+    looking: Looking,
+) -> None:
+    async with still_worker() as worker, looking(worker.url) as look:
+        announced = look.page.locator("#announce")
+        await expect(announced).to_contain_text("3 dead letters")
+        problems = worker.state["overview"]["problems"]
+        problems[2]["what"] = "4 dead letters"
+        await worker.tell()
+        await expect(look.page.locator("#banner")).to_contain_text("4 dead letters")
+        await expect(announced).to_contain_text("3 dead letters")
+        problems.append(problems[1] | {"name": "cleanup_old_orders", "what": "cleanup is stale"})
+        await worker.tell()
+        await expect(announced).to_contain_text("cleanup is stale")
+
+
+async def test_live_data_takes_neither_focus_nor_selection_nor_place(looking: Looking) -> None:
+    async with still_worker() as worker, looking(worker.url, "schedules", height=500) as look:
+        button = look.button("Pause sync_external_data")
+        await button.focus()
+        await look.page.evaluate("window.held = document.activeElement; window.scrollBy(0, 40)")
+        await select(look, ".schedules .note")
+        place = await look.page.evaluate("window.held.getBoundingClientRect().top")
+        state = worker.state["schedules"]
+        state[3] |= {"failures": 7, "standing": "failing"}
+        state[0]["strip"][-1]["outcome"] = "failed"
+        await worker.tell()
+        await expect(look.row("sync_external_data")).to_contain_text("failing")
+        assert await look.page.evaluate("document.activeElement === window.held")
+        assert "until noon" in await look.page.evaluate("getSelection().toString()")
+        assert await look.page.evaluate("window.held.getBoundingClientRect().top") == place
+        worker.state["schedules"] = [state[3], *state[:2]]
+        await worker.tell()
+        await expect(look.row("send_reminders")).to_have_count(0)
+        assert await look.page.evaluate("document.activeElement === window.held")
+
+
+async def select(look: Look, what: str) -> None:
+    await look.page.evaluate(
+        "(what) => getSelection().selectAllChildren(document.querySelector(what))",
+        f"{what}:not([hidden])",
+    )
+
+
+async def test_a_paused_view_stands_still_and_goes_on_with_what_is_new(looking: Looking) -> None:
+    async with still_worker() as worker, looking(worker.url, "queues") as look:
+        waiting = look.page.get_by_label("waiting in billing")
+        await look.page.locator("#live").click()
+        await expect(look.page.locator("#lost")).to_contain_text("The live view is paused")
+        assert await look.page.evaluate(STALE) == "paused"
+        worker.state["queues"][0]["waiting"] = 9
+        await worker.tell()
+        await look.settled()
+        await expect(waiting).to_have_text("128")
+        await look.button("Go on").click()
+        await expect(waiting).to_have_text("9")
+        await expect(look.page.locator("#lost")).to_be_hidden()
+
+
+async def test_a_lost_connection_is_seen_and_mended(looking: Looking) -> None:
+    async with still_worker() as worker, looking(worker.url, "schedules") as look:
+        await hang_up(worker)
+        await expect(look.page.locator("#lost")).to_contain_text("The worker does not answer")
+        await expect(look.page.locator("#lost")).to_contain_text("What you see is of")
+        assert await look.page.evaluate(STALE) == "lost"
+        opacity = "Number(getComputedStyle(document.querySelector('#view')).opacity)"
+        assert await look.page.evaluate(opacity) < 1
+        worker.down = False
+        await look.button("Try now").click()
+        await expect(look.page.locator("#live")).to_have_attribute("data-is", "live")
+        assert await look.page.evaluate(STALE) is None
+        look.complaints = [one for one in look.complaints if "503" not in one]
+
+
+async def hang_up(worker: StillWorker) -> None:
+    worker.down = True
+    await worker.tell()
+
+
+async def test_a_part_that_cannot_be_asked_stays_as_it_was(looking: Looking) -> None:
+    async with still_worker() as worker, looking(worker.url, "schedules") as look:
+        known = copy.deepcopy(worker.state)
+        worker.state |= {"schedules": None, "queues": None, "running": None}
+        worker.state["overview"]["problems"] = [
+            {"severity": "critical", "what": "the store cannot be used", "why": "disk I/O error",
+             "kind": "store", "name": "store"},
+        ]  # fmt: skip
+        await worker.tell()
+        await expect(look.page.locator("#banner")).to_contain_text("the store cannot be used")
+        await expect(look.page.locator("tbody tr")).to_have_count(len(known["schedules"]))
+        await expect(look.page.locator("body")).to_have_attribute("data-partial", "")
+
+
+async def test_the_keyboard_alone_is_enough(looking: Looking) -> None:
+    async with still_worker() as worker, looking(worker.url) as look:
+        keys = look.page.keyboard
+        await keys.press("Tab")
+        await expect(look.page.locator("#skip")).to_be_focused()
+        await keys.press("Enter")
+        await expect(look.page.locator("#main")).to_be_focused()
+        for key, title in {
+            "s": "Schedules",
+            "q": "Queues",
+            "j": "Jobs",
+            "d": "Dead letters",
+        }.items():
+            await keys.press("g")
+            await keys.press(key)
+            await expect(look.page.locator("h1")).to_have_text(title)
+            await expect(look.page.locator("h1")).to_be_focused()
+        await keys.press("/")
+        await expect(look.page.get_by_label("Task")).to_be_focused()
+        await look.go("schedules")
+        assert await walk(look) >= 4 * 3
+        await look.button("Pause cleanup_old_orders").focus()
+        await keys.press("Enter")
+        await expect(look.page.get_by_label("Why?")).to_be_focused()
+        await keys.press("Escape")
+        await expect(look.button("Pause cleanup_old_orders")).to_be_focused()
+
+
+async def walk(look: Look) -> int:
+    """Go through all that can be reached by Tab; how much of the view that was. Each is marked."""
+    reached = 0
+    await look.page.locator("#main").focus()
+    while True:
+        await look.page.keyboard.press("Tab")
+        inside, marked, name = await look.page.evaluate(
+            """() => {
+                const one = document.activeElement, style = getComputedStyle(one);
+                return [
+                    document.querySelector("#view").contains(one),
+                    style.outlineStyle !== "none" && parseFloat(style.outlineWidth) >= 2,
+                    one.outerHTML,
+                ];
+            }"""
+        )
+        if not inside and reached:
+            return reached
+        assert marked, name
+        reached += inside
+
+
+async def test_shortcuts_are_told_and_can_be_turned_off(looking: Looking) -> None:
+    async with still_worker() as worker, looking(worker.url) as look:
+        keys, theme = look.page.keyboard, "document.documentElement.dataset.theme"
+        await keys.press("t")
+        assert await look.page.evaluate(theme) == "dark"
+        await look.page.reload()
+        assert await look.page.evaluate(theme) == "dark"
+        await keys.press("p")
+        await expect(look.page.locator("#live")).to_have_attribute("data-is", "paused")
+        await keys.press("p")
+        await keys.press("?")
+        await expect(look.page.locator("dialog h2")).to_have_text("Keyboard shortcuts")
+        await look.page.get_by_label("Use single-key shortcuts").uncheck()
+        await keys.press("Escape")
+        await keys.press("t")
+        assert await look.page.evaluate(theme) == "dark"
+
+
+async def test_on_a_phone_nothing_is_wider_than_the_screen_and_all_can_be_hit(
+    looking: Looking,
+) -> None:
+    async with still_worker() as worker, looking(worker.url, width=360, height=740) as look:
+        for name, at in VIEWS.items():
+            await look.go(at)
+            await expect(look.page.locator("#view h1")).to_be_attached()
+            assert await look.overflow() == 0, name
+            assert await small_targets(look) == [], name
+
+
+async def small_targets(look: Look) -> list[str]:
+    """What is too small to hit, but for links in a text."""
+    found: list[str] = await look.page.evaluate(
+        """() => [...document.querySelectorAll("button, select, input, nav a, .button")]
+            .filter((one) => one.checkVisibility())
+            .filter((one) => {
+                const box = (one.closest("label") ?? one).getBoundingClientRect();
+                return box.width < 24 || box.height < 24;
+            })
+            .map((one) => one.outerHTML)"""
+    )
+    return found
+
+
+async def test_a_session_that_has_ended_leads_to_the_sign_in(looking: Looking) -> None:
+    async with still_worker() as worker, looking(worker.url) as look:
+        await look.page.context.clear_cookies()
+        await look.page.locator("#live").click()
+        await look.page.locator("#live").click()
+        await expect(look.page.get_by_label("Token")).to_be_visible()
+        look.complaints = [one for one in look.complaints if "401" not in one]
+
+
+async def test_an_address_that_leads_nowhere_shows_the_overview(looking: Looking) -> None:
+    async with still_worker() as worker, looking(worker.url) as look:
+        for place in ("nowhere", "constructor", "__proto__/x", "jobs/%E0%A4%A"):
+            await look.page.goto(f"{worker.url}/#/{place}")
+            await expect(look.page.locator("#view h1")).to_be_attached()

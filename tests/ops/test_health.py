@@ -1,0 +1,139 @@
+"""When a worker counts as dead, and when its Data API as gone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+from pydantic import SecretStr
+
+from tests.support.ops import NOBODY
+from worker.app import Worker, open_worker
+from worker.events import CallEnded
+from worker.model import RunId
+from worker.ops.health import DEAD_AFTER, DataApiState, Health
+from worker.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+SECOND = timedelta(seconds=1)
+NOTHING = timedelta(0)
+
+
+class Clockwork:
+    """What is seen of a scheduler, and a clock that is moved by hand."""
+
+    def __init__(self) -> None:
+        self.behind = NOTHING
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def pass_by(self, time: timedelta) -> None:
+        self.now += time.total_seconds()
+
+
+@pytest.fixture
+async def worker(tmp_path: Path) -> AsyncIterator[Worker]:
+    settings = Settings(data_api_url=NOBODY, store_url=SecretStr("memory://"), state_dir=tmp_path)
+    async with open_worker(settings) as opened:
+        yield opened
+
+
+@pytest.fixture
+def clockwork() -> Clockwork:
+    return Clockwork()
+
+
+@pytest.fixture
+def health(worker: Worker, clockwork: Clockwork) -> Health:
+    seen = replace(worker, scheduler=cast("Any", clockwork))
+    return Health(seen, monotonic=clockwork.monotonic)
+
+
+def test_a_scheduler_that_stands_still_is_dead(health: Health, clockwork: Clockwork) -> None:
+    clockwork.behind = 10 * SECOND
+    assert health.live().ok
+    clockwork.pass_by(DEAD_AFTER / 2)
+    assert health.live().ok
+    clockwork.pass_by(DEAD_AFTER)
+    assert "scheduler" in health.live().problems
+    assert "scheduler" in health.ready().problems
+    clockwork.behind = NOTHING
+    assert health.live().ok, "it turns again"
+
+
+def test_a_machine_that_slept_has_no_dead_scheduler(health: Health, clockwork: Clockwork) -> None:
+    """The wall clock jumps on waking, and the timers see it up to half a minute later."""
+    clockwork.behind = timedelta(hours=8)
+    assert health.live().ok
+    clockwork.pass_by(30 * SECOND)
+    assert health.live().ok
+    clockwork.behind = NOTHING
+    assert health.live().ok
+    clockwork.pass_by(timedelta(hours=1))
+    clockwork.behind = 10 * SECOND
+    assert health.live().ok, "lateness that ended counts no more"
+
+
+def test_a_worker_that_stops_is_not_dead(health: Health, clockwork: Clockwork) -> None:
+    clockwork.behind = timedelta(minutes=5)
+    health.live()
+    clockwork.pass_by(2 * DEAD_AFTER)
+    assert not health.live().ok
+    health.stopping = True
+    assert health.live().ok
+
+
+def test_a_start_and_an_end_are_not_ready(health: Health) -> None:
+    assert not health.startup().ok
+    assert set(health.ready().problems) == {"start"}
+    health.started = True
+    assert health.startup().ok
+    assert health.ready().ok
+    health.stopping = True
+    assert set(health.ready().problems) == {"stop"}
+    assert health.startup().ok
+
+
+def call(status: int | None, failure: BaseException | None = None) -> CallEnded:
+    return CallEnded(
+        task="sync",
+        run_id=RunId("1"),
+        call="other",
+        attempt=1,
+        status=status,
+        duration_s=0.1,
+        failure=failure,
+    )
+
+
+@pytest.mark.parametrize("gone", [call(None, OSError("refused")), call(503), call(502), call(504)])
+def test_a_data_api_that_does_not_answer_is_a_remark(health: Health, gone: CallEnded) -> None:
+    health.started = True
+    health.data_api(gone)
+    health.data_api(gone)
+    verdict = health.ready()
+    assert (verdict.ok, verdict.status) == (True, "degraded")
+    assert verdict.remarks == {"data_api": "no answer to the last 2 requests"}
+    health.data_api(call(200))
+    assert health.ready().status == "ok"
+
+
+def test_an_answer_that_says_no_is_an_answer() -> None:
+    state = DataApiState()
+    for status in (404, 409, 500):
+        state(call(status, ValueError("no")))
+    assert state.failures == 0
+
+
+def test_a_call_that_we_gave_up_says_nothing_about_the_data_api() -> None:
+    state = DataApiState()
+    state(call(None, OSError()))
+    state(call(None, KeyboardInterrupt()))
+    assert state.failures == 1

@@ -1,0 +1,78 @@
+"""What is called a secret is shown to nobody."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import pytest
+import structlog
+
+from worker.logs import configure_logging
+from worker.secret_keys import HIDDEN, is_secret_key, without_secrets
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("password", "PASSWORD", "db_password", "userPassword", "passwd", "pwd", "passphrase"),
+        *("token", "access-token", "refreshToken", "X-Auth-Token", "csrf.token"),
+        *("secret", "client_secret", "aws_secret_access_key", "SecretKey"),
+        *("authorization", "Proxy-Authorization", "cookie", "Set-Cookie"),
+        *("api_key", "apiKey", "API-KEY", "apikey", "private_key", "accessKey", "credentials"),
+        *("pin", "otp", "cvv"),
+    ],
+)
+def test_a_name_of_a_secret(name: str) -> None:
+    assert is_secret_key(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["key", "order_id", "author", "path", "keys", "pinned", "spin", "user", "monkey", ""]
+)
+def test_a_name_of_no_secret(name: str) -> None:
+    assert not is_secret_key(name)
+
+
+def test_secrets_are_hidden_at_any_depth_and_nothing_else_is() -> None:
+    given = {
+        "order": 7,
+        "card": {"cvv": 123, "holder": "Ann"},
+        "headers": [{"Authorization": "Bearer x", "Accept": "*/*"}],
+        "credentials": {"user": "ann", "any": ["thing"]},
+        "token": None,
+        "has_password": True,
+    }
+    before = json.dumps(given)
+    assert without_secrets(given) == {
+        "order": 7,
+        "card": {"cvv": HIDDEN, "holder": "Ann"},
+        "headers": [{"Authorization": HIDDEN, "Accept": "*/*"}],
+        "credentials": HIDDEN,
+        "token": None,
+        "has_password": True,
+    }
+    assert json.dumps(given) == before
+
+
+def test_what_is_nested_without_end_is_hidden() -> None:
+    deep: Any = {"token": "x"}
+    for _ in range(5000):
+        deep = [deep]
+    assert HIDDEN in str(without_secrets(deep))
+
+
+def test_the_log_hides_by_name() -> None:
+    stream = io.StringIO()
+    configure_logging(form="json", stream=stream)
+    structlog.get_logger("task").info(
+        "paid",
+        password="hunter2",
+        order={"api_key": "hunter2", "n": 1},
+        lines=[{"token": "hunter2"}],
+    )
+    line = json.loads(stream.getvalue())
+    assert "hunter2" not in stream.getvalue()
+    assert line["password"] == HIDDEN
+    assert line["order"] == {"api_key": HIDDEN, "n": 1}
