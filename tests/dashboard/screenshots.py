@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 FOLDER = Path(__file__).parents[2] / "docs" / "screenshots"
 SHOWN = "Dashboard at "
 DEMO_S = 240
-WIDE, PHONE = (1240, 860), (360, 740)
+WIDE, LOW, PHONE = (1240, 860), (1240, 640), (360, 740)
 VIEWS = {
     "overview": "",
     "schedules": "schedules",
@@ -35,6 +35,8 @@ VIEWS = {
     "dead": "dead",
     "enqueue": "enqueue/send_invoice",
 }
+
+LISTS = ("running", "queues", "jobs", "dead")
 
 
 async def picture(
@@ -66,7 +68,7 @@ async def pictures(link: str) -> None:
         chromium = shutil.which("chromium")
         browser = await playwright.chromium.launch(executable_path=chromium, args=FLAGS)
         for name, at in VIEWS.items():
-            await picture(browser, link, name, at)
+            await picture(browser, link, name, at, LOW if name in LISTS else WIDE)
         await picture(browser, link, "job", "dead")
         await picture(browser, link, "overview-dark", "")
         await picture(browser, link, "phone", "schedules", PHONE)
