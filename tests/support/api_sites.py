@@ -25,7 +25,8 @@ jsonschema: Any = import_module("jsonschema")  # which ships no types
 
 TOKEN = "0123456789abcdef-full"
 READ = "0123456789abcdef-read"
-LONGEST_S = 15.0
+LONGEST_S = 30.0
+"""Longer than the 15 s after which a poller tries a queue again that was down."""
 MORE_TASKS = '''
 
 from worker import current_run
@@ -88,6 +89,14 @@ class Api:
         assert (told["type"], told["status"]) == ("about:blank", status)
         assert "Traceback" not in answer.text
         return told
+
+    async def comes_to(self, method: str, path: str, status: int) -> None:
+        """Return once such a request is answered with that status."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + LONGEST_S
+        while (answer := await self.http.request(method, f"/api/v1/{path}")).status_code != status:
+            assert loop.time() < deadline, f"waited in vain until {path} is {status}: {answer.text}"
+            await asyncio.sleep(0.05)
 
     def checked(self, answer: httpx.Response, status: int) -> Any:
         assert answer.status_code == status, answer.text

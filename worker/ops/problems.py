@@ -94,7 +94,8 @@ def stores(
     blind = isinstance(queues, Exception) and not isinstance(queues, NotSupported)
     counted = str(queues) if blind else None
     if (why := told or counted) is not None:
-        what = "the queues cannot be used: no job is run, and nothing is known of them"
+        unknown = ", and nothing is known of them" if counted is not None else ""
+        what = f"the queues cannot be used: no job is run{unknown}"
         yield Problem(severity="critical", what=what, why=why, kind="queue", name="queues")
 
 
