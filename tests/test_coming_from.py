@@ -1,4 +1,4 @@
-"""The README's sections for those who come from another system: ours of each is run here."""
+"""What docs/coming-from.md says to those who come from another system: ours of each is run here."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ async def working(
 
 
 def words_of(command: str) -> tuple[dict[str, str], list[str]]:
-    """A command of the README as the variables that it sets, and the worker's arguments."""
+    """A command of the document as the variables that it sets, and the worker's arguments."""
     words = shlex.split(marked("command", command))
     at = words.index("worker")
     return dict(word.split("=", 1) for word in words[:at]), words[at + 1 :]

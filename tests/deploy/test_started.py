@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import httpx
@@ -12,6 +13,7 @@ import pytest
 from tests.support.manifests import STARTED, Started
 from tests.support.postgres import fresh_postgres_url
 from tests.support.processes import demo_api, running, worker_command
+from tests.support.redis_server import fresh_redis_url
 from tests.support.servers import refused_port
 from worker.durations import parse_duration
 from worker.settings import load_settings
@@ -91,6 +93,47 @@ async def test_worker_starts_so_and_its_probes_answer(where: str, tmp_path: Path
                 assert answer.status_code == 200, (path, answer.text)
             code, _, err = await worker_command("health", environment=environment, cwd=tmp_path)
             assert code == 0, err
+
+
+async def test_the_composed_services_work_together(tmp_path: Path) -> None:
+    """As in the file, but for where each service is."""
+    api_arguments = by_name("compose.yaml: data-api").arguments
+    given = dict(pairwise(api_arguments))
+    worker = by_name("compose.yaml: worker")
+    dashboard, probes = refused_port(), refused_port()
+    with fresh_postgres_url() as store, fresh_redis_url(tmp_path) as queue:
+        async with demo_api("--orders", given["--orders"], "--token", given["--token"]) as api:
+            environment = {
+                **worker.environment,
+                "WORKER_DATA_API_URL": api.url,
+                "WORKER_STORE_URL": store,
+                "WORKER_QUEUE_URL": queue,
+                "WORKER_OPS_PORT": str(dashboard),
+                "WORKER_PROBE_PORT": str(probes),
+                "WORKER_STATE_DIR": str(tmp_path / "state"),
+            }
+            migrate = by_name("compose.yaml: migrate")
+            code, _, err = await worker_command(
+                *migrate.arguments,
+                environment={**migrate.environment, "WORKER_STORE_URL": store},
+                cwd=tmp_path,
+            )
+            assert code == 0, err
+            async with running(*worker.arguments, environment=environment, cwd=tmp_path) as process:
+                await process.logged("run.finished", task="process_pending_orders")
+                health = worker.spec["healthcheck"]["test"][2:]
+                code, _, err = await worker_command(*health, environment=environment, cwd=tmp_path)
+                assert code == 0, err
+                async with httpx.AsyncClient(
+                    base_url=f"http://127.0.0.1:{dashboard}", trust_env=False
+                ) as person:
+                    overview = "/api/v1/overview"
+                    assert (await person.get(overview)).status_code == 401
+                    token = environment["WORKER_OPS_TOKEN"]
+                    answer = await person.get(
+                        overview, headers={"Authorization": f"Bearer {token}"}
+                    )
+                    assert answer.status_code == 200, answer.text
 
 
 async def test_the_cron_jobs_command_runs_its_task(tmp_path: Path) -> None:
