@@ -34,6 +34,7 @@ def report_of(*arguments: str) -> str:
         ("dispatch", "APScheduler 3 alone"),
         ("start", "idle, after each task ran once"),
         ("watching", "traces, all sampled"),
+        ("ops", "with both listeners"),
     ],
 )
 def test_benchmark_runs(name: str, expected: str) -> None:
