@@ -58,3 +58,14 @@ async def test_faults_are_found_where_there_are_any(looking: Looking) -> None:
         await look.page.evaluate("document.querySelector('#theme').remove()")
         await look.page.evaluate("document.querySelector('#who').style.color = '#777'")
         assert {one.split(":")[0] for one in await faults(look)} == {"color-contrast"}
+
+
+@pytest.mark.parametrize("width", [1280, 360])
+async def test_the_sign_in_has_no_serious_fault(looking: Looking, width: int) -> None:
+    async with still_worker() as worker, looking(worker.url, width=width) as look:
+        await look.page.context.clear_cookies()
+        await look.page.goto(f"{worker.url}/?again")
+        await expect(look.page.get_by_label("Token")).to_be_focused()
+        assert await faults(look) == []
+        assert await look.overflow() == 0
+        look.complaints = [one for one in look.complaints if "401" not in one]

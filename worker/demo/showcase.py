@@ -60,6 +60,7 @@ class DemoSettings(Settings):
     store_url: SecretStr | None = SecretStr("memory://")
     task_modules: Annotated[tuple[str, ...], NoDecode] = ("worker.demo.tasks",)
     jobs_keep: timedelta = timedelta(hours=1)
+    replica: str | None = "demo"
 
     @classmethod
     def settings_customise_sources(

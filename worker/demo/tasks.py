@@ -25,10 +25,10 @@ GOOD_S, BAD_S = 45, 25
 """How long the warehouse answers, and how long it does not."""
 
 
-@task(queue="billing", rate_limit="6/s", max_retries=2, retry_delay="1s", retry_jitter=False)
+@task(queue="billing", concurrency=2, max_retries=2, retry_delay="1s", retry_jitter=False)
 async def send_invoice(order_id: int, email: str = "someone@example.org") -> dict[str, str]:
     """Sends the invoice of an order."""
-    await asyncio.sleep(0.2)
+    await asyncio.sleep(0.3)
     if order_id % POISON == 0:
         raise LookupError(f"order {order_id} has no address to send an invoice to")
     return {"invoice": f"2026-{order_id:06}", "to": email}

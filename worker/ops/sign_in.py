@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
+from hashlib import sha256
 from html import escape
+from importlib.resources import files
 from typing import TYPE_CHECKING
 
 import structlog
@@ -27,6 +30,7 @@ PAGE = """<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <title>Sign in - worker</title>
+<style>{style}</style>
 </head>
 <body>
 <main>
@@ -42,6 +46,13 @@ PAGE = """<!doctype html>
 </body>
 </html>
 """
+STYLE = files("worker.ops.page").joinpath("sign_in.css").read_text("utf-8")
+DIGEST = b64encode(sha256(STYLE.encode()).digest()).decode()
+POLICY = (
+    f"default-src 'none'; style-src 'sha256-{DIGEST}'; "
+    "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+)
+"""This one style and nothing else; every other page has none of its own."""
 ASK = "Sign in with the token of WORKER_OPS_TOKEN, or of WORKER_OPS_READ_TOKEN to look only."
 WRONG = "This is no token of the worker's."
 CHALLENGE = 'Bearer realm="worker"'
@@ -56,8 +67,9 @@ def sign_in_page(said: str = ASK, onward: str = "/") -> Response:
     Args:
         onward: The path and query where one wanted to go.
     """
-    page = PAGE.format(said=escape(said), next=escape(onward))
-    return HTMLResponse(page, status_code=401, headers={"WWW-Authenticate": CHALLENGE})
+    page = PAGE.format(style=STYLE, said=escape(said), next=escape(onward))
+    headers = {"WWW-Authenticate": CHALLENGE, "Content-Security-Policy": POLICY}
+    return HTMLResponse(page, status_code=401, headers=headers)
 
 
 def session_routes(locks: Locks, sessions: Sessions) -> list[Route]:

@@ -52,7 +52,7 @@ function row(one) {
   const where = el("span", { class: "mono faint" });
   const end = button("Cancel", "stop", "small", () => actOn(one.id, "cancel"));
   const asked = el("span", { class: "faint", text: "was asked to end" });
-  const hint = el("span", { class: "faint", text: "ends with its worker" });
+  const hint = el("span", { class: "faint hint", text: "ends with its worker" });
   const node = el(
     "tr",
     {},
