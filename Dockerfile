@@ -13,6 +13,7 @@ COPY worker ./worker
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir dist . \
     && pip --python /opt/worker/bin/python install --no-cache-dir --no-compile \
         --constraint constraints.txt "$(echo dist/*.whl)[ops,otel,postgres,redis,sqs,yaml]" \
+        opentelemetry-exporter-otlp-proto-http \
     && python -m compileall -q --invalidation-mode unchecked-hash /opt/worker/lib
 
 FROM python:${PYTHON}-slim

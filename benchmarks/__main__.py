@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 
-from benchmarks import dispatch, orders, queues, start
+from benchmarks import dispatch, ops, orders, queues, start, watching
 from benchmarks.machine import describe_machine
 from benchmarks.report import Report
 
@@ -17,6 +17,8 @@ BENCHMARKS: dict[str, Measure] = {
     "dispatch": dispatch.measure,
     "start": start.measure,
     "queues": queues.measure,
+    "watching": watching.measure,
+    "ops": ops.measure,
 }
 
 

@@ -30,8 +30,11 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
     from benchmarks.raw_queues import RawQueue
+    from worker.events import Event
     from worker.ports import JobStore
     from worker.tasks.base import TaskDefinition
+
+    Listener = Callable[[Event], None]
 
 __all__ = ["QUEUE", "Order", "Waited", "Worked", "echo"]
 
@@ -97,10 +100,15 @@ def lateness(sent_ns: int) -> float:
 
 @asynccontextmanager
 async def consuming(
-    jobs: JobStore, definition: TaskDefinition, count: int
+    jobs: JobStore, definition: TaskDefinition, count: int, listeners: Sequence[Listener] = ()
 ) -> AsyncIterator[asyncio.Event]:
-    """A worker of the usual concurrency; the event is set when it has done so many jobs."""
-    done, clock, events = asyncio.Event(), SystemClock(), Events(EventLog(), Tally())
+    """A worker of the usual concurrency; the event is set when it has done so many jobs.
+
+    Args:
+        listeners: Told what happens, beside those that every worker has.
+    """
+    done, clock = asyncio.Event(), SystemClock()
+    events = Events(EventLog(), Tally(), *listeners)
     transport = httpx.MockTransport(lambda _: httpx.Response(200))
     async with httpx.AsyncClient(transport=transport) as client, asyncio.TaskGroup() as group:
         consumer = Consumer(

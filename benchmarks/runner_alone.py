@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import timedelta
 
+    from benchmarks.queue_child import Listener
     from worker.job import Settlement
     from worker.ports import JobStore
 
@@ -70,26 +71,26 @@ class NoEngine:
         return []
 
 
-async def consume(engine: JobStore, count: int) -> None:
-    async with consuming(engine, echo.definition, count) as done:
+async def consume(engine: JobStore, count: int, listeners: Sequence[Listener] = ()) -> None:
+    async with consuming(engine, echo.definition, count, listeners) as done:
         await done.wait()
 
 
-async def alone(jobs: int) -> float:
+async def alone(jobs: int, listeners: Sequence[Listener]) -> float:
     engine = cast("JobStore", NoEngine(jobs + WARM_UP))
-    await consume(engine, WARM_UP)
+    await consume(engine, WARM_UP, listeners)
     gc.collect()
     gc.freeze()
     cpu = time.process_time()
-    await consume(engine, jobs)
+    await consume(engine, jobs, listeners)
     cpu = time.process_time() - cpu
     gc.unfreeze()
     return cpu / jobs * 1e6
 
 
-def alone_us(jobs: int) -> float:
-    """The CPU that a job takes."""
-    return asyncio.run(alone(jobs))
+def alone_us(jobs: int, listeners: Sequence[Listener] = ()) -> float:
+    """The CPU that a job takes, while these listeners are told of it, too."""
+    return asyncio.run(alone(jobs, listeners))
 
 
 async def bare(jobs: int) -> float:

@@ -18,7 +18,7 @@ from statistics import median
 from benchmarks.light_api import running_api
 from benchmarks.report import Report, spread
 
-__all__ = ["measure"]
+__all__ = ["TASKS", "WORKER", "Started", "environment", "measure", "started"]
 
 WANTED_READY_S = 1.0
 WANTED_RSS_MB = 60.0
@@ -41,6 +41,10 @@ class Started:
     def __init__(self, process: subprocess.Popen[str], began: float) -> None:
         self._process = process
         self._began = began
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def wait_for(self, event: str, times: int = 1) -> float:
         """Seconds from the start of the process until the log has told ``event`` so often.

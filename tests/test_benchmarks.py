@@ -33,6 +33,8 @@ def report_of(*arguments: str) -> str:
         ("orders", "raw sockets, 50 at once"),
         ("dispatch", "APScheduler 3 alone"),
         ("start", "idle, after each task ran once"),
+        ("watching", "traces, all sampled"),
+        ("ops", "with both listeners"),
     ],
 )
 def test_benchmark_runs(name: str, expected: str) -> None:

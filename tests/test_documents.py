@@ -10,7 +10,9 @@ from dataclasses import fields
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from tests.support.documents import DOCUMENTS, PATHS, write_examples
+import yaml
+
+from tests.support.documents import DOCUMENTS, PATHS, ROOT, write_examples
 from tests.support.processes import (
     clean_environment,
     worker_command,
@@ -127,6 +129,14 @@ def anchors(path: Path) -> set[str]:
     """What a link into a document can name: its headings, as they are shown on the web."""
     headings = re.findall(r"^#+ (.*)$", path.read_text("utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings}
+
+
+def test_every_alarm_has_its_place_in_the_runbook() -> None:
+    rules = yaml.safe_load((ROOT / "deploy" / "alerts.yaml").read_text("utf-8"))
+    alarms = [rule["alert"] for group in rules["groups"] for rule in group["rules"]]
+    _, _, runbook = DOCUMENTS["docs/operations.md"].partition("## When it alarms\n")
+    headings = re.findall(r"^### (\w+)$", runbook.partition("\n## ")[0], re.MULTILINE)
+    assert sorted(headings) == sorted(alarms)
 
 
 def test_the_readme_is_short_enough_to_be_read() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import json
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import structlog
 
+from tests.support.documents import ROOT
 from worker.logs import configure_logging
 from worker.secret_keys import HIDDEN, is_secret_key, without_secrets
 
@@ -61,6 +63,22 @@ def test_what_is_nested_without_end_is_hidden() -> None:
     for _ in range(5000):
         deep = [deep]
     assert HIDDEN in str(without_secrets(deep))
+
+
+def test_no_key_of_the_workers_own_log_is_taken_for_a_secret() -> None:
+    levels = {"debug", "info", "warning", "error", "exception"}
+    keys = {
+        keyword.arg
+        for path in (ROOT / "worker").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in levels
+        for keyword in node.keywords
+        if keyword.arg is not None
+    }
+    assert {"session", "address"} <= keys
+    assert {key for key in keys if is_secret_key(key)} == set()
 
 
 def test_the_log_hides_by_name() -> None:

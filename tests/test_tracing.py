@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from tests.support import ops_tasks
+from tests.support.documents import ROOT
 from tests.support.jobs import KINDS, fresh_engines
 from tests.support.servers import answer, answering, raw_server, refused_port
 from tests.support.waiting import wait_until
@@ -394,3 +396,17 @@ async def test_job_with_a_broken_traceparent_is_run_without_a_link(
         async with bench.consuming(store, GREET):
             await wait_until(lambda: bench.tally.counts["greet", "success"] == 1, "it is done")
     assert not bench.span("run greet").links
+
+
+def test_every_attribute_and_span_event_stands_in_the_documentation() -> None:
+    page = (ROOT / "docs" / "tracing.md").read_text("utf-8")
+    code = "".join(
+        (ROOT / "worker" / name).read_text("utf-8") for name in ("tracing.py", "sending.py")
+    )
+    named = set(re.findall(r'"((?:worker|messaging|http|url|server|error)\.[a-z_.]+)"', code)) | {
+        "retry",
+        "call.retry",
+        "hook.failed",
+    }
+    assert len(named) > 20
+    assert {name for name in named if f"`{name}`" not in page} == set()

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["describe", "format_traceback", "is_plain", "summarize"]
 
 LONGEST_TEXT = 200
+LONGEST_NAME = 50
 LONGEST_TRACEBACK = 8_000
 LONGEST_INTEGER_BITS = 512
 MOST_KEYS = 12
@@ -25,10 +26,11 @@ HOSTILE = (Exception, SystemExit, KeyboardInterrupt)
 
 
 def summarize(result: object) -> object:
-    """The gist of a result: scalars as they are, containers as their sizes, texts cut.
+    """What a log may tell of a result: figures as they are, of everything else how much it is.
 
-    A mapping keeps its first entries, each summarized once more: ``{"processed": 990,
-    "failed_ids": […]}`` becomes ``{"processed": 990, "failed_ids": "10 items"}``.
+    No text that a task returns gets into the log, for nobody knows what it is. A mapping keeps its
+    first entries, each summarized once more: ``{"processed": 990, "failed_ids": […]}`` becomes
+    ``{"processed": 990, "failed_ids": "10 items"}``; a key that is no name may be data, too.
     """
     if isinstance(result, dict):
         with suppress(*HOSTILE):  # of a subclass, which may do anything
@@ -37,12 +39,15 @@ def summarize(result: object) -> object:
 
 
 def entries(result: dict[object, object]) -> dict[str, object]:
-    shown = {
-        shorten(safe(str, key)): gist(value) for key, value in list(result.items())[:MOST_KEYS]
-    }
-    if len(result) > MOST_KEYS:
-        shown["…"] = f"{len(result) - MOST_KEYS} more"
+    names = [key for key in result if isinstance(key, str) and is_name(key)][:MOST_KEYS]
+    shown = {str(name): gist(result[name]) for name in names}
+    if len(result) > len(shown):
+        shown["…"] = f"{len(result) - len(shown)} more"
     return shown
+
+
+def is_name(key: str) -> bool:
+    return len(key) <= LONGEST_NAME and key.isascii() and key.isidentifier()
 
 
 def gist(value: object) -> object:
@@ -53,11 +58,13 @@ def gist(value: object) -> object:
             bits = value.bit_length()  # Python refuses to write down very long ones
             return value if bits <= LONGEST_INTEGER_BITS else f"an integer of {bits} bits"
         case str():
-            return shorten(value)
+            return safe(lambda text: f"{len(text)} characters", value)
+        case bytes():
+            return safe(lambda data: f"{len(data)} bytes", value)
         case dict() | list() | tuple() | set() | frozenset():
             return safe(lambda items: f"{len(items)} items", value)
         case _:
-            return shorten(safe(repr, value))
+            return f"<{type(value).__name__}>"
 
 
 def describe(failure: BaseException) -> str:

@@ -7,12 +7,14 @@ import shutil
 import subprocess
 import threading
 from datetime import UTC, datetime, timedelta
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
+import httpx
 import pytest
 from structlog.testing import capture_logs
 
-from tests.support.ops_worker import OpsWorker, ops_worker, settled
+from tests.support.ops import READ, ops_door
+from tests.support.ops_worker import OPEN_METRICS, OpsWorker, ops_worker, settled
 from tests.support.servers import answer, answering, raw_server, refused_port
 from tests.support.waiting import wait_until
 from worker.errors import StoreUnavailable
@@ -21,6 +23,9 @@ from worker.job import NewJob, new_job_id
 from worker.model import Run, State, Trigger, new_run_id
 from worker.ops import figures
 from worker.ops.families import BUCKETS_S, all_families
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 TASKS = ("tests.support.ops_tasks",)
 
@@ -303,3 +308,21 @@ def refuse(*_: object) -> NoReturn:
 
 async def refuse_soon(*_: object) -> NoReturn:
     raise StoreUnavailable("down")
+
+
+@pytest.mark.parametrize("listener", ["ops", "probes"])
+async def test_metrics_are_served_by_both_listeners_to_who_has_a_token(
+    listener: str, tmp_path: Path
+) -> None:
+    async with ops_door(tmp_path) as door:
+        url = door.url if listener == "ops" else door.probe_url
+        async with httpx.AsyncClient(base_url=url, trust_env=False) as http:
+            assert (await http.get("/metrics")).status_code == 401
+            token = {"Authorization": f"Bearer {READ}"}
+            said = await http.get("/metrics", headers={**token, "Accept": OPEN_METRICS})
+            assert said.status_code == 200
+            assert said.headers["content-type"].startswith("application/openmetrics-text")
+            assert said.text.endswith("# EOF\n")
+            plain = await http.get("/metrics", headers=token)
+            assert plain.headers["content-type"].startswith("text/plain")
+            assert "worker_store_up 0.0\n" in plain.text  # it is put together, and does not run

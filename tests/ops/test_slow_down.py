@@ -94,7 +94,7 @@ async def test_a_flood_of_guesses_is_no_flood_of_log_lines() -> None:
     with structlog.testing.capture_logs() as logs:
         for _ in range(500):
             await site.guess()
-    assert [line["wrong_tokens"] for line in logs] == [1, 10, 100]
+    assert [line["guesses"] for line in logs] == [1, 10, 100]
 
 
 async def test_sessions_and_probes_do_not_wait_behind_guesses(tmp_path: Path) -> None:

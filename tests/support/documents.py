@@ -9,6 +9,7 @@ ROOT = Path(__file__).parent.parent.parent
 PATHS = (
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
+    ROOT / "deploy" / "README.md",
     *sorted((ROOT / "docs").rglob("*.md")),
 )
 DOCUMENTS = {str(path.relative_to(ROOT)): path.read_text("utf-8") for path in PATHS}

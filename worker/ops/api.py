@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from starlette.responses import Response
@@ -43,15 +45,21 @@ __all__ = ["Api", "api_routes"]
 ROOT = "/api/v1"
 BESIDE = 64 * 1024
 """How many bytes a job's options may take beside its parameters."""
+MANY_IDS = 512 * 1024
+"""How many bytes a thousand ids may take."""
 
 
 def api_routes(facts: Facts, live: Live) -> list[BaseRoute]:
     """What is served under ``/api/v1/``."""
     calls = Api(facts).calls()
-    description = described(calls, root=ROOT)
+
+    @cache
+    def description() -> str:
+        return described(calls, root=ROOT)
 
     async def openapi(request: Request) -> Response:
-        return Response(description, media_type="application/json")
+        # Made when it is first asked for: it takes a tenth of a second, and few want it.
+        return Response(await asyncio.to_thread(description), media_type="application/json")
 
     return [
         *(route_of(call) for call in calls),
@@ -84,8 +92,8 @@ class Api:
             post("/jobs/{id}/retry", self.retry, Done),
             post("/jobs/{id}/drop", self.drop, Done),
             get("/jobs/{id}", self.job, JobDetail),
-            post("/dead/retry", self.retry_dead, BulkAnswer, body=Bulk),
-            post("/dead/drop", self.drop_dead, BulkAnswer, body=Bulk),
+            post("/dead/retry", self.retry_dead, BulkAnswer, body=Bulk, most_bytes=MANY_IDS),
+            post("/dead/drop", self.drop_dead, BulkAnswer, body=Bulk, most_bytes=MANY_IDS),
             get("/tasks", self.tasks, Tasks),
             post(
                 "/tasks/{name}/enqueue",

@@ -105,7 +105,7 @@ class SlowDown:
         if len(self._known) > MOST_ADDRESSES:
             self._known.popitem(last=False)
         if guesses.wrong in (1, 10, 100) or guesses.wrong % 1000 == 0:
-            self._log.warning("ops.refused", address=address, wrong_tokens=guesses.wrong)
+            self._log.warning("ops.refused", address=address, guesses=guesses.wrong)
 
 
 def address_of(request: Request) -> str:
