@@ -207,6 +207,7 @@ async def test_each_try_of_a_call_is_a_client_span_and_carries_the_trace_to_the_
         "server.port": server.port,
         "url.full": url,
         "worker.call": "orders.cleanup",
+        "worker.task": "cleanup_old_orders",
     }
     assert first.status.status_code is StatusCode.ERROR
     assert said(second)["http.request.resend_count"] == 1
