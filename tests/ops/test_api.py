@@ -101,7 +101,7 @@ async def test_a_schedule_tells_its_slots_and_what_became_of_them(site: ApiSite)
         assert slots == sorted(slots)
         assert len(tick["next"]) == 3
         assert tick["last"]["outcome"] == "ran"
-        assert len(tick["durations_ms"]) >= 3
+        assert len(tick["durations_ms"]) >= 2  # the latest one may still run
         assert (moody["standing"], moody["failures"]) == ("failing", 1)
         assert moody["last"]["error"] == "TaskFailed: not today"
         assert moody["max_age_s"] == 3 * 3600

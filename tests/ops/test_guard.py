@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from tests.support.ops import FULL, READ, Door, guarded_site, ops_door, walk
+from tests.support.ops import FULL, PATIENCE_S, READ, Door, guarded_site, ops_door, walk
 from worker.ops import bodies, server
 from worker.ops.app import BODY_LIMIT
 from worker.ops.bodies import read_json
@@ -208,7 +208,10 @@ async def site() -> AsyncIterator[httpx.AsyncClient]:
     async with (
         guarded_site(own_routes(), locks) as url,
         httpx.AsyncClient(
-            base_url=url, headers={"Authorization": f"Bearer {FULL}"}, trust_env=False
+            base_url=url,
+            headers={"Authorization": f"Bearer {FULL}"},
+            trust_env=False,
+            timeout=PATIENCE_S,
         ) as client,
     ):
         yield client
@@ -254,7 +257,7 @@ async def test_a_body_that_never_comes_is_408(
     reader, writer = await connect(site)
     head = f"Host: localhost\r\nAuthorization: Bearer {FULL}\r\nContent-Length: 100\r\n\r\n"
     writer.write(f"POST /echo HTTP/1.1\r\n{head}{{".encode())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         assert await reader.readline() == b"HTTP/1.1 408 Request Timeout\r\n"
     writer.close()
 
@@ -262,7 +265,7 @@ async def test_a_body_that_never_comes_is_408(
 async def test_headers_without_end_are_refused(site: httpx.AsyncClient) -> None:
     reader, writer = await connect(site)
     writer.write(b"GET /refuse HTTP/1.1\r\nHost: localhost\r\nX-Long: " + b"x" * 17_000)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         assert b" 400 " in await reader.readline()
     writer.close()
 
@@ -329,7 +332,7 @@ async def connect(client: httpx.AsyncClient) -> tuple[asyncio.StreamReader, asyn
 
 async def hung_up(reader: asyncio.StreamReader) -> bool:
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             return await reader.read() == b""
     except ConnectionError:
         return True
@@ -378,6 +381,6 @@ async def test_who_does_not_read_the_answer_is_hung_up_on(
     async with guarded_site([Route("/livez", flood)], Locks(Tokens(FULL, None))) as url:
         _, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
         writer.write(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             await ended.wait()
         writer.close()

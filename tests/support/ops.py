@@ -32,6 +32,7 @@ FULL = "full-token-0123456789"
 READ = "read-token-0123456789"
 NOBODY = "http://127.0.0.1:9"
 SECOND = timedelta(seconds=1)
+PATIENCE_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,9 @@ class Door:
 
     def client(self, token: str | None = None, **options: Any) -> httpx.AsyncClient:
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-        return httpx.AsyncClient(base_url=self.url, headers=headers, trust_env=False, **options)
+        return httpx.AsyncClient(
+            base_url=self.url, headers=headers, trust_env=False, timeout=PATIENCE_S, **options
+        )
 
 
 @asynccontextmanager

@@ -43,6 +43,8 @@ __all__ = ["Api", "api_routes"]
 ROOT = "/api/v1"
 BESIDE = 64 * 1024
 """How many bytes a job's options may take beside its parameters."""
+MANY_IDS = 512 * 1024
+"""How many bytes a thousand ids may take."""
 
 
 def api_routes(facts: Facts, live: Live) -> list[BaseRoute]:
@@ -84,8 +86,8 @@ class Api:
             post("/jobs/{id}/retry", self.retry, Done),
             post("/jobs/{id}/drop", self.drop, Done),
             get("/jobs/{id}", self.job, JobDetail),
-            post("/dead/retry", self.retry_dead, BulkAnswer, body=Bulk),
-            post("/dead/drop", self.drop_dead, BulkAnswer, body=Bulk),
+            post("/dead/retry", self.retry_dead, BulkAnswer, body=Bulk, most_bytes=MANY_IDS),
+            post("/dead/drop", self.drop_dead, BulkAnswer, body=Bulk, most_bytes=MANY_IDS),
             get("/tasks", self.tasks, Tasks),
             post(
                 "/tasks/{name}/enqueue",

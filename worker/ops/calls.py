@@ -151,7 +151,11 @@ async def read_body(kind: type[BaseModel], request: Request) -> BaseModel:
 def unfit(exc: ValidationError, detail: str | None = None) -> Response:
     """What does not fit, and where; without any of the values, which may be personal."""
     errors = [
-        {"loc": list(error["loc"]), "msg": error["msg"], "type": error["type"]}
+        {
+            "loc": list(error["loc"]),
+            "msg": error["msg"].removeprefix("Value error, "),
+            "type": error["type"],
+        }
         for error in exc.errors(include_url=False, include_context=False, include_input=False)
     ]
     if detail is None:

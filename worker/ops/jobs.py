@@ -145,15 +145,8 @@ class JobBook:
         """Count dead letters, or do something to those that were counted.
 
         Raises:
-            HTTPException: It does not say to which.
             StoreError: The engine cannot be asked; some may be done.
         """
-        if said.ids is None and said.before is None and not said.dry_run:
-            raise HTTPException(
-                422,
-                "expected ids, or before as a dry run told it: have them counted first with "
-                '{"dry_run": true}',
-            )
         if said.ids is not None:
             return await self._some(act, said, [JobId(one) for one in dict.fromkeys(said.ids)])
         return await (self._count(said) if said.dry_run else self._sweep(act, said))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from worker.job import Requeued
 from worker.model import State
@@ -472,7 +472,20 @@ class JobFilter(Said):
 
 
 class Bulk(Said):
-    """Which dead letters: those named, or all that fit and had died before a moment."""
+    """Which dead letters: those named, or all that fit and had died before a moment.
+
+    Unless they are only to be counted, one of both is to be said.
+    """
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [
+                {"required": ["ids"], "properties": {"ids": {"type": "array"}}},
+                {"required": ["before"], "properties": {"before": {"type": "string"}}},
+                {"required": ["dry_run"], "properties": {"dry_run": {"const": True}}},
+            ]
+        }
+    )
 
     task: Text | None = None
     queue: Text | None = None
@@ -481,6 +494,15 @@ class Bulk(Said):
     )
     ids: tuple[Text, ...] | None = Field(None, max_length=1000)
     dry_run: bool = Field(False, description="Only count them.")
+
+    @model_validator(mode="after")
+    def _says_which(self) -> Bulk:
+        if self.ids is None and self.before is None and not self.dry_run:
+            raise ValueError(
+                "expected ids, or before as a dry run told it: have them counted first with "
+                '{"dry_run": true}'
+            )
+        return self
 
 
 class Enqueue(Said):
