@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 from dataclasses import replace
@@ -43,6 +44,8 @@ MOST_SAME = 1000
 """How many jobs that were created at the same moment are paged through."""
 MOST_AT_ONCE = 5000
 """How many dead letters one request goes through."""
+LONGEST_S = 20.0
+"""How long one request goes on with that: SQS has to look for each letter."""
 LONGEST_TEXT = 10_000
 DEEPEST = 100
 """What is nested deeper is not shown."""
@@ -176,12 +179,13 @@ class JobBook:
         return BulkAnswer(count=count, before=latest and latest + TICK, more=more)
 
     async def _sweep(self, act: Act, said: Bulk) -> BulkAnswer:
-        done = seen = 0
+        clock = asyncio.get_running_loop().time
+        until, done, seen = clock() + LONGEST_S, 0, 0
         async for batch in self._dead(said):
             some = [job.id for job in batch[: MOST_AT_ONCE - seen]]
             told = await self._change(act, some)
             done, seen = done + tally(told.values()), seen + len(some)
-            if seen >= MOST_AT_ONCE:
+            if seen >= MOST_AT_ONCE or clock() >= until:
                 return BulkAnswer(done=done, left=seen - done, more=True)
         return BulkAnswer(done=done, left=seen - done)
 
