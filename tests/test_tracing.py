@@ -19,6 +19,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from tests.support import ops_tasks
 from tests.support.documents import ROOT
 from tests.support.jobs import KINDS, fresh_engines
+from tests.support.postgres import connect
 from tests.support.servers import answer, answering, raw_server, refused_port
 from tests.support.waiting import wait_until
 from worker.client import WorkerClient
@@ -206,6 +207,7 @@ async def test_each_try_of_a_call_is_a_client_span_and_carries_the_trace_to_the_
         "server.port": server.port,
         "url.full": url,
         "worker.call": "orders.cleanup",
+        "worker.task": "cleanup_old_orders",
     }
     assert first.status.status_code is StatusCode.ERROR
     assert said(second)["http.request.resend_count"] == 1
@@ -315,6 +317,40 @@ async def test_job_is_linked_to_the_span_that_sent_it_over_every_backend(
     assert about["messaging.message.id"] == job.id == said(send)["messaging.message.id"]
     assert said(send)["messaging.operation.type"] == "send"
     assert about["messaging.system"] == said(send)["messaging.system"] == "sidecar_worker"
+
+
+async def test_job_that_sql_alone_asked_for_is_linked_to_what_it_says(
+    bench: Bench, tmp_path: Path
+) -> None:
+    headers = json.dumps({"traceparent": f"00-{'a' * 32}-{'b' * 16}-01"})
+    async with fresh_engines("postgres", tmp_path) as engines:
+        store = await engines.open()
+        with connect(engines.url) as caller:
+            caller.execute(
+                "SELECT worker_enqueue('greet', '{\"name\": \"you\"}', headers => %s)", (headers,)
+            )
+        async with bench.consuming(store, GREET):
+            await wait_until(lambda: bench.tally.counts["greet", "success"] == 1, "it is done")
+    (link,) = bench.span("run greet").links
+    assert f"{link.context.trace_id:032x}" == "a" * 32
+
+
+async def test_job_of_the_callers_transaction_carries_the_trace(
+    exporter: InMemorySpanExporter, provider: TracerProvider, tmp_path: Path
+) -> None:
+    async with fresh_engines("postgres", tmp_path) as engines:
+        store = await engines.open()
+        async with WorkerClient(jobs=store) as client:
+            with (
+                connect(engines.url) as caller,
+                trace.get_tracer("producer").start_as_current_span("request"),
+            ):
+                job = await client.enqueue("greet", {"name": "you"}, connection=caller)
+            (recorded,) = await store.get([job.id])
+    (send,) = [span for span in exporter.get_finished_spans() if span.name == "send default"]
+    assert recorded is not None
+    assert send.context is not None
+    assert f"{send.context.span_id:016x}" in json.loads(recorded.headers)["traceparent"]
 
 
 async def test_job_that_is_run_again_has_a_span_an_attempt_each_linked(

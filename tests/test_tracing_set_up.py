@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support.processes import worker_command
+from tests.support.servers import answer, answering, raw_server, refused_port
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -70,6 +71,24 @@ async def test_spans_go_where_the_variables_say_before_the_worker_ends(folder: P
     assert span["resource"]["attributes"]["deployment.environment.name"] == "test"
 
 
+async def test_spans_reach_a_collector_before_the_worker_ends(folder: Path) -> None:
+    async with raw_server(answering(answer())) as collector:
+        code, _, err = await ping(
+            folder, WORKER_TRACING="on", OTEL_EXPORTER_OTLP_ENDPOINT=collector.url
+        )
+    assert code == 0, err
+    (request,) = collector.requests
+    assert (request.method, request.target) == ("POST", "/v1/traces")
+    assert b"run ping" in request.body
+
+
+async def test_collector_that_is_down_hinders_no_run(folder: Path) -> None:
+    nobody = f"http://127.0.0.1:{refused_port()}"
+    code, out, _ = await ping(folder, WORKER_TRACING="on", OTEL_EXPORTER_OTLP_ENDPOINT=nobody)
+    assert code == 0
+    assert json.loads(out)["state"] == "SUCCESS"
+
+
 async def test_name_of_the_service_is_the_operators(folder: Path) -> None:
     code, _, err = await ping(
         folder,
@@ -101,7 +120,6 @@ async def test_disabled_sdk_makes_no_spans(folder: Path) -> None:
     [
         ({"OTEL_TRACES_EXPORTER": "none"}, "no span would go anywhere"),
         ({"OTEL_TRACES_EXPORTER": "zipkin"}, "expected opentelemetry-exporter-zipkin"),
-        ({}, "expected opentelemetry-exporter-otlp-proto-http"),
         ({"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "opentelemetry-exporter-otlp-proto-grpc"),
         ({"OTEL_EXPORTER_OTLP_PROTOCOL": "pigeon"}, "got 'pigeon'"),
     ],

@@ -50,28 +50,29 @@ class Calling:
     answer is read, which is announced.
 
     Attributes:
+        run: Whose call it is.
         call: As `CallEnded` has it.
         attempt: Which try it is, from 1.
         status: Of the answer, to be set once it is known.
     """
 
-    __slots__ = ("_began", "_run", "attempt", "call", "status")
+    __slots__ = ("_began", "attempt", "call", "run", "status")
 
     def __init__(self, run: RunContext, call: str, attempt: int) -> None:
-        self._run = run
+        self.run = run
         self._began = 0.0
         self.call = call
         self.attempt = attempt
         self.status: int | None = None
 
     def __enter__(self) -> Calling:
-        self._began = self._run.clock.monotonic()
+        self._began = self.run.clock.monotonic()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: object
     ) -> None:
-        run = self._run
+        run = self.run
         run.events.announce(
             CallEnded(
                 task=run.task,

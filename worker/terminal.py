@@ -6,10 +6,12 @@ exit      meaning
 0         success; also a worker that was asked to stop
 1         the task or the job failed, `check` found the Data API unfit, or what was asked of a
           job cannot be done in the state that it is in
-2         wrong usage, or no such task or job
-69        the Data API, the store, or the queue, could not be reached
+2         wrong usage, no such task or job, parameters that do not fit, or something that the
+          queue's engine cannot do
+69        the Data API, the store, or the queue, could not be reached; `start` waits for each of
+          them instead
 75        another run of the task is in the way, or the job has not ended in time; try again later
-78        the configuration is wrong; nothing was started
+78        the configuration is wrong; every problem is named, nothing was started
 128 + n   ended by signal n (130: Ctrl-C, 143: SIGTERM, 141: broken pipe)
 ========  ============================================================
 """

@@ -179,6 +179,7 @@ def about(request: httpx.Request, calling: Calling) -> dict[str, AttributeValue]
         "server.port": url.port or {"http": 80, "https": 443}.get(url.scheme, 0),
         "url.full": str(url.copy_with(query=None, fragment=None, userinfo=b"")),
         "worker.call": calling.call,
+        "worker.task": calling.run.task,
     }
     if calling.attempt > 1:
         said["http.request.resend_count"] = calling.attempt - 1

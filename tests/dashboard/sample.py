@@ -300,7 +300,7 @@ def schedule_detail() -> dict[str, Any]:
                 "run_id": f"run-{n}",
                 "replica": "web-1",
             }
-            for n, row in enumerate(reversed(one["strip"]))
+            for n, row in enumerate(reversed(one["strip"][-12:]))
         ],
     }
 

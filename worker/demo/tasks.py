@@ -16,7 +16,7 @@ from worker.tasks.function import task
 if TYPE_CHECKING:
     from worker.scheduler import Scheduler
 
-__all__ = ["PAUSED", "render_report", "send_invoice"]
+__all__ = ["PAUSED", "POISON", "render_report", "send_invoice"]
 
 PAUSED = "send_newsletter"
 POISON = 79

@@ -7,7 +7,7 @@ from contextlib import suppress
 from itertools import count
 from typing import TYPE_CHECKING
 
-from worker.demo.tasks import PAUSED, render_report, send_invoice
+from worker.demo.tasks import PAUSED, POISON, render_report, send_invoice
 from worker.errors import StoreUnavailable
 from worker.schedule_admin import ScheduleAdmin
 
@@ -37,7 +37,7 @@ async def pause_one(worker: Worker) -> None:
 
 async def ask_for_jobs(worker: Worker) -> None:
     """Ask for many invoices at once, so that a backlog rises and falls; and for reports."""
-    orders = count(1)
+    orders = count(POISON - 5)  # so that the first poison is soon there
     await asyncio.sleep(SOON_S)
     for turn in count():
         if turn % (BURST_EVERY_S // REPORTS_EVERY_S) == 0:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from starlette.responses import Response
@@ -50,10 +52,14 @@ MANY_IDS = 512 * 1024
 def api_routes(facts: Facts, live: Live) -> list[BaseRoute]:
     """What is served under ``/api/v1/``."""
     calls = Api(facts).calls()
-    description = described(calls, root=ROOT)
+
+    @cache
+    def description() -> str:
+        return described(calls, root=ROOT)
 
     async def openapi(request: Request) -> Response:
-        return Response(description, media_type="application/json")
+        # Made when it is first asked for: it takes a tenth of a second, and few want it.
+        return Response(await asyncio.to_thread(description), media_type="application/json")
 
     return [
         *(route_of(call) for call in calls),

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Shared", "Sources"]
 
-PATIENCE_S = 10.0
+PATIENCE_S = 5.0
 """How long an answer may take."""
 MOST_LOOKS = 16
 """How many questions may wait for the ledger's thread at the same time."""
