@@ -16,7 +16,8 @@ from tests.support.jobs import dead
 from tests.support.waiting import wait_until
 from worker.job_admin import Act
 from worker.ops import jobs as jobs_module
-from worker.ops.models import Bulk, BulkAnswer
+from worker.ops.models import BulkAnswer
+from worker.ops.said import Bulk
 from worker.queues.memory import MemoryJobs
 
 if TYPE_CHECKING:

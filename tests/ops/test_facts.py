@@ -9,9 +9,9 @@ import pytest
 
 from worker.job import Job, JobId, QueueCount
 from worker.model import State
+from worker.ops.banner import of_queue, status_of
 from worker.ops.jobs import read_cursor, writable
 from worker.ops.models import JobError
-from worker.ops.problems import of_queue, status_of
 from worker.ops.throughput import Throughput
 from worker.ops.timeline import timeline
 from worker.queue_view import queue_facts

@@ -13,15 +13,11 @@ from worker.errors import UnknownTaskError
 from worker.job_admin import Act
 from worker.ops.calls import Asked, Call, route_of
 from worker.ops.models import (
-    Bulk,
     BulkAnswer,
     Done,
-    Enqueue,
     EnqueueAnswer,
     JobDetail,
-    JobFilter,
     Jobs,
-    Note,
     Overview,
     Payload,
     Queues,
@@ -31,6 +27,7 @@ from worker.ops.models import (
     Tasks,
 )
 from worker.ops.openapi import described
+from worker.ops.said import Bulk, Enqueue, JobFilter, Note
 
 if TYPE_CHECKING:
     from starlette.requests import Request

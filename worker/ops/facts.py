@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 from worker.app import redaction
 from worker.backends.opening import display_url
 from worker.errors import ConfigurationError, NotSupported, StoreError
+from worker.ops.banner import problems_of, status_of
 from worker.ops.jobs import JobBook
 from worker.ops.models import (
     Overview,
@@ -20,7 +21,6 @@ from worker.ops.models import (
     TaskFacts,
     WorkerFacts,
 )
-from worker.ops.problems import problems_of, status_of
 from worker.ops.schedules import Ledger, running_slots
 from worker.ops.sources import Shared, Sources
 from worker.ops.throughput import Throughput

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from worker.job import Job
     from worker.job_admin import Act
     from worker.logs import Redaction
-    from worker.ops.models import Bulk, JobFilter
+    from worker.ops.said import Bulk, JobFilter
     from worker.ops.sources import Sources
     from worker.ports import JobStore
 

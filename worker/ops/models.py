@@ -1,4 +1,4 @@
-"""The shapes of the API: what is answered, and what can be said. The one definition of each.
+"""The shapes of what the API answers. The one definition of each; `worker.ops.said` has the others.
 
 Moments are ISO 8601 in UTC. Durations carry their unit in their names.
 """
@@ -7,30 +7,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Any, Literal
-
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from typing import Any, Literal
 
 from worker.job import Requeued
 from worker.model import State
 from worker.queue_view import QueueFacts, TaskCount
 
 __all__ = [
-    "Bulk",
     "BulkAnswer",
     "Done",
-    "Enqueue",
     "EnqueueAnswer",
     "EntryFacts",
     "Explained",
     "JobDetail",
     "JobError",
     "JobFacts",
-    "JobFilter",
     "Jobs",
     "Last",
     "Moment",
-    "Note",
     "Overview",
     "PauseFacts",
     "Payload",
@@ -54,7 +48,6 @@ __all__ = [
 
 Severity = Literal["info", "warning", "critical"]
 Kind = Literal["schedule", "queue", "store", "data_api", "dead", "worker"]
-Text = Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*$")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -443,73 +436,3 @@ class StateFacts:
     schedules: list[ScheduleFacts] | None
     running: list[RunningRun] | None
     queues: list[QueueFacts] | None
-
-
-class Said(BaseModel):
-    """What a caller says. Nothing unknown is let pass."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Note(Said):
-    """Why, for the others."""
-
-    note: str = Field("", max_length=1000, pattern=r"^[^\x00]*$")
-
-
-class JobFilter(Said):
-    """Which jobs to list."""
-
-    task: Text | None = None
-    queue: Text | None = None
-    state: tuple[State, ...] = Field((), description="In one of these states; repeatable.")
-    dead: bool | None = Field(None, description="Dead letters only, or none of them.")
-    since: datetime | None = Field(None, description="Created at this moment or later.")
-    before: Text | None = Field(
-        None, description="Created before this moment; or the `next` of the page before."
-    )
-    limit: int = Field(50, ge=1, le=200)
-
-
-class Bulk(Said):
-    """Which dead letters: those named, or all that fit and had died before a moment.
-
-    Unless they are only to be counted, one of both is to be said.
-    """
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "anyOf": [
-                {"required": ["ids"], "properties": {"ids": {"type": "array"}}},
-                {"required": ["before"], "properties": {"before": {"type": "string"}}},
-                {"required": ["dry_run"], "properties": {"dry_run": {"const": True}}},
-            ]
-        }
-    )
-
-    task: Text | None = None
-    queue: Text | None = None
-    before: datetime | None = Field(
-        None, description="Dead before this moment, as the dry run told it."
-    )
-    ids: tuple[Text, ...] | None = Field(None, max_length=1000)
-    dry_run: bool = Field(False, description="Only count them.")
-
-    @model_validator(mode="after")
-    def _says_which(self) -> Bulk:
-        if self.ids is None and self.before is None and not self.dry_run:
-            raise ValueError(
-                "expected ids, or before as a dry run told it: have them counted first with "
-                '{"dry_run": true}'
-            )
-        return self
-
-
-class Enqueue(Said):
-    """A job to be asked for."""
-
-    params: dict[str, Any] = Field(default_factory=dict)
-    id: str | None = Field(None, description="The same id twice is one job.")
-    delay: str | None = Field(None, description="From now to when it may begin, such as 5m.")
-    priority: int | None = Field(None, ge=-100, le=100)
-    max_retries: int | None = Field(None, ge=0)
