@@ -211,6 +211,10 @@ async def test_on_a_phone_nothing_is_wider_than_the_screen_and_all_can_be_hit(
             await expect(look.page.locator("#view h1")).to_be_attached()
             assert await look.overflow() == 0, name
             assert await small_targets(look) == [], name
+            for width in (760, 901, 1100):
+                await look.page.set_viewport_size({"width": width, "height": 740})
+                assert await look.overflow() == 0, (name, width)
+            await look.page.set_viewport_size({"width": 360, "height": 740})
 
 
 async def small_targets(look: Look) -> list[str]:

@@ -121,14 +121,17 @@ class JobBook:
         )
 
     async def running(self) -> tuple[list[Job], bool]:
-        """The jobs that run, those created last first; and whether there are more.
+        """The jobs that run, those created last first, without their parameters; and whether there
+        are more.
 
         Raises:
             StoreError: The engine cannot be asked.
         """
         query = JobQuery(states=frozenset({State.STARTED}), limit=MOST_RUNNING + 1)
         found = await self._sources.engine(lambda jobs: jobs.find(query))
-        return found[:MOST_RUNNING], len(found) > MOST_RUNNING
+        # They are kept for a while, and what they were asked with may be large.
+        slim = [replace(job, params="{}", result=None) for job in found[:MOST_RUNNING]]
+        return slim, len(found) > MOST_RUNNING
 
     async def act(self, act: Act, job_id: str) -> Done:
         """Cancel, retry or drop a job.
