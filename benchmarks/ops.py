@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import time
 from contextlib import ExitStack
@@ -39,16 +38,16 @@ def settings(kind: str) -> dict[str, str]:
 
 
 def cpu_ms(worker: Started) -> float:
-    """What its process has used so far."""
-    fields = Path(f"/proc/{worker.pid}/stat").read_text("ascii").rpartition(")")[2].split()
-    return 1000 * (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    """What the threads of its process have used so far; finer than the clock ticks of ``stat``."""
+    threads = Path(f"/proc/{worker.pid}/task").glob("*/schedstat")
+    return sum(int(thread.read_text("ascii").split()[0]) for thread in threads) / 1e6
 
 
 def measure(report: Report, smoke: bool) -> None:
     rounds, seconds = (1, 0.5) if smoke else (3, 60.0)
     report.title("the ops part while nobody looks")
-    if not Path("/proc/self/stat").exists():
-        report.text("not measured: this system has no /proc")
+    if not Path("/proc/self/schedstat").exists():
+        report.text("not measured: this system has no /proc/…/schedstat")
         return
     report.text(
         f"{rounds} rounds; in each the workers are idle side by side for {seconds:g} s, after each "
@@ -60,7 +59,7 @@ def measure(report: Report, smoke: bool) -> None:
         measure_round(memory, cpu, seconds)
     report.table(
         ("worker", "RSS MB", "CPU ms a minute"),
-        [(kind, spread(memory[kind], ".1f"), spread(cpu[kind])) for kind in KINDS],
+        [(kind, spread(memory[kind], ".1f"), spread(cpu[kind], ".1f")) for kind in KINDS],
     )
     more_mb = median(a - b for a, b in zip(memory[ALL], memory[WITHOUT], strict=True))
     more_ms = median(a - b for a, b in zip(cpu[ALL], cpu[WITHOUT], strict=True))
@@ -71,7 +70,7 @@ def measure(report: Report, smoke: bool) -> None:
     )
     report.target(
         f"and under {WANTED_CPU_MS:g} ms of CPU a minute while nobody looks",
-        f"{more_ms:+.0f} ms",
+        f"{more_ms:+.1f} ms",
         met=more_ms < WANTED_CPU_MS,
     )
 

@@ -106,3 +106,24 @@ async def test_a_job_that_the_old_version_does_not_know_waits_for_the_new_one(
                 await new_worker.logged("worker.ready")
                 old_worker.signal(signal.SIGTERM)
                 assert await wave.result(timeout="20s") == "waved"
+
+
+async def test_slots_of_the_old_and_of_the_new_schedule_run_once_each(tmp_path: Path) -> None:
+    with fresh_postgres_url() as url:
+        faster = OLD.replace('interval="1s"', 'interval="700ms"')
+        old, new = (
+            environment(tmp_path, url, name, code) for name, code in (("old", OLD), ("new", faster))
+        )
+        arguments = ("start", "--no-queues")
+        async with (
+            running(*arguments, environment=old, cwd=tmp_path) as old_worker,
+            running(*arguments, environment=new, cwd=tmp_path) as new_worker,
+        ):
+            for worker in (old_worker, new_worker):
+                await worker.logged("run.finished", task="tick", count=4)
+            ran = [
+                line["slot"]
+                for worker in (old_worker, new_worker)
+                for line in worker.told("run.started", task="tick")
+            ]
+    assert len(ran) == len(set(ran))

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from openapi_spec_validator import validate as validate_openapi
 
+from tests.ops.test_facts_shared import asked
 from tests.support.api_sites import READ, ApiSite, api_sites
 from tests.support.job_sites import Clerk
 from tests.support.jobs import dead
 from tests.support.waiting import wait_until
+from worker.job_admin import Act
+from worker.ops import jobs as jobs_module
+from worker.ops.models import Bulk, BulkAnswer
+from worker.queues.memory import MemoryJobs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -286,6 +291,23 @@ async def test_just_those_dead_letters_are_changed_that_were_counted(
         assert left == {"late", "new", "other"}
         told = await api.http.get("/api/v1/jobs/old-3")
         assert told.json().get("state") == {"retry": "PENDING", "drop": None}[act]
+
+
+@pytest.mark.parametrize(("setting", "value"), [("LONGEST_S", 0.0), ("MOST_AT_ONCE", 2)])
+async def test_many_dead_letters_are_changed_in_several_calls(
+    monkeypatch: pytest.MonkeyPatch, setting: str, value: float
+) -> None:
+    monkeypatch.setattr(jobs_module, setting, value)
+    monkeypatch.setattr(jobs_module, "BATCH", 2)
+    async with asked(MemoryJobs()) as (facts, _):
+        jobs = await facts.worker.client.engine()
+        await jobs.open()
+        await Clerk(jobs).die([f"old-{number}" for number in range(5)])
+        calls: list[BulkAnswer] = []
+        while not calls or calls[-1].more:
+            calls.append(await facts.jobs.bulk(Act.DROP, Bulk(before=datetime.now(UTC))))
+        assert sum(call.done or 0 for call in calls) == 5
+        assert len(calls) >= 3
 
 
 async def test_dead_letters_that_nobody_counted_stay(local: ApiSite) -> None:

@@ -165,6 +165,16 @@ async def test_a_state_is_told_when_it_changed_and_clocks_do_not_count() -> None
         assert (await anext(told))["overview"]["problems"][0]["what"] == "7"
 
 
+async def test_a_head_request_does_not_listen() -> None:
+    source = Source()
+    live = Live(source)
+    async with served(live) as port, httpx.AsyncClient(trust_env=False, timeout=15) as http:
+        answer = await http.head(f"http://127.0.0.1:{port}/events")
+        assert answer.status_code == 200
+        assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
+        assert (source.asked, live.listeners) == (0, 0)
+
+
 async def test_a_quiet_stream_tells_that_it_is_alive(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live_module, "KEEP_ALIVE_S", 0.02)
     live = Live(Source(), every_s=3600)

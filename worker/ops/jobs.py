@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 from dataclasses import replace
@@ -43,6 +44,8 @@ MOST_SAME = 1000
 """How many jobs that were created at the same moment are paged through."""
 MOST_AT_ONCE = 5000
 """How many dead letters one request goes through."""
+LONGEST_S = 20.0
+"""How long one request goes on with that: SQS has to look for each letter."""
 LONGEST_TEXT = 10_000
 DEEPEST = 100
 """What is nested deeper is not shown."""
@@ -121,14 +124,17 @@ class JobBook:
         )
 
     async def running(self) -> tuple[list[Job], bool]:
-        """The jobs that run, those created last first; and whether there are more.
+        """The jobs that run, those created last first, without their parameters; and whether there
+        are more.
 
         Raises:
             StoreError: The engine cannot be asked.
         """
         query = JobQuery(states=frozenset({State.STARTED}), limit=MOST_RUNNING + 1)
         found = await self._sources.engine(lambda jobs: jobs.find(query))
-        return found[:MOST_RUNNING], len(found) > MOST_RUNNING
+        # They are kept for a while, and what they were asked with may be large.
+        slim = [replace(job, params="{}", result=None) for job in found[:MOST_RUNNING]]
+        return slim, len(found) > MOST_RUNNING
 
     async def act(self, act: Act, job_id: str) -> Done:
         """Cancel, retry or drop a job.
@@ -173,12 +179,13 @@ class JobBook:
         return BulkAnswer(count=count, before=latest and latest + TICK, more=more)
 
     async def _sweep(self, act: Act, said: Bulk) -> BulkAnswer:
-        done = seen = 0
+        clock = asyncio.get_running_loop().time
+        until, done, seen = clock() + LONGEST_S, 0, 0
         async for batch in self._dead(said):
             some = [job.id for job in batch[: MOST_AT_ONCE - seen]]
             told = await self._change(act, some)
             done, seen = done + tally(told.values()), seen + len(some)
-            if seen >= MOST_AT_ONCE:
+            if seen >= MOST_AT_ONCE or clock() >= until:
                 return BulkAnswer(done=done, left=seen - done, more=True)
         return BulkAnswer(done=done, left=seen - done)
 

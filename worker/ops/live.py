@@ -25,8 +25,9 @@ EVERY_S = 2.0
 KEEP_ALIVE_S = 15.0
 MOST_LISTENERS = 32
 KEEP_ALIVE = b": still here\n\n"
+EVENT_STREAM = "text/event-stream; charset=utf-8"
 HEADERS = [
-    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"content-type", EVENT_STREAM.encode()),
     (b"cache-control", b"no-store"),
     (b"x-accel-buffering", b"no"),
 ]
@@ -63,6 +64,8 @@ class Live:
 
     async def serve(self, request: Request) -> Response:
         """The answer to one who wants to listen."""
+        if request.method == "HEAD":  # which would wait for the end of the stream
+            return Response(headers={"Content-Type": EVENT_STREAM})
         if self._closed:
             return problem(503, "the worker is about to end")
         if self._listeners >= MOST_LISTENERS:
