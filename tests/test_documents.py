@@ -131,6 +131,13 @@ def anchors(path: Path) -> set[str]:
     return {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings}
 
 
+def test_files_that_contributors_are_sent_to_exist() -> None:
+    named = set(re.findall(r"`([\w./]+\.(?:py|toml|yaml|md|sql))`", DOCUMENTS["CONTRIBUTING.md"]))
+    assert named
+    places = (ROOT, ROOT / "worker", ROOT / "worker" / "tasks", ROOT / "tests")
+    assert {name for name in named if not any((place / name).exists() for place in places)} == set()
+
+
 def test_every_alarm_has_its_place_in_the_runbook() -> None:
     rules = yaml.safe_load((ROOT / "deploy" / "alerts.yaml").read_text("utf-8"))
     alarms = [rule["alert"] for group in rules["groups"] for rule in group["rules"]]

@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from tests.support.jobs import KINDS, fresh_engines
 from tests.support.postgres import connect
 from tests.support.servers import answer, answering, raw_server, refused_port
 from tests.support.waiting import wait_until
+from worker import BulkJob, BulkTask
 from worker.client import WorkerClient
 from worker.clock import SystemClock
 from worker.consumer import Consumer
@@ -38,7 +40,7 @@ from worker.tracing import Tracing
 from worker.transport import ClientOptions, open_client
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Iterator, Sequence
     from pathlib import Path
 
     from worker.ports import JobStore
@@ -370,6 +372,52 @@ async def test_job_that_is_run_again_has_a_span_an_attempt_each_linked(
     assert [said(run)["worker.attempt"] for run in runs] == [1, 2]
     assert [run.status.status_code for run in runs] == [StatusCode.ERROR] * 2
     assert [len(run.links) for run in runs] == [1, 1]
+
+
+class Saving(BulkTask):
+    """Saves many things in one request."""
+
+    name = "test-tracing:saving"
+    queue = "default"
+    max_batch_size = 2
+    max_wait = timedelta(seconds=5)
+
+    @dataclass
+    class Params:
+        number: int
+
+    async def execute_many(self, jobs: Sequence[BulkJob[Params]]) -> list[object]:
+        await self.http_client.post("/many")
+        return [None for _ in jobs]
+
+
+async def test_code_of_a_batch_has_a_span_that_is_linked_to_its_jobs(
+    exporter: InMemorySpanExporter, provider: TracerProvider, tmp_path: Path
+) -> None:
+    definition = TaskDefinition.of(Saving)
+    async with (
+        raw_server(answering(answer())) as server,
+        tracing_bench(exporter, provider, server.url) as bench,
+        fresh_engines("memory", tmp_path) as engines,
+    ):
+        store = await engines.open()
+        async with WorkerClient(jobs=store) as client, bench.consuming(store, definition):
+            await client.enqueue_many(Saving, [{"number": 1}, {"number": 2}])
+            await wait_until(
+                lambda: bench.tally.counts[Saving.name, "success"] == 2, "both are done"
+            )
+    runs = [span for span in bench.spans if span.name == f"run {Saving.name}"]
+    batch, request = bench.span(f"run batch {Saving.name}"), bench.span("POST")
+    assert {link.context.span_id for link in batch.links} == {id_of(run) for run in runs}
+    assert said(batch)["messaging.batch.message_count"] == 2
+    assert request.parent is not None
+    assert request.parent.span_id == id_of(batch)
+    assert f"{id_of(request):016x}" in server.requests[0].headers["traceparent"]
+
+
+def id_of(span: ReadableSpan) -> int:
+    assert span.context is not None
+    return int(span.context.span_id)
 
 
 async def test_many_jobs_are_sent_in_one_span_and_keep_headers_of_their_own(

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from worker.model import Run, RunId, State
 
 __all__ = [
+    "BatchEnded",
+    "BatchStarted",
     "CallEnded",
     "CallRetrying",
     "Event",
@@ -71,6 +73,21 @@ class RunStarted(Event):
     queue: str = ""
     due_at: datetime | None = None
     headers: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchStarted(Event):
+    """Jobs whose runs were announced begin together. Announced in the context of their code."""
+
+    run_id: RunId
+    jobs: tuple[RunId, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchEnded(Event):
+    """The code of a batch has ended; what became of each of its jobs is announced after it."""
+
+    run_id: RunId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from worker.bounds import SHUTTING_DOWN, Bounds, Ending, outlasting
 from worker.context import RunContext
 from worker.errors import DataApiError, InvalidResult, RunInterrupted, WorkerError
-from worker.events import RunFinished, RunRetrying, RunStarted
+from worker.events import BatchEnded, BatchStarted, RunFinished, RunRetrying, RunStarted
 from worker.hooks import Held, Hooks
 from worker.model import Run, RunId, State, Trigger, new_run_id
 from worker.outcome import encode_result, error_of, is_one_jobs_fault, is_own, state_of
@@ -271,7 +271,10 @@ class Runner:
             else:
                 runs[place].context.params = params
                 fit.append((place, BulkJob(job.id, params, job.terms.attempt)))
+        together = tuple(RunId(job.id) for _, job in fit)
+        self._events.announce(BatchStarted(task=task.name, run_id=batch.run_id, jobs=together))
         await self._in_parts(task, batch, held, fit, endings)
+        self._events.announce(BatchEnded(task=task.name, run_id=batch.run_id))
         ended: list[Run] = []
         for underway, ending in zip(runs, endings, strict=True):
             assert ending is not None

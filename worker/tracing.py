@@ -23,6 +23,8 @@ from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode
 from worker.context import CALL, Calling
 from worker.errors import DataApiUnreachable, UnexpectedStatus
 from worker.events import (
+    BatchEnded,
+    BatchStarted,
     CallEnded,
     CallRetrying,
     Event,
@@ -71,6 +73,10 @@ class Tracing:
                 self._run_started(event)
             case RunFinished():
                 self._run_finished(event)
+            case BatchStarted():
+                self._batch_started(event)
+            case BatchEnded():
+                self._batch_ended(event)
             case RunRetrying():
                 self._told(event.run_id, "retry", waiting(event))
             case CallRetrying():
@@ -122,6 +128,26 @@ class Tracing:
         self._runs[run.run_id] = span
         # The event is announced in the run's own context, which ends with the run.
         otel_context.attach(trace.set_span_in_context(span))
+
+    def _batch_started(self, event: BatchStarted) -> None:
+        """What many jobs' code does for all of them is a span linked to each one's."""
+        runs = [self._runs[job] for job in event.jobs if job in self._runs]
+        span = self._tracer.start_span(
+            f"run batch {event.task}",
+            attributes={
+                "worker.task": event.task,
+                "worker.run_id": event.run_id,
+                "messaging.batch.message_count": len(event.jobs),
+            },
+            links=[Link(run.get_span_context()) for run in runs],
+        )
+        self._runs[event.run_id] = span
+        otel_context.attach(trace.set_span_in_context(span))
+
+    def _batch_ended(self, event: BatchEnded) -> None:
+        span = self._runs.pop(event.run_id, None)
+        if span is not None:
+            span.end()
 
     def _run_finished(self, event: RunFinished) -> None:
         run, span = event.run, self._runs.pop(event.run.run_id, None)

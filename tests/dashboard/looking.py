@@ -9,7 +9,7 @@ from playwright.async_api import Page, expect
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
-    from playwright.async_api import ConsoleMessage, Dialog, Locator
+    from playwright.async_api import ConsoleMessage, Dialog, Locator, Request
 
 __all__ = ["FLAGS", "VIEWS", "Look", "Looking"]
 
@@ -41,7 +41,7 @@ class Look:
 
     Attributes:
         complaints: Errors and warnings of the console, of scripts and of the content security
-            policy, and every dialog that a script opened.
+            policy, every dialog that a script opened, and requests to anybody but the worker.
     """
 
     def __init__(self, page: Page, url: str) -> None:
@@ -51,10 +51,15 @@ class Look:
         page.on("console", self._console)
         page.on("pageerror", lambda error: self.complaints.append(f"{error}\n{error.stack}"))
         page.on("dialog", self._dialog)
+        page.on("request", self._request)
 
     def _console(self, message: ConsoleMessage) -> None:
         if message.type in ("error", "warning"):
             self.complaints.append(f"{message.type}: {message.text}")
+
+    def _request(self, request: Request) -> None:
+        if not request.url.startswith(self.url):
+            self.complaints.append(f"asks somebody else: {request.url}")
 
     async def _dialog(self, dialog: Dialog) -> None:
         self.complaints.append(f"dialog: {dialog.message}")

@@ -47,13 +47,14 @@ async def demo(folder: Path) -> AsyncIterator[str]:
 async def test_a_newcomer_sees_everything_and_can_act_on_it(
     browser: Browser, tmp_path: Path
 ) -> None:
+    soon = 60_000  # a job has failed for good after three attempts, on a slow machine late
     async with demo(tmp_path) as link, await browser.new_page() as page:
         look = Look(page, link.partition("/session")[0])
         await page.goto(link)
         banner = page.locator("#banner")
         await expect(banner).to_contain_text("import_prices fails")
         await expect(banner).to_contain_text("send_newsletter is paused")
-        await expect(banner).to_contain_text("in the queue billing")
+        await expect(banner).to_contain_text("in the queue billing", timeout=soon)
         await look.go("schedules")
         await expect(look.row("send_newsletter")).to_contain_text("the mail provider is down")
         await look.button("Resume send_newsletter").click()
