@@ -69,7 +69,7 @@ def as_class(called: Called, execute: Any, **options: Any) -> Any:
 
         return hook
 
-    body = {"name": "t", "queue": "default", "execute": run, **options}
+    body = {"name": "hooked", "queue": "default", "execute": run, **options}
     return type("T", (BaseTask,), body | {name: method(name) for name in HOOKS})
 
 
@@ -84,7 +84,7 @@ def as_function(called: Called, execute: Any, **options: Any) -> Any:
         return await execute()
 
     hooks: dict[str, Any] = {name: hook(name) for name in HOOKS}
-    return task(**{"name": "t", **options, **hooks})(run)
+    return task(**{"name": "hooked", **options, **hooks})(run)
 
 
 FORMS = {"class": as_class, "function": as_function}
@@ -145,7 +145,7 @@ async def test_a_job_whose_parameters_do_not_fit_has_failed(
     bench: Bench, made: Callable[..., Any]
 ) -> None:
     called = Called()
-    await bench.memory.enqueue([NewJob(JobId("x"), "t", "default", '{"n": 1}')])
+    await bench.memory.enqueue([NewJob(JobId("x"), "hooked", "default", '{"n": 1}')])
     await bench.work_off(made(called, succeeds))
     assert called.calls == [("handle_error", "InvalidParams"), ("on_failure", "InvalidParams")]
     assert (await bench.info("x")).dead

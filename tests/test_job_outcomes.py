@@ -197,7 +197,7 @@ class Parcel:
 
 def with_model() -> Any:
     class Strict(BaseTask):
-        name = "t"
+        name = "with_model"
         Params = Order
 
         async def execute(self, params: Order) -> None:
@@ -208,7 +208,7 @@ def with_model() -> Any:
 
 def with_dataclass() -> Any:
     class Strict(BaseTask):
-        name = "t"
+        name = "with_dataclass"
         Params = Parcel
 
         async def execute(self, params: Parcel) -> None:
@@ -218,7 +218,7 @@ def with_dataclass() -> Any:
 
 
 def with_signature() -> Any:
-    @task(name="t")
+    @task(name="with_signature")
     async def strict(order_id: int) -> None:
         raise AssertionError("it must not run")
 
@@ -241,7 +241,7 @@ FORMS = [with_model, with_dataclass, with_signature]
 async def test_parameters_that_do_not_fit_when_run_are_dead_lettered_and_not_retried(
     bench: Bench, form: Callable[[], Any], params: str, words: str
 ) -> None:
-    await bench.memory.enqueue([NewJob(JobId("x"), "t", "default", params)])
+    await bench.memory.enqueue([NewJob(JobId("x"), form.__name__, "default", params)])
     await bench.work_off(form())
     info = await bench.info("x")
     assert (info.state, info.dead, info.attempts) == (State.FAILURE, True, 1)
@@ -282,7 +282,7 @@ async def test_each_form_gets_its_parameters(bench: Bench) -> None:
 async def test_parameters_are_validated_when_they_are_said(
     bench: Bench, form: Callable[[], Any]
 ) -> None:
-    with pytest.raises(InvalidParams, match="t: order_id"):
+    with pytest.raises(InvalidParams, match=f"{form.__name__}: order_id"):
         await bench.client.enqueue(form(), {"order_id": "seven"})
 
 

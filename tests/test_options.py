@@ -56,7 +56,7 @@ async def function(n: int) -> None: ...
 def of_class(**said: Any) -> JobOptions:
     async def execute(self: BaseTask, params: Any) -> None: ...
 
-    named = {"name": "t", "queue": "default", **said}
+    named = {"name": "optional", "queue": "default", **said}
     body = {**named, "execute": execute, "Params": type("Params", (Model,), {})}
     options: JobOptions | None = type("T", (BaseTask,), body).define().options  # type: ignore[attr-defined]
     assert options is not None
