@@ -39,6 +39,7 @@ PAGE = """<!doctype html>
 <p>{said}</p>
 <p><label for="token">Token</label>
 <input id="token" name="token" type="password" autocomplete="current-password" required autofocus>
+<input name="username" type="text" autocomplete="username" value="worker" hidden>
 <input name="next" type="hidden" value="{next}">
 <button>Sign in</button></p>
 </form>
