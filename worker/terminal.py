@@ -102,7 +102,7 @@ def complaints() -> Iterator[None]:
         typer.echo(f"worker: {exc}", err=True)
         raise typer.Exit(ExitCode.CONFIGURATION) from exc
     except StoreError as exc:
-        typer.echo(f"worker: the store cannot be used: {exc}", err=True)
+        typer.echo(f"worker: the {exc.part} cannot be used: {exc}", err=True)
         raise typer.Exit(ExitCode.UNREACHABLE) from exc
 
 
