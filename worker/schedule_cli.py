@@ -25,6 +25,7 @@ from worker.terminal import (
     ready_settings,
     remark,
     say,
+    visible,
 )
 from worker.terminal_times import Zone, full, in_zone, iso, moment_parameter, short
 
@@ -229,7 +230,7 @@ def pause(
     """Let no slot of a schedule run until it is resumed. What runs goes on."""
     with opened() as admin:
         view = admin.pause(task, note)
-    say(f"{task} is {state_of(view)}")
+    say(visible(f"{task} is {state_of(view)}"))
 
 
 @schedule_app.command()
@@ -410,7 +411,7 @@ def explain_task(task: TaskName, as_json: AsJson = False) -> None:
     if as_json:
         say(as_text({"verdict": said.verdict, "facts": said.facts}, indent=None))
         return
-    say("\n".join([said.verdict, *(f"  - {fact}" for fact in said.facts)]))
+    say("\n".join(map(visible, [said.verdict, *(f"  - {fact}" for fact in said.facts)])))
 
 
 def migrate() -> None:

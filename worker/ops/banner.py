@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Literal
 
@@ -11,7 +12,7 @@ from worker.ops.models import Problem
 from worker.overview import Standing, at
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from worker.app import Worker
     from worker.ops.health import Health
@@ -43,8 +44,13 @@ def problems_of(
     replicas: Sequence[ReplicaFacts] | Exception,
     views: Sequence[View] | Exception,
     queues: Sequence[QueueFacts] | Exception,
+    redact: Callable[[str], str],
 ) -> list[Problem]:
-    """What is wrong, as far as it is known; an exception stands for what cannot be asked."""
+    """What is wrong, as far as it is known; an exception stands for what cannot be asked.
+
+    Args:
+        redact: Takes out of each text what is not to be seen: errors are others' words.
+    """
     found = [*own(worker, health), *stores(worker, replicas, views, queues)]
     if not isinstance(views, Exception):
         for view in views:
@@ -53,7 +59,7 @@ def problems_of(
         for queue in queues:
             found += of_queue(queue)
     found.sort(key=lambda problem: GRAVITY.index(problem.severity))
-    return found[:MOST]
+    return [replace(one, what=redact(one.what), why=redact(one.why)) for one in found[:MOST]]
 
 
 def own(worker: Worker, health: Health) -> Iterator[Problem]:
