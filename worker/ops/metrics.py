@@ -254,5 +254,5 @@ def encoder(accept: str) -> tuple[Callable[[Collector], bytes], str]:
     """What writes in a form that is asked for, and that form; text for what makes no sense."""
     try:
         return choose_encoder(accept)
-    except ValueError:  # a version that is none
+    except (TypeError, ValueError):  # a version that is none
         return choose_encoder("")
