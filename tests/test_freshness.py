@@ -122,7 +122,9 @@ async def test_a_task_is_stale_once_its_last_success_is_older_than_it_promised(
     assert bench.freshness.stale() == []
     bench.clock.advance(1)
     assert bench.freshness.stale() == [
-        Stale(task="sync", max_age=HOUR, last_success=at(-0.5), stale_since=at(0.5))
+        Stale(
+            task="sync", max_age=HOUR, last_success=at(-0.5), stale_since=at(0.5), inherited=False
+        )
     ]
 
 
@@ -131,7 +133,9 @@ async def test_a_task_that_never_succeeded_is_judged_from_when_it_was_first_know
     bench.freshness.seed("seeded", None, since=at(-0.5))
     bench.freshness.seed("long_known", None, since=at(-5))
     assert bench.freshness.stale() == [
-        Stale(task="long_known", max_age=HOUR, last_success=None, stale_since=at(-4))
+        Stale(
+            task="long_known", max_age=HOUR, last_success=None, stale_since=at(-4), inherited=True
+        )
     ]
     bench.clock.advance(1801)
     assert bench.stale == ["long_known", "seeded"]

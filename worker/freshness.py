@@ -40,12 +40,14 @@ class Stale:
     Attributes:
         last_success: ``None`` if it is not known to have ever succeeded.
         stale_since: When its last success became older than ``max_age``.
+        inherited: Whether it was stale already when this worker began, and has not succeeded since.
     """
 
     task: str
     max_age: timedelta
     last_success: datetime | None
     stale_since: datetime
+    inherited: bool
 
 
 class Freshness:
@@ -65,7 +67,8 @@ class Freshness:
         self._max_ages = dict(max_ages)
         self._clock = clock
         self._events = events
-        self._since = dict.fromkeys(max_ages, clock.now())
+        self._began = clock.now()
+        self._since = dict.fromkeys(max_ages, self._began)
         self._last_success: dict[str, datetime] = {}
         self._told: dict[str, Stale] = {}
         self._looking: asyncio.Task[None] | None = None
@@ -110,6 +113,7 @@ class Freshness:
                         max_age=max_age,
                         last_success=last_success,
                         stale_since=stale_since,
+                        inherited=stale_since <= self._began,
                     )
                 )
         return found

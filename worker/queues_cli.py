@@ -29,7 +29,11 @@ def show_queues(
     tasks: Annotated[bool, typer.Option("--tasks", help="A line for each task, too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
-    """Show each queue: what waits and since when, what runs, what is dead, who works on it."""
+    """Show each queue: what waits and since when, what runs, what is dead, who works on it.
+
+    The workers are those seen running jobs of it: now, or among the last hundred jobs. One that
+    polls it and found nothing to do is not named.
+    """
     with complaints():
         queues = run_to_end(look(ready_settings()[0]))
     if as_json:

@@ -237,14 +237,18 @@ def tell_addresses(
     if ops.sign_in_link is None:
         return
     if on_link is not None:
-        on_link(ops.sign_in_link)
+        ops.sign_in_link.shown_by(on_link)
         return
     if output is not None and output.isatty() and settings.log_format != "json":
-        # Past the log, which takes every secret out. The key dies with this process.
-        output.write(f"\nThe dashboard: {ops.sign_in_link}\n\n")
-        output.flush()
+        ops.sign_in_link.shown_by(lambda link: write_link(output, link))
         return
     log.warning("ops.no_token", hint="set WORKER_OPS_TOKEN: without it nobody can get in")
+
+
+def write_link(output: LogStream, link: str) -> None:
+    """Past the log, which takes every secret out. The link opens once, and dies with us."""
+    output.write(f"\nThe dashboard: {link}\n\n")
+    output.flush()
 
 
 def side_services(worker: Worker) -> list[Checked]:

@@ -246,6 +246,7 @@ def jobs() -> list[dict[str, Any]]:
         job(
             1,
             state="PROGRESS",
+            attempts=0,
             task="resize",
             queue="images",
             progress={"percent": 64},

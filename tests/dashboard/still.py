@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 __all__ = ["StillWorker", "still_worker"]
 
 
+OWN = ("/api/v1/overview", "/api/v1/tasks")
+"""What a worker answers without its store and its queues."""
+SILENT = "disk I/O error"
+
+
 def same(text: Any) -> Any:
     return text
 
@@ -40,6 +45,7 @@ class StillWorker:
 
     Attributes:
         down: It answers 503, and ends its streams.
+        silent: Its store and its queues do not answer: 503 for what is asked of them.
     """
 
     def __init__(self, spoil: Callable[[Any], Any] = same) -> None:
@@ -47,6 +53,7 @@ class StillWorker:
         self.spoil = spoil
         self.state: dict[str, Any] = spoil(sample.state())
         self.down = False
+        self.silent = False
         self._news = asyncio.Condition()
         self.closing = False
 
@@ -71,11 +78,15 @@ class StillWorker:
 
     def _answer(self, fact: Callable[[], Any]) -> Callable[[Request], Any]:
         async def answer(request: Request) -> Response:
+            if self.silent and request.url.path not in OWN:
+                return JSONResponse({"detail": SILENT}, 503)
             return JSONResponse(self.spoil(fact()))
 
         return answer
 
     async def _jobs(self, request: Request) -> Response:
+        if self.silent:
+            return JSONResponse({"detail": SILENT}, 503)
         found = sample.dead() if request.query_params.get("dead") == "true" else sample.jobs()
         return JSONResponse(self.spoil({"jobs": found, "next": None}))
 

@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group
 async def test_run_now_runs_a_task_that_is_not_due(looking: Looking, worker: RealWorker) -> None:
     async with looking(worker.url, "schedules", token=worker.full) as look:
         runs = await outcomes(worker, "at_hand")
-        await look.button("Run at_hand now").click()
+        await look.button("Run now: at_hand").click()
         await expect(look.page.locator(".toast")).to_contain_text("at_hand will run")
         await expect(look.row("at_hand").locator(".last-cell")).to_contain_text("ran")
         await look.page.get_by_role("link", name="at_hand", exact=True).click()
@@ -52,6 +52,19 @@ async def test_a_pause_keeps_its_note_and_ends_with_resume(
         await expect(look.page.locator(".verdict")).to_contain_text("is paused since")
         await look.button("Resume holdable").click()
         await expect(look.page.locator(".title .badge")).not_to_have_text("paused")
+
+
+async def test_what_was_done_is_shown_at_once_even_if_the_view_is_paused(
+    looking: Looking, worker: RealWorker
+) -> None:
+    async with looking(worker.url, "schedules", token=worker.full) as look:
+        await look.page.locator("#live").click()
+        await look.button("Pause holdable").click()
+        await look.confirm("Pause")
+        await expect(look.row("holdable").locator(".badge").first).to_have_text("paused")
+        await look.button("Resume holdable").click()
+        await expect(look.button("Pause holdable")).to_be_visible()
+        await expect(look.row("holdable").locator(".badge").first).not_to_have_text("paused")
 
 
 async def test_a_job_that_runs_shows_how_far_it_is_and_can_be_cancelled(

@@ -59,7 +59,7 @@ async def test_a_newcomer_sees_everything_and_can_act_on_it(
         await expect(look.row("send_newsletter")).to_contain_text("the mail provider is down")
         await look.button("Resume send_newsletter").click()
         await expect(look.row("send_newsletter").locator(".badge").first).not_to_have_text("paused")
-        await look.button("Run import_prices now").click()
+        await look.button("Run now: import_prices").click()
         await expect(page.locator(".toast").last).to_contain_text("import_prices will run")
         await look.go("running")
         report = look.row("render_report").first

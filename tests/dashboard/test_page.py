@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import re
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
@@ -123,15 +125,117 @@ async def hang_up(worker: StillWorker) -> None:
 async def test_a_part_that_cannot_be_asked_stays_as_it_was(looking: Looking) -> None:
     async with still_worker() as worker, looking(worker.url, "schedules") as look:
         known = copy.deepcopy(worker.state)
-        worker.state |= {"schedules": None, "queues": None, "running": None}
-        worker.state["overview"]["problems"] = [
-            {"severity": "critical", "what": "the store cannot be used", "why": "disk I/O error",
-             "kind": "store", "name": "store"},
-        ]  # fmt: skip
-        await worker.tell()
+        await fall_silent(worker)
         await expect(look.page.locator("#banner")).to_contain_text("the store cannot be used")
-        await expect(look.page.locator("tbody tr")).to_have_count(len(known["schedules"]))
-        await expect(look.page.locator("body")).to_have_attribute("data-partial", "")
+        for view, part in (
+            ("schedules", "schedules"),
+            ("queues", "queues"),
+            ("running", "running"),
+        ):
+            await look.go(view)
+            await expect(look.page.locator("tbody tr")).to_have_count(len(known[part]))
+            age = look.page.locator("#view .age")
+            await expect(age).to_contain_text("does not answer. What you see is of")
+            await expect(look.page.locator("#view [data-old]")).to_be_visible()
+        await look.go("")
+        await expect(look.page.locator("#view [data-old]")).to_have_count(3)
+        worker.state = known
+        await worker.tell()
+        await expect(look.page.locator("#view [data-old]")).to_have_count(0)
+        await expect(age.first).to_be_hidden()
+
+
+NOT_KNOWN = {
+    "overview": 3,
+    "schedules": 1,
+    "running": 1,
+    "queues": 1,
+    "jobs": 1,
+    "dead": 1,
+}
+
+
+async def test_what_was_never_known_is_not_shown_as_nothing(looking: Looking) -> None:
+    async with still_worker() as worker:
+        await fall_silent(worker)
+        for view, parts in NOT_KNOWN.items():
+            async with looking(worker.url, VIEWS[view]) as look:
+                unknown = look.page.locator("#view").get_by_text("Not known: ")
+                await expect(unknown.locator("visible=true")).to_have_count(parts)
+                for nothing in ("0 ", "No task has", "Nothing runs", "No dead", "No job"):
+                    shown = look.page.locator("#view").get_by_text(nothing)
+                    await expect(shown.locator("visible=true")).to_have_count(0)
+                for bulk in ("Retry all", "Drop all"):
+                    await expect(look.button(bulk)).to_have_count(0)
+                look.complaints = [one for one in look.complaints if "503" not in one]
+
+
+@pytest.mark.parametrize("view", ["schedule", "job"])
+async def test_one_that_was_never_known_is_shown_once_it_can_be_asked(
+    looking: Looking, view: str
+) -> None:
+    async with still_worker() as worker:
+        known = copy.deepcopy(worker.state)
+        await fall_silent(worker)
+        async with looking(worker.url, VIEWS[view]) as look:
+            await expect(look.page.locator("#view .empty")).to_have_text("disk I/O error")
+            await expect(look.page.locator("#view .detail")).to_be_hidden()
+            await expect(look.page.locator("#view .actions button:visible")).to_have_count(0)
+            worker.state, worker.silent = known, False
+            await worker.tell()
+            await expect(look.page.locator("#view .detail")).to_be_visible()
+            await expect(look.page.locator("#view .empty")).to_be_hidden()
+            look.complaints = [one for one in look.complaints if "503" not in one]
+
+
+async def fall_silent(worker: StillWorker) -> None:
+    worker.silent = True
+    worker.state = copy.deepcopy(worker.state)
+    worker.state |= {"schedules": None, "queues": None, "running": None}
+    worker.state["overview"]["problems"] = [
+        {"severity": "critical", "what": "the store cannot be used", "why": "disk I/O error",
+         "kind": "store", "name": "store"},
+    ]  # fmt: skip
+    await worker.tell()
+
+
+async def test_the_banner_counts_its_rows_and_says_how_many_it_has_no_room_for(
+    looking: Looking,
+) -> None:
+    async with still_worker() as worker, looking(worker.url) as look:
+        banner = look.page.locator("#banner")
+        problems = worker.state["overview"]["problems"]
+        problems.append(problems[0] | {"severity": "info", "what": "send_reminders is paused"})
+        await worker.tell()
+        await expect(banner).to_contain_text("3 things need a look, 1 to know")
+        await expect(banner.locator("li:visible")).to_have_count(4)
+        await look.go("jobs")
+        await expect(banner.locator("li:visible")).to_have_count(3)
+        await expect(banner.get_by_role("link", name="+1 more")).to_be_visible()
+        del problems[:3]
+        await worker.tell()
+        await expect(banner.locator(".line")).to_have_text("All is well, 1 thing to know")
+        await expect(banner.locator(".others")).to_be_hidden()
+
+
+async def test_the_attempt_in_course_is_the_same_number_everywhere(looking: Looking) -> None:
+    async with still_worker() as worker, looking(worker.url, "running") as look:
+        attempt = look.row("job-run").locator("[data-label=Attempt]")
+        await expect(attempt).to_have_text("1")
+        await look.go("jobs")
+        running = look.row("job-1").first.locator("[data-label=Attempts]")
+        await expect(running).to_have_text("1")
+
+
+async def test_a_slot_that_has_just_come_is_due_now(looking: Looking) -> None:
+    async with still_worker() as worker:
+        now = datetime.fromisoformat(worker.state["overview"]["now"])
+        for one, late_s in zip(worker.state["schedules"], (1, 400), strict=False):
+            one["due"] = (now - timedelta(seconds=late_s)).isoformat()
+        async with looking(worker.url, "schedules") as look:
+            due = look.page.locator("[data-shows=due]")
+            await expect(due.nth(0)).to_have_text("now")
+            await expect(due.nth(1)).to_have_text(re.compile("^due . min ago$"))
 
 
 async def test_the_keyboard_alone_is_enough(looking: Looking) -> None:

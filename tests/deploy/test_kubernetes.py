@@ -109,6 +109,21 @@ def test_sidecar_starts_before_its_service_and_cannot_take_it_out_of_traffic() -
     assert url == f"http://localhost:{service['ports'][0]['containerPort']}"
 
 
+def test_sidecar_has_a_ledger_that_outlives_its_pod() -> None:
+    by_kind = {m["kind"]: m for name, m in MANIFESTS if name == "sidecar.yaml"}
+    (state,) = [
+        v
+        for v in by_kind["Deployment"]["spec"]["template"]["spec"]["volumes"]
+        if v["name"] == "state"
+    ]
+    claim = by_kind["PersistentVolumeClaim"]
+    assert state["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
+    assert claim["spec"]["accessModes"] == ["ReadWriteOnce"]
+    deployment = by_kind["Deployment"]["spec"]
+    assert deployment["replicas"] == 1
+    assert deployment["strategy"] == {"type": "Recreate"}, "two pods would share one SQLite file"
+
+
 def test_several_replicas_share_a_store_and_are_not_evicted_together() -> None:
     by_kind = {m["kind"]: m["spec"] for name, m in MANIFESTS if name == "worker.yaml"}
     deployment, labels = by_kind["Deployment"], by_kind["Deployment"]["template"]["metadata"]
@@ -129,21 +144,25 @@ def test_several_replicas_share_a_store_and_are_not_evicted_together() -> None:
     assert replica["valueFrom"]["fieldRef"] == {"fieldPath": "metadata.name"}
 
 
-def test_metrics_are_read_where_they_are_with_a_key_that_there_is() -> None:
-    (monitor,) = [m["spec"] for _, m in MANIFESTS if m["kind"] == "PodMonitor"]
-    (deployment,) = [
-        m["spec"] for n, m in MANIFESTS if n == "worker.yaml" and "replicas" in m["spec"]
-    ]
+MONITORS = {m["metadata"]["name"]: m["spec"] for _, m in MANIFESTS if m["kind"] == "PodMonitor"}
+
+
+@pytest.mark.parametrize(
+    ("name", "file"), [("worker", "worker.yaml"), ("orders-worker", "sidecar.yaml")]
+)
+def test_metrics_are_read_where_they_are_with_a_key_that_there_is(name: str, file: str) -> None:
+    monitor = MONITORS[name]
+    (deployment,) = [m["spec"] for n, m in MANIFESTS if n == file and "replicas" in m["spec"]]
+    pod = deployment["template"]["spec"]
     assert monitor["selector"] == deployment["selector"]
     (endpoint,) = monitor["podMetricsEndpoints"]
-    ports = {
-        port["name"] for c in deployment["template"]["spec"]["containers"] for port in c["ports"]
-    }
+    containers = [*pod["containers"], *pod["initContainers"]]
+    ports = {port["name"] for one in containers for port in one.get("ports", ())}
     assert endpoint["port"] in ports
     assert endpoint["path"] == "/metrics"
     token = endpoint["authorization"]["credentials"]
     assert token["key"] in keys_of_secret(token["name"])
-    worker = next(started for started in STARTING if started.where.startswith("worker.yaml"))
+    worker = next(started for started in STARTING if started.where.startswith(file))
     assert worker.environment["WORKER_OPS_READ_TOKEN_FILE"].endswith(token["key"])
 
 

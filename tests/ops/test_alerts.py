@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parent.parent.parent
 RULES, DASHBOARD = ROOT / "deploy" / "alerts.yaml", ROOT / "deploy" / "grafana-dashboard.json"
 RUNBOOK = ROOT / "docs" / "operations.md"
+RUNBOOK_URL = "https://example.com/worker/operations.md"
+"""To be replaced, as the head of the rules and ``deploy/README.md`` say."""
 NAME = re.compile(r"\b(?:worker|process|python)_[a-z_]+")
 OF_A_PROCESS = {"process_resident_memory_bytes", "process_cpu_seconds_total"}
 needs_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="needs promtool")
@@ -91,8 +93,11 @@ def test_every_alert_says_what_it_means_and_its_runbook_has_a_section_for_it() -
         said = rule["annotations"]
         assert said["summary"]
         assert said["description"]
-        assert said["runbook_url"] == f"docs/operations.md#{rule['alert'].lower()}"
+        assert said["runbook_url"] == f"{RUNBOOK_URL}#{rule['alert'].lower()}"
         assert rule["labels"]["severity"] in ("critical", "warning", "info")
+    base = RUNBOOK_URL.removesuffix("/operations.md")
+    for told in (RULES, ROOT / "deploy" / "README.md"):
+        assert f"replace {base}" in told.read_text("utf-8").replace("`", "")
 
 
 def test_panels_of_the_dashboard_do_not_overlap_and_have_ids_of_their_own() -> None:

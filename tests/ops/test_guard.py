@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
 import structlog
+from starlette.applications import Starlette
+from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from tests.support.ops import FULL, PATIENCE_S, READ, Door, guarded_site, ops_door, walk
+from tests.support.waiting import wait_until
 from worker.ops import bodies, server
 from worker.ops.app import BODY_LIMIT
 from worker.ops.bodies import read_json
@@ -127,6 +131,10 @@ async def test_a_name_of_the_workers_is_taken(tmp_path: Path, host: str) -> None
         "10.0.0.1",
         "[::2]",
         "a:b",
+        "[::1]evil.example",
+        "127.0.0.1:1@evil.example",
+        "localhost:80:80",
+        "",
     ],
 )
 async def test_a_name_that_somebody_else_points_to_us_is_refused(door: Door, host: str) -> None:
@@ -270,6 +278,20 @@ async def test_headers_without_end_are_refused(site: httpx.AsyncClient) -> None:
     writer.close()
 
 
+async def test_headers_that_arrive_at_once_are_refused_too(site: httpx.AsyncClient) -> None:
+    for long in ({"headers": {"X-Long": "x" * 17_000}}, {"params": {"q": "x" * 17_000}}):
+        answer = await site.get("/refuse", **long)  # type: ignore[arg-type]
+        assert answer.status_code == 431
+        assert answer.headers["content-type"] == "application/problem+json"
+
+
+async def test_a_slash_too_many_leads_nowhere(door: Door) -> None:
+    for url in (door.url, door.probe_url):
+        async with door.client(FULL) as client:
+            answer = await client.get(f"{url}/metrics/")
+        assert (answer.status_code, answer.headers.get("location")) == (404, None)
+
+
 # --- what a client is told when something goes wrong
 
 
@@ -359,6 +381,125 @@ async def test_who_opens_all_connections_does_not_keep_others_out(
         assert await hung_up(reader)
     for _, writer in greedy:
         writer.close()
+
+
+@asynccontextmanager
+async def crowded(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Crowd]:
+    """A site that takes three connections."""
+    monkeypatch.setattr(server, "MOST_CONNECTIONS", 3)
+    crowd = Crowd()
+    async with guarded_site(crowd.routes(), Locks(Tokens(FULL, None))) as url:
+        crowd.port = int(url.rpartition(":")[2])
+        try:
+            yield crowd
+        finally:
+            for writer in crowd.writers:
+                writer.close()
+
+
+class Crowd:
+    """Connections, and how many of them the site has come to know."""
+
+    def __init__(self) -> None:
+        self.known = 0
+        self.port = 0
+        self.writers: list[asyncio.StreamWriter] = []
+
+    def routes(self) -> list[Route]:
+        async def at_once(request: Request) -> Response:
+            return Response(b"here")
+
+        async def count() -> None:
+            self.known += 1
+
+        async def large(request: Request) -> Response:
+            return Response(b"x" * 2**25, background=BackgroundTask(count))
+
+        async def read(request: Request) -> Response:
+            await count()
+            return Response(await request.body())
+
+        async def never(request: Request) -> Response:
+            await count()
+            await asyncio.Event().wait()
+            raise AssertionError("unreachable")
+
+        return [
+            Route("/at-once", at_once),
+            Route("/unread", large),
+            Route("/unsent", read, methods=["POST"]),
+            Route("/unanswered", never),
+        ]
+
+    async def come(self, what: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        self.writers.append(writer)
+        writer.write(said(what))
+        return reader, writer
+
+    async def is_served(self) -> bool:
+        """Whether a newcomer is."""
+        reader, _ = await self.come("GET /at-once")
+        return await is_answered(reader)
+
+
+def said(what: str) -> bytes:
+    head = f"Host: localhost\r\nAuthorization: Bearer {FULL}\r\n"
+    if what.startswith("POST"):
+        head += "Content-Length: 100\r\n"
+    return f"{what} HTTP/1.1\r\n{head}\r\n{'{' if what.startswith('POST') else ''}".encode()
+
+
+async def is_answered(reader: asyncio.StreamReader) -> bool:
+    async with asyncio.timeout(PATIENCE_S):
+        try:
+            return (await reader.readuntil(b"here")).startswith(b"HTTP/1.1 200 ")
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return False
+
+
+@pytest.mark.parametrize("what", ["GET /unread", "POST /unsent", "GET /unanswered"])
+async def test_a_newcomer_is_served_whatever_the_others_do(
+    monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    async with crowded(monkeypatch) as crowd:
+        for _ in range(3):
+            await crowd.come(what)
+        await wait_until(lambda: crowd.known == 3, "all are known")
+        for _ in range(5):
+            assert await crowd.is_served()
+
+
+@pytest.mark.parametrize("what", ["GET /unread", "POST /unsent"])
+async def test_who_keeps_us_waiting_goes_before_who_is_idle(
+    monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    async with crowded(monkeypatch) as crowd:
+        reader, writer = await crowd.come("GET /at-once")
+        assert await is_answered(reader)
+        for _ in range(2):
+            await crowd.come(what)
+        await wait_until(lambda: crowd.known == 2, "all are known")
+        for _ in range(2):
+            assert await crowd.is_served()
+        writer.write(said("GET /at-once"))
+        assert await is_answered(reader)
+
+
+async def test_the_probe_listener_answers_once_a_connection(door: Door) -> None:
+    _, _, port = door.probe_url.rpartition(":")
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(port))
+    writer.write(said("GET /livez") * 3)
+    async with asyncio.timeout(PATIENCE_S):
+        answer = await reader.read()
+    assert answer.count(b"HTTP/1.1 ") == 1
+    assert b"connection: close" in answer
+    writer.close()
+
+
+def test_fewer_newcomers_come_at_a_time_than_there_may_be() -> None:
+    listener = server.Listener(Starlette(), "127.0.0.1", 0, "a test")
+    assert server.QuietServer(listener).config.backlog < server.MOST_CONNECTIONS
 
 
 async def test_who_does_not_read_the_answer_is_hung_up_on(

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 from pydantic import SecretStr
 
+from tests.support.clock import FakeClock
 from tests.support.ops import NOBODY
 from worker.app import Worker, open_worker
-from worker.events import CallEnded
+from worker.events import CallEnded, Events
+from worker.freshness import Freshness
 from worker.model import RunId
 from worker.ops.health import DEAD_AFTER, DataApiState, Health
 from worker.settings import Settings
@@ -99,6 +101,23 @@ def test_a_start_and_an_end_are_not_ready(health: Health) -> None:
     health.stopping = True
     assert set(health.ready().problems) == {"stop"}
     assert health.startup().ok
+
+
+def test_a_task_that_was_stale_before_is_a_remark_until_it_was_fresh_here(worker: Worker) -> None:
+    """Else the pod that brings the mend would never be ready, and its rollout would not go on."""
+    clock = FakeClock()
+    freshness = Freshness({"sync": 60 * SECOND}, clock=clock, events=Events())
+    freshness.seed("sync", clock.now() - timedelta(hours=1), since=clock.now() - timedelta(days=1))
+    health = Health(replace(worker, freshness=freshness))
+    health.started = True
+    clock.advance(3600)
+    verdict = health.ready()
+    assert (verdict.ok, verdict.status, set(verdict.remarks)) == (True, "degraded", {"task sync"})
+    freshness.note_success("sync", clock.now())
+    assert health.ready().status == "ok"
+    clock.advance(61)
+    assert set(health.ready().problems) == {"task sync"}
+    assert health.ready().remarks == {}
 
 
 def call(status: int | None, failure: BaseException | None = None) -> CallEnded:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +15,17 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 
 from tests.support.api_sites import ApiSite, api_sites, states
+from tests.support.ops import FULL, guarded_site
 from tests.support.servers import refused_port
 from tests.support.waiting import wait_until
 from worker.ops import live as live_module
 from worker.ops import server as server_module
+from worker.ops.hosts import Hosts
 from worker.ops.live import Live
+from worker.ops.locks import Locks, Sessions, Tokens
 from worker.ops.models import Overview, Problem, StateFacts, WorkerFacts
 from worker.ops.server import Listener, OpsServer
+from worker.ops.sign_in import session_routes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -197,6 +201,37 @@ async def test_there_are_no_more_listeners_than_can_be_served(
             assert second.status_code == 503
             assert second.headers["content-type"] == "application/problem+json"
             assert second.headers["retry-after"] == "30"
+
+
+async def test_listeners_that_come_at_once_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live_module, "MOST_LISTENERS", 2)
+    live = Live(Source())
+    async with served(live) as port, AsyncExitStack() as stack:
+        answers = await asyncio.gather(
+            *(stack.enter_async_context(listening(port)) for _ in range(8))
+        )
+        assert sorted(answer.status_code for answer in answers) == [200] * 2 + [503] * 6
+
+
+async def test_who_signs_out_hears_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live_module, "KEEP_ALIVE_S", 0.02)
+    live, sessions = Live(Source(), every_s=3600), Sessions()
+    locks = Locks(Tokens(FULL, None), sessions, Hosts([]))
+    routes = [Route("/events", live.serve), *session_routes(locks, sessions)]
+    async with (
+        guarded_site(routes, locks) as url,
+        httpx.AsyncClient(
+            base_url=url, headers={"Origin": url}, trust_env=False, timeout=15
+        ) as browser,
+    ):
+        await browser.post("/session", json={"token": FULL})
+        async with browser.stream("GET", "/events") as answer:
+            told = states(answer)
+            await anext(told)
+            assert (await browser.delete("/session")).status_code == 204
+            async with asyncio.timeout(15):
+                assert [state async for state in told] == []
+        await live.close()
 
 
 async def test_a_listener_that_reads_nothing_is_hung_up_on(

@@ -232,6 +232,35 @@ async def test_a_stale_task_makes_the_worker_unready_and_not_dead(tmp_path: Path
         assert is_ok(await worker.ask("/livez"))
 
 
+async def test_the_worker_that_brings_the_mend_of_a_stale_task_is_ready(tmp_path: Path) -> None:
+    (tmp_path / "stale.py").write_text(
+        "from pathlib import Path\n\n\n"
+        "async def export():\n"
+        "    if not Path('mended').exists():\n        raise ValueError\n\n\n"
+        "def register(scheduler):\n"
+        "    scheduler.register_task(export, interval='200ms', max_age='2s')\n"
+    )
+    settings = {
+        "WORKER_TASK_MODULES": "stale",
+        "WORKER_STORE_URL": f"sqlite:///{tmp_path}/w.db",
+        "WORKER_LEASE": "1s",
+    }
+    async with probed(tmp_path, **settings) as before:
+        await before.until("/readyz", names("task export"), "it is not stale")
+    async with probed(tmp_path, **settings) as after:
+        await after.process.logged("task.stale", task="export")
+        ready = await after.ask("/readyz")
+        assert ready is not None
+        assert (ready[0], ready[1]["status"]) == (200, "degraded")
+        assert "before this worker began" in ready[1]["remarks"]["task export"]
+        (tmp_path / "mended").touch()
+        await after.until(
+            "/readyz", lambda a: a is not None and a[1]["status"] == "ok", "it is not fresh"
+        )
+        (tmp_path / "mended").unlink()
+        await after.until("/readyz", names("task export"), "it is not stale here")
+
+
 async def test_a_worker_that_drains_is_alive_and_takes_no_more(tmp_path: Path) -> None:
     (tmp_path / "holding.py").write_text(HOLDING)
     (tmp_path / "linger").touch()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from html import unescape
 from typing import TYPE_CHECKING
 
@@ -9,8 +10,8 @@ import httpx
 import pytest
 import structlog
 
-from tests.support.ops import FULL, READ, Door, ops_door
-from worker.ops import locks
+from tests.support.ops import FULL, PATIENCE_S, READ, Door, ops_door
+from worker.ops import bodies, locks
 from worker.ops.locks import Role, Sessions, Tokens
 
 if TYPE_CHECKING:
@@ -119,6 +120,25 @@ async def test_no_token_opens_no_session(door: Door, token: object) -> None:
     assert "set-cookie" not in answer.headers
 
 
+async def test_what_no_token_can_hold_is_a_wrong_one(door: Door) -> None:
+    with structlog.testing.capture_logs() as logs:
+        async with door.client() as client:
+            answer = await client.post("/session", content=b'{"token": "\\ud800"}')
+    assert answer.status_code == 401
+    assert [line["event"] for line in logs] == ["ops.refused"]
+
+
+async def test_who_is_slow_to_say_his_token_is_sent_away(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bodies, "STRANGERS_S", 0.05)
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(door.url.rpartition(":")[2]))
+    writer.write(b"POST /session HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
+    async with asyncio.timeout(PATIENCE_S):
+        assert await reader.readline() == b"HTTP/1.1 408 Request Timeout\r\n"
+    writer.close()
+
+
 async def test_the_log_names_the_session_and_holds_nothing_that_opens_it(door: Door) -> None:
     async with door.client() as client:
         with structlog.testing.capture_logs() as logs:
@@ -136,22 +156,54 @@ async def test_the_log_names_the_session_and_holds_nothing_that_opens_it(door: D
 # --- where no token is set
 
 
-async def test_the_link_of_the_terminal_signs_in(tmp_path: Path) -> None:
-    async with ops_door(tmp_path, ops_token=None, ops_read_token=None) as door:
-        link = door.ops.sign_in_link
-        assert link is not None
-        assert link.startswith(door.url)
-        async with door.client() as client:
-            assert (await client.get(f"{door.url}/session/link?key=x")).status_code == 401
-            answer = await client.get(link)
+@pytest.fixture
+async def unlocked(tmp_path: Path) -> AsyncIterator[Door]:
+    async with ops_door(tmp_path, ops_token=None, ops_read_token=None) as opened:
+        yield opened
+
+
+async def test_a_link_of_the_terminal_signs_in_once_and_then_the_next_does(unlocked: Door) -> None:
+    link = unlocked.ops.sign_in_link
+    shown: list[str] = []
+    assert link is not None
+    link.shown_by(shown.append)
+    for _ in range(2):
+        assert shown[-1].startswith(unlocked.url)
+        async with unlocked.client() as client:
+            assert (await client.get("/session/link?key=x")).status_code == 401
+            answer = await client.get(shown[-1])
             assert (answer.status_code, answer.headers["location"]) == (303, "/")
             assert (await client.get("/session")).json() == {"role": "full"}
+    assert len(shown) == len(set(shown)) == 3
+    async with unlocked.client() as client:
+        for used in shown[:2]:
+            answer = await client.get(used)
+            assert (answer.status_code, "the next one" in answer.text) == (401, True)
+
+
+async def test_who_has_no_link_is_told_where_it_is(unlocked: Door) -> None:
+    async with unlocked.client() as client:
+        assert "its terminal" in (await client.get("/", headers=ASKS_FOR_A_PAGE)).text
 
 
 async def test_a_token_that_was_set_does_not_sign_in_by_an_address(door: Door) -> None:
     assert door.ops.sign_in_link is None
     async with door.client() as client:
         assert (await client.get(f"/session/link?key={FULL}")).status_code == 401
+    async with door.client(FULL) as client:
+        assert (await client.get(f"/session/link?key={FULL}")).status_code == 404
+
+
+async def test_no_other_page_guesses_by_our_browser(door: Door, unlocked: Door) -> None:
+    """Such as by ``<img src="http://127.0.0.1:8080/session/link?key=x">``, again and again."""
+    said = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": "image"}
+    for opened, status in ((door, 401), (unlocked, 403)):
+        with structlog.testing.capture_logs() as logs:
+            async with opened.client() as client:
+                for _ in range(3):
+                    answer = await client.get("/session/link?key=x", headers=said)
+                    assert answer.status_code == status
+        assert logs == [], "none is counted"
 
 
 # --- other pages (CSRF)
@@ -216,6 +268,14 @@ def test_sessions_are_not_kept_without_end() -> None:
     assert len(set(secrets)) == len(secrets)
     known = [secret for secret in secrets if sessions.find(secret) is not None]
     assert known == secrets[10:]
+
+
+def test_who_may_only_look_does_not_push_others_out() -> None:
+    sessions = Sessions()
+    secret, _ = sessions.open(Role.FULL)
+    for _ in range(locks.MOST_SESSIONS + 10):
+        sessions.open(Role.READ)
+    assert sessions.find(secret) is not None
 
 
 def test_a_session_is_not_found_by_its_name() -> None:

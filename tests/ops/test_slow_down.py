@@ -44,19 +44,30 @@ async def test_who_is_wrong_waits_longer_and_longer_up_to_a_limit() -> None:
     assert waits[-1] == pytest.approx(slow_down.LONGEST_WAIT_S)
 
 
-async def test_nobody_else_waits_and_the_right_token_still_opens() -> None:
+async def test_nobody_else_waits_and_a_right_token_does_not_either() -> None:
     site = Site()
     for _ in range(100):
         await site.guess("1.2.3.4")
     assert await site.guess("5.6.7.8", right=True) == 0.0
-    assert await site.guess("1.2.3.4", right=True) <= slow_down.LONGEST_WAIT_S
+    assert await site.guess("1.2.3.4", right=True) == 0.0
+
+
+async def test_what_cannot_be_judged_is_wrong() -> None:
+    site = Site()
+
+    def compare() -> bool:
+        raise ValueError("odd")
+
+    with pytest.raises(ValueError, match="odd"):
+        await site.slow_down.judge("1.2.3.4", compare)
+    assert await site.guess() > 0.0
 
 
 async def test_who_was_wrong_long_ago_does_not_wait() -> None:
     site = Site()
     await site.guess()
     site.now += slow_down.FORGOTTEN_AFTER_S + 1
-    assert await site.guess(right=True) == 0.0
+    assert await site.guess() == 0.0
 
 
 async def test_not_every_address_is_remembered() -> None:
@@ -82,9 +93,10 @@ async def test_guesses_at_the_same_time_do_not_get_around_it() -> None:
         ]
         await asyncio.sleep(0)
         with pytest.raises(HTTPException) as refused:
-            await slow.judge("1.2.3.4", lambda: True)
+            await slow.judge("1.2.3.4", lambda: None)
         assert refused.value.status_code == 429
-        assert await slow.judge("5.6.7.8", lambda: True)
+        for address in ("1.2.3.4", "5.6.7.8"):
+            assert await slow.judge(address, lambda: True), "a right one is not held up"
         gate.set()
     assert [task.result() for task in waiting] == [None] * slow_down.MOST_WAITING
 

@@ -31,7 +31,7 @@ BODY_LIMIT = 64 * 1024
 
 def guarded(routes: Sequence[BaseRoute], locks: Locks) -> Starlette:
     """An application that lets nobody pass who may not."""
-    return Starlette(
+    app = Starlette(
         routes=routes,
         middleware=[
             Middleware(Guard, locks=locks),
@@ -39,3 +39,5 @@ def guarded(routes: Sequence[BaseRoute], locks: Locks) -> Starlette:
         ],
         exception_handlers={HTTPException: tell_http_error},
     )
+    app.router.redirect_slashes = False  # it would send callers on to what their Host header names
+    return app

@@ -77,12 +77,15 @@ def own(worker: Worker, health: Health) -> Iterator[Problem]:
         yield Problem(
             severity="critical", what=f"the {what} stands still", why=why, kind="worker", name=name
         )
-    for what, why in health.ready().remarks.items():
-        if what == "data_api":
-            unheard = "the Data API does not answer"
-            yield Problem(severity="warning", what=unheard, why=why, kind="data_api", name=what)
-        else:
-            yield Problem(severity="warning", what=what, why=why, kind="worker", name=what)
+    why_unheard = health.ready().remarks.get("data_api")  # the others are said of the schedules
+    if why_unheard is not None:
+        yield Problem(
+            severity="warning",
+            what="the Data API does not answer",
+            why=why_unheard,
+            kind="data_api",
+            name="data_api",
+        )
 
 
 def stores(

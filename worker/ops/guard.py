@@ -12,21 +12,25 @@ from starlette.requests import ClientDisconnect, Request
 from worker.ops.cross_site import comes_from_our_page, says_it_comes_from_elsewhere
 from worker.ops.locks import Caller, Role
 from worker.ops.problem import problem, tell_http_error
-from worker.ops.sign_in import CHALLENGE, session_secret, sign_in_page
+from worker.ops.sign_in import ASK, ASK_LINK, CHALLENGE, session_secret, sign_in_page
 from worker.ops.slow_down import address_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from starlette.responses import Response
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from worker.ops.locks import Locks
 
-__all__ = ["Guard", "caller_of", "note"]
+__all__ = ["Guard", "caller_of", "note", "still_in"]
 
 OPEN = frozenset({"/livez", "/readyz", "/startupz"})
 """What needs no token: an answer from a probe tells nobody what he should not know."""
 SESSION = "/session"
 LINK = "/session/link"
+MOST_HEADERS = 16 * 1024
+"""Bytes, with the path and the query. The server stops reading there only if more is to come."""
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 SECURITY = {
     "Content-Security-Policy": (
@@ -78,6 +82,8 @@ class Guard:
     async def _refusal(self, request: Request) -> Response | None:
         """The answer to who may not pass; ``None`` for who may."""
         path, locks = request.scope["path"], self._locks
+        if size_of(request) > MOST_HEADERS:
+            return problem(431, f"expected at most {MOST_HEADERS} bytes of path and headers")
         if path in OPEN:
             return None
         host = request.headers.get("host", "")
@@ -89,7 +95,7 @@ class Guard:
         if locks.sessions is not None:
             if path == SESSION and request.method == "POST":
                 return cross_site() if says_it_comes_from_elsewhere(request) else None
-            if path == LINK:
+            if path == LINK and locks.link is not None:
                 return None
         caller = await self._caller(request)
         if caller is None:
@@ -114,14 +120,19 @@ class Guard:
         secret = session_secret(request)
         if self._locks.sessions is None or secret is None:
             return None
-        session = self._locks.sessions.find(secret)
+        find = self._locks.sessions.find
+        request.scope["still_in"] = lambda: find(secret) is not None
+        session = find(secret)
         return None if session is None else Caller(session.role, session.name)
 
     def _unknown(self, request: Request) -> Response:
         wants_page = "text/html" in request.headers.get("accept", "")
         if self._locks.sessions is not None and request.method == "GET" and wants_page:
             query = request.scope["query_string"].decode("latin-1")
-            return sign_in_page(onward=request.scope["path"] + (f"?{query}" if query else ""))
+            return sign_in_page(
+                ASK if self._locks.link is None else ASK_LINK,
+                request.scope["path"] + (f"?{query}" if query else ""),
+            )
         detail = "expected the header Authorization: Bearer, with a token of the worker's"
         if not self._locks.tokens:
             detail = "WORKER_OPS_READ_TOKEN or WORKER_OPS_TOKEN has to be set for this"
@@ -138,6 +149,12 @@ class Guard:
             address=address_of(request),
             **request.scope.get("noted", {}),
         )
+
+
+def size_of(request: Request) -> int:
+    scope = request.scope
+    fields = sum(len(name) + len(value) for name, value in scope["headers"])
+    return fields + len(scope["raw_path"]) + len(scope["query_string"])
 
 
 def cross_site() -> Response:
@@ -172,6 +189,12 @@ def caller_of(request: Request) -> Caller:
     """Who asks. Each route but the probes and the sign-in has one."""
     caller: Caller = request.scope["caller"]
     return caller
+
+
+def still_in(request: Request) -> Callable[[], bool]:
+    """Tells, as often as it is asked, whether who asks has not signed out since."""
+    found: Callable[[], bool] = request.scope.get("still_in", lambda: True)
+    return found
 
 
 def note(request: Request, **what: object) -> None:

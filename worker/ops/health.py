@@ -121,7 +121,11 @@ class Health:
         if worker.consumer is not None and worker.consumer.trouble is not None:
             problems["queue"] = "the queues cannot be used"
         for stale in worker.freshness.stale():
-            problems[f"task {stale.task}"] = f"stale since {stale.stale_since.isoformat()}"
+            told = f"stale since {stale.stale_since.isoformat()}"
+            if stale.inherited:
+                remarks[f"task {stale.task}"] = f"{told}, before this worker began"
+            else:
+                problems[f"task {stale.task}"] = told
         if self.data_api.failures:
             remarks["data_api"] = f"no answer to the last {self.data_api.failures} requests"
         return Verdict(problems, remarks)

@@ -7,6 +7,7 @@ header still holds the name.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from worker.network import LOOPBACK
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from starlette.types import Scope
 
 __all__ = ["Hosts", "host_of"]
+
+
+HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([\w.-]+))(?::[0-9]{1,5})?", re.ASCII)
 
 
 class Hosts:
@@ -33,7 +37,6 @@ class Hosts:
 
 
 def host_of(header: str) -> str:
-    """The name without its port; an IPv6 address without its brackets."""
-    if header.startswith("["):
-        return header[1:].partition("]")[0].lower()
-    return header.partition(":")[0].rstrip(".").lower()
+    """The name without its port, an IPv6 address without its brackets; empty if it is neither."""
+    found = HOST.fullmatch(header)
+    return "" if found is None else (found[1] or found[2]).rstrip(".").lower()

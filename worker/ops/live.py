@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import structlog
 from starlette.responses import Response
 
 from worker.ops.calls import adapter
+from worker.ops.guard import still_in
 from worker.ops.models import StateFacts
 from worker.ops.problem import problem
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
     from starlette.requests import Request
     from starlette.types import Receive, Scope, Send
@@ -68,13 +70,23 @@ class Live:
             return Response(headers={"Content-Type": EVENT_STREAM})
         if self._closed:
             return problem(503, "the worker is about to end")
+        return Stream(self, still_in(request))
+
+    @contextmanager
+    def seat(self) -> Iterator[bool]:
+        """Count one who listens, as long as the block lasts; false where there is no room."""
         if self._listeners >= MOST_LISTENERS:
-            return problem(
-                503,
-                f"{MOST_LISTENERS} listen already; close a page, or ask again later",
-                headers={"Retry-After": "30"},
-            )
-        return Stream(self)
+            yield False
+            return
+        self._listeners += 1
+        try:
+            yield True
+        finally:
+            self._listeners -= 1
+            if not self._listeners and self._reading is not None:
+                self._reading.cancel()
+                self._reading = None
+                self._event = b""
 
     async def close(self) -> None:
         """End every stream: the worker is about to end."""
@@ -88,27 +100,17 @@ class Live:
         async with self._news:
             self._news.notify_all()
 
-    async def listen(self, send: Send) -> None:
-        """Send states until the worker ends."""
-        self._listeners += 1
+    async def listen(self, send: Send, may: Callable[[], bool]) -> None:
+        """Send states until the worker ends, or one may not listen any more."""
         if self._reading is None or self._reading.done():
             self._seen = None
             self._reading = asyncio.create_task(self._read(), name="ops:live")
-        try:
-            await self._send_all(send)
-        finally:
-            self._listeners -= 1
-            if not self._listeners and self._reading is not None:
-                self._reading.cancel()
-                self._reading = None
-                self._event = b""
-
-    async def _send_all(self, send: Send) -> None:
         number = -1 if self._event else self._number
         while not self._is_closed():
             event, number = await self._next(number)
-            if not self._is_closed():
-                await send({"type": "http.response.body", "body": event, "more_body": True})
+            if self._is_closed() or not may():
+                return
+            await send({"type": "http.response.body", "body": event, "more_body": True})
 
     def _is_closed(self) -> bool:
         return self._closed
@@ -147,14 +149,27 @@ class Live:
 class Stream(Response):
     """The answer that goes on."""
 
-    def __init__(self, live: Live) -> None:
+    def __init__(self, live: Live, may: Callable[[], bool]) -> None:
         super().__init__()
         self._live = live
+        self._may = may
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._live.seat() as has_room:
+            if has_room:
+                await self._stream(receive, send)
+                return
+        full = problem(
+            503,
+            f"{MOST_LISTENERS} listen already; close a page, or ask again later",
+            headers={"Retry-After": "30"},
+        )
+        await full(scope, receive, send)
+
+    async def _stream(self, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
         await send({"type": "http.response.body", "body": b"retry: 2000\n\n", "more_body": True})
-        sending = asyncio.create_task(self._live.listen(send), name="ops:listener")
+        sending = asyncio.create_task(self._live.listen(send, self._may), name="ops:listener")
         gone = asyncio.create_task(left(receive), name="ops:listener-left")
         try:
             await asyncio.wait({sending, gone}, return_when=asyncio.FIRST_COMPLETED)

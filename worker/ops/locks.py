@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
     from worker.ops.hosts import Hosts
 
-__all__ = ["Caller", "Locks", "Role", "Session", "Sessions", "Tokens"]
+__all__ = ["Caller", "Locks", "Role", "Session", "Sessions", "SignInLink", "Tokens"]
 
 SESSION_LASTS = timedelta(hours=12)
 MOST_SESSIONS = 256
-"""The oldest goes when another one comes; only who has a token can open any."""
+"""Of one role: its oldest goes when another one comes. Only who has a token can open any."""
 
 
 class Role(StrEnum):
@@ -70,6 +70,41 @@ class Tokens:
         return found
 
 
+class SignInLink:
+    """What opens the dashboard where no token is set. It does so once; then another link does.
+
+    Args:
+        site: Where the ops part is reached, as ``http://127.0.0.1:8080``.
+
+    Attributes:
+        address: The link that opens next.
+    """
+
+    def __init__(self, site: str) -> None:
+        self._site = site
+        self._show: Callable[[str], None] | None = None
+        self._renew()
+
+    def shown_by(self, show: Callable[[str], None]) -> None:
+        """Have a person shown the link, and each that comes after it."""
+        self._show = show
+        show(self.address)
+
+    def use(self, key: str) -> Role | None:
+        """What the key opens."""
+        if not hmac.compare_digest(self._digest, digest(key)):
+            return None
+        self._renew()
+        if self._show is not None:
+            self._show(self.address)
+        return Role.FULL
+
+    def _renew(self) -> None:
+        key = secrets.token_urlsafe(24)
+        self._digest = digest(key)
+        self.address = f"{self._site}/session/link?key={key}"
+
+
 @dataclass(frozen=True, slots=True)
 class Session:
     """A browser that has shown a token.
@@ -101,8 +136,9 @@ class Sessions:
         key = digest(secret)
         now = self._monotonic()
         self._sessions = {k: s for k, s in self._sessions.items() if s.ends_at > now}
-        while len(self._sessions) >= MOST_SESSIONS:
-            del self._sessions[next(iter(self._sessions))]
+        of_role = [k for k, s in self._sessions.items() if s.role is role]
+        if len(of_role) >= MOST_SESSIONS:
+            del self._sessions[of_role[0]]
         ends_at = now + SESSION_LASTS.total_seconds()
         session = self._sessions[key] = Session(role, key.hex()[:8], ends_at)
         return secret, session
@@ -124,16 +160,16 @@ class Locks:
     Attributes:
         sessions: Those of browsers; ``None`` where there is no page.
         hosts: The names by which it is reached; ``None`` where any will do.
-        has_link: Whether a token may come in an address, as the one of the sign-in link does.
+        link: What opens it beside the tokens; ``None`` where there is a token.
         slow_down: What makes guessing slow.
     """
 
     tokens: Tokens
     sessions: Sessions | None = None
     hosts: Hosts | None = None
-    has_link: bool = False
+    link: SignInLink | None = None
     slow_down: SlowDown = field(default_factory=SlowDown)
 
 
 def digest(secret: str) -> bytes:
-    return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).digest()
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from typing import TYPE_CHECKING
 
 from worker.ops.api import api_routes
@@ -11,7 +10,7 @@ from worker.ops.facts import Facts
 from worker.ops.health import Health, probe_routes
 from worker.ops.hosts import Hosts
 from worker.ops.live import Live
-from worker.ops.locks import Locks, Sessions, Tokens
+from worker.ops.locks import Locks, Sessions, SignInLink, Tokens
 from worker.ops.metrics import metrics_routes
 from worker.ops.page import page_routes
 from worker.ops.server import Listener, OpsServer
@@ -41,7 +40,7 @@ class Ops(OpsServer):
         listeners: Sequence[Listener],
         health: Health,
         live: Live,
-        sign_in_link: str | None = None,
+        sign_in_link: SignInLink | None = None,
     ) -> None:
         super().__init__(listeners)
         self.health = health
@@ -65,14 +64,11 @@ def open_ops(worker: Worker) -> Ops:
     listeners = []
     link = None
     if settings.ops_port:
-        key = None if tokens else secrets.token_urlsafe(24)
+        if not tokens:
+            host = f"[{settings.ops_host}]" if ":" in settings.ops_host else settings.ops_host
+            link = SignInLink(f"http://{host}:{settings.ops_port}")
         sessions = Sessions()
-        locks = Locks(
-            tokens or Tokens(key, None),
-            sessions,
-            Hosts([settings.ops_host, *settings.ops_hosts]),
-            has_link=key is not None,
-        )
+        locks = Locks(tokens, sessions, Hosts([settings.ops_host, *settings.ops_hosts]), link=link)
         routes = [
             *probes,
             *metrics,
@@ -85,13 +81,16 @@ def open_ops(worker: Worker) -> Ops:
                 guarded(routes, locks), settings.ops_host, settings.ops_port, "WORKER_OPS_PORT"
             )
         )
-        if key is not None:
-            host = f"[{settings.ops_host}]" if ":" in settings.ops_host else settings.ops_host
-            link = f"http://{host}:{settings.ops_port}/session/link?key={key}"
     if settings.probe_port:
         app = guarded([*probes, *metrics], Locks(tokens))
         listeners.append(
-            Listener(app, settings.probe_host, settings.probe_port, "WORKER_PROBE_PORT")
+            Listener(
+                app,
+                settings.probe_host,
+                settings.probe_port,
+                "WORKER_PROBE_PORT",
+                keep_alive=False,  # anybody may ask, and nobody has to ask twice
+            )
         )
     return Ops(listeners, health, live, link)
 

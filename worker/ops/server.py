@@ -24,6 +24,7 @@ __all__ = ["Listener", "OpsServer", "listen"]
 KEEP_ALIVE_S = 75
 LONGEST_STOP_S = 1.0
 BACKLOG = 64
+"""How many newcomers are taken in at a time: fewer than there may be connections."""
 REQUEST_S = 10.0
 """How long a request line and its headers may take to arrive."""
 UNREAD_S = 30.0
@@ -38,12 +39,14 @@ class Listener:
 
     Attributes:
         said_by: The setting that says the port.
+        keep_alive: Whether a connection may carry more than one request.
     """
 
     app: ASGIApp
     host: str
     port: int
     said_by: str
+    keep_alive: bool = True
 
 
 class OpsServer:
@@ -71,7 +74,7 @@ class OpsServer:
     def start(self, group: asyncio.TaskGroup) -> None:
         sockets = [listen(listener) for listener in self.listeners]
         for listener, sock in zip(self.listeners, sockets, strict=True):
-            server = QuietServer(listener.app)
+            server = QuietServer(listener)
             serving = group.create_task(server.serve([sock]), name=f"ops:{listener.port}")
             self._serving.append((server, serving))
             self.addresses.append(sock.getsockname()[:2])
@@ -86,28 +89,44 @@ class OpsServer:
 class BoundedProtocol(H11Protocol):
     """Gives nobody more than his share: uvicorn waits for a request's headers for ever.
 
-    Who is too slow in sending a request, or in reading the answer, is hung up on. When there are
-    too many connections the one goes that has sent nothing for the longest, so that a probe gets
+    Who is too slow in sending a request, or in reading the answer, is hung up on. A newcomer is
+    always let in: when there are too many connections one of the others goes, so that a probe gets
     through though somebody opens all he can.
     """
 
     _too_slow: asyncio.TimerHandle | None = None
     _unread: asyncio.TimerHandle | None = None
-    idle_since = 0.0
+    _is_put_out = False
+    quiet_since = 0.0
+    """When the last answer was complete, or the connection was made."""
 
     @property
     def answering(self) -> bool:
         cycle: RequestResponseCycle | None = self.cycle  # uvicorn says that there is always one
         return cycle is not None and not cycle.response_complete
 
+    @property
+    def worth(self) -> tuple[int, float]:
+        """Of how much use the connection is: who keeps us waiting, who is idle, who waits."""
+        unread = self.transport.get_write_buffer_size() > 0
+        if unread or (self.answering and self.cycle.more_body):
+            return 0, self.quiet_since
+        return 2 if self.answering else 1, self.quiet_since
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        others = [one for one in self.connections if isinstance(one, BoundedProtocol)]
+        others = [
+            one
+            for one in self.connections
+            if isinstance(one, BoundedProtocol) and not one._is_put_out
+        ]
         super().connection_made(cast("asyncio.Transport", transport))
         self._expect_request()
         if len(others) >= MOST_CONNECTIONS:
-            idle = [one for one in others if not one.answering]
-            longest = min(idle, key=lambda one: one.idle_since, default=self)
-            longest.transport.abort()
+            min(others, key=lambda one: one.worth).put_out()
+
+    def put_out(self) -> None:
+        self._is_put_out = True  # it is told of the end later, when others have come already
+        self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -117,7 +136,7 @@ class BoundedProtocol(H11Protocol):
             self._expect_request()
 
     def on_response_complete(self) -> None:
-        self.idle_since = self.loop.time()
+        self.quiet_since = self.loop.time()
         super().on_response_complete()
 
     def pause_writing(self) -> None:
@@ -133,7 +152,7 @@ class BoundedProtocol(H11Protocol):
         super().connection_lost(exc)
 
     def _expect_request(self) -> None:
-        self.idle_since = self.loop.time()
+        self.quiet_since = self.loop.time()
         self._too_slow = self.loop.call_later(REQUEST_S, self.transport.abort)
 
 
@@ -147,10 +166,10 @@ def without(timer: asyncio.TimerHandle | None) -> asyncio.TimerHandle | None:
 class QuietServer(uvicorn.Server):
     """Leaves signals to the worker, and waits for its end instead of looking ten times a second."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, listener: Listener) -> None:
         super().__init__(
             uvicorn.Config(
-                app,
+                listener.app,
                 http=BoundedProtocol,
                 ws="none",
                 lifespan="off",
@@ -160,10 +179,13 @@ class QuietServer(uvicorn.Server):
                 proxy_headers=False,  # anybody could say that he is somebody else
                 server_header=False,
                 date_header=False,  # uvicorn would have to wake every second for it
+                backlog=BACKLOG,
                 timeout_keep_alive=KEEP_ALIVE_S,
                 timeout_graceful_shutdown=int(LONGEST_STOP_S),
             )
         )
+        if not listener.keep_alive:
+            self.server_state.default_headers = [(b"connection", b"close")]
         self._exit = asyncio.Event()
 
     def ask_to_exit(self) -> None:

@@ -19,9 +19,10 @@ from worker.ops.slow_down import address_of
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-    from worker.ops.locks import Locks, Role, Sessions
+    from worker.ops.locks import Locks, Role, Sessions, SignInLink
+    from worker.ops.slow_down import SlowDown
 
-__all__ = ["CHALLENGE", "session_routes", "session_secret", "sign_in_page"]
+__all__ = ["ASK", "ASK_LINK", "CHALLENGE", "session_routes", "session_secret", "sign_in_page"]
 
 PAGE = """<!doctype html>
 <html lang="en">
@@ -39,6 +40,7 @@ PAGE = """<!doctype html>
 <p>{said}</p>
 <p><label for="token">Token</label>
 <input id="token" name="token" type="password" autocomplete="current-password" required autofocus>
+<input name="username" type="text" autocomplete="username" value="worker" hidden>
 <input name="next" type="hidden" value="{next}">
 <button>Sign in</button></p>
 </form>
@@ -54,6 +56,11 @@ POLICY = (
 )
 """This one style and nothing else; every other page has none of its own."""
 ASK = "Sign in with the token of WORKER_OPS_TOKEN, or of WORKER_OPS_READ_TOKEN to look only."
+ASK_LINK = (
+    "No token is set: open the link that the worker shows at its terminal. "
+    "Each link opens once, then a new one is shown. Or set WORKER_OPS_TOKEN."
+)
+USED = "This link was used, or is of another life of the worker: its terminal shows the next one."
 WRONG = "This is no token of the worker's."
 CHALLENGE = 'Bearer realm="worker"'
 FORM = "application/x-www-form-urlencoded"
@@ -73,11 +80,7 @@ def sign_in_page(said: str = ASK, onward: str = "/") -> Response:
 
 
 def session_routes(locks: Locks, sessions: Sessions) -> list[Route]:
-    """``/session``: GET says the role, POST opens one for a token, DELETE ends it.
-
-    ``/session/link`` does what POST does, for the key that the terminal shows where no token is
-    set; a token that lives longer has no place in an address.
-    """
+    """``/session``: GET says the role, POST opens one for a token, DELETE ends it."""
 
     async def tell(request: Request) -> Response:
         return JSONResponse({"role": request.scope["caller"].role.value})
@@ -94,16 +97,6 @@ def session_routes(locks: Locks, sessions: Sessions) -> list[Route]:
             answer = RedirectResponse(onward, status_code=303)
         return begin(request, answer, sessions, role)
 
-    async def follow_link(request: Request) -> Response:
-        key = request.query_params.get("key", "")
-        role = await locks.slow_down.judge(
-            address_of(request),
-            lambda: locks.tokens.role_of(key) if locks.has_link else None,
-        )
-        if role is None:
-            return sign_in_page("This link is of another life of the worker.", "/")
-        return begin(request, RedirectResponse("/", status_code=303), sessions, role)
-
     async def close(request: Request) -> Response:
         answer = Response(status_code=204)
         for name in cookie_names(request):
@@ -113,12 +106,32 @@ def session_routes(locks: Locks, sessions: Sessions) -> list[Route]:
             )
         return answer
 
-    return [
+    routes = [
         Route("/session", tell, methods=["GET"]),
         Route("/session", open_one, methods=["POST"]),
         Route("/session", close, methods=["DELETE"]),
-        Route("/session/link", follow_link, methods=["GET"]),
     ]
+    if locks.link is not None:
+        routes.append(link_route(locks.link, locks.slow_down, sessions))
+    return routes
+
+
+def link_route(link: SignInLink, slow_down: SlowDown, sessions: Sessions) -> Route:
+    """``/session/link``: does what POST does, once, for the link that the terminal shows.
+
+    A token that lives longer has no place in an address.
+    """
+
+    async def follow(request: Request) -> Response:
+        if request.headers.get("sec-fetch-dest", "document") != "document":
+            return problem(403, "this link is to be opened, and not to be part of a page")
+        key = request.query_params.get("key", "")
+        role = await slow_down.judge(address_of(request), lambda: link.use(key))
+        if role is None:
+            return sign_in_page(USED, "/")
+        return begin(request, RedirectResponse("/", status_code=303), sessions, role)
+
+    return Route("/session/link", follow, methods=["GET"])
 
 
 def begin(request: Request, answer: Response, sessions: Sessions, role: Role) -> Response:

@@ -1,7 +1,7 @@
-"""Makes guessing slow: who was wrong has to wait before the next try.
+"""Makes guessing slow: who is wrong again has to wait for the answer.
 
-Only the address that guesses waits, and never for long: nobody can lock others out by being wrong.
-A session that is open does not wait at all.
+Only who is wrong waits, and never for long: nobody can lock others out by being wrong, not even
+those of his own address. A right token, and a session that is open, do not wait at all.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Guesses:
 
     @property
     def wait_s(self) -> float:
-        return min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0 ** min(self.wrong, 10))
+        return min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0 ** min(self.wrong - 1, 10))
 
 
 class SlowDown:
@@ -66,26 +66,32 @@ class SlowDown:
         self._log = structlog.get_logger("worker.ops")
 
     async def judge(self, address: str, compare: Callable[[], T | None]) -> T | None:
-        """What ``compare`` finds; ``None`` counts as a wrong guess of ``address``.
+        """What ``compare`` finds; ``None``, or an exception, is a wrong guess of ``address``.
 
         Raises:
             HTTPException: 429, too many of its guesses wait already.
         """
-        guesses = self._recent(address)
-        if guesses is not None:
-            if guesses.waiting >= MOST_WAITING:
-                raise HTTPException(
-                    429, "too many wrong tokens came from this address", {"Retry-After": "1"}
-                )
-            guesses.waiting += 1
-            try:
-                await self._sleep(guesses.wait_s)
-            finally:
-                guesses.waiting -= 1
-        found = compare()
-        if found is None:
-            self._wrong(address)
+        known = self._recent(address)
+        found = None
+        try:
+            found = compare()
+        finally:
+            if found is None:
+                self._wrong(address)
+        if found is None and known is not None:
+            await self._wait(known)
         return found
+
+    async def _wait(self, guesses: Guesses) -> None:
+        if guesses.waiting >= MOST_WAITING:
+            raise HTTPException(
+                429, "too many wrong tokens came from this address", {"Retry-After": "1"}
+            )
+        guesses.waiting += 1
+        try:
+            await self._sleep(guesses.wait_s)
+        finally:
+            guesses.waiting -= 1
 
     def _recent(self, address: str) -> Guesses | None:
         guesses = self._known.get(address)

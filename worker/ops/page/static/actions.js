@@ -6,8 +6,13 @@ import { el, icon, put, set, show } from "./dom.js";
 import { many } from "./format.js";
 
 let mayAct = false;
+let learn = null;
 
-export const allow = (role) => (mayAct = role === "full");
+/** Who looks; `learned(schedule)` is told how a schedule stands after something was done to it. */
+export function allow(role, learned) {
+  mayAct = role === "full";
+  learn = learned;
+}
 export const allowed = () => mayAct;
 
 /** Do something, and tell how it went; whether it was done. */
@@ -50,15 +55,17 @@ export function scheduleActions() {
   let seen = null;
   if (!mayAct) return { node, update() {} };
   const run = button("Run now", "play", "small", () =>
-    attempt(() => api.run(seen.name), () => `${seen.name} will run as soon as it may`),
+    attempt(async () => learn(await api.run(seen.name)), `${seen.name} will run as soon as it may`),
   );
   const hold = button("Pause", "pause", "small", () => (seen.pause ? resume(seen) : pause(seen)));
   node.append(run, hold);
+  show(node, false);
   return {
     node,
     update(schedule) {
       seen = schedule;
-      set(run, "aria-label", `Run ${schedule.name} now`);
+      show(node, true);
+      set(run, "aria-label", `Run now: ${schedule.name}`);
       show(hold, schedule.schedule !== null || schedule.pause);
       hold.become(schedule.pause ? "Resume" : "Pause", schedule.pause ? "play" : "pause");
       set(hold, "aria-label", `${schedule.pause ? "Resume" : "Pause"} ${schedule.name}`);
@@ -73,11 +80,11 @@ async function pause(schedule) {
     note: "Why? Whoever comes after you will read it.",
     confirm: "Pause",
   });
-  if (note !== null) await attempt(() => api.pause(schedule.name, note), `${schedule.name} is paused`);
+  if (note !== null) await attempt(async () => learn(await api.pause(schedule.name, note)), `${schedule.name} is paused`);
 }
 
 const resume = (schedule) =>
-  attempt(() => api.resume(schedule.name), `${schedule.name} is resumed`);
+  attempt(async () => learn(await api.resume(schedule.name)), `${schedule.name} is resumed`);
 
 const BECAME = {
   cancel: { done: "is cancelled", asked: "was asked to end" },

@@ -5,9 +5,10 @@ import { api } from "./api.js";
 import { banner, gravest } from "./banner.js";
 import { help, say } from "./dialogs.js";
 import { put, set, show } from "./dom.js";
-import { absolute, learnClock, relative, tick } from "./format.js";
+import { learnClock, relative, tick } from "./format.js";
 import { history } from "./history.js";
 import { Live } from "./live.js";
+import { kept, ofMoment } from "./parts.js";
 import { shortcuts } from "./shortcuts.js";
 import { dead } from "./views/dead.js";
 import { enqueue } from "./views/enqueue.js";
@@ -83,22 +84,26 @@ function titled() {
 }
 
 function take(fresh) {
-  // What cannot be asked now comes as null, and the banner says why: what was known stays.
-  const parts = ["schedules", "running", "queues"];
-  set(document.body, "data-partial", parts.some((part) => fresh[part] === null));
-  for (const part of parts) fresh[part] ??= state?.[part] ?? [];
-  state = fresh;
+  state = kept(fresh, state);
   const { now, worker } = state.overview;
   learnClock(now);
   top.update(state.overview);
-  history.learn(state.queues);
-  const deadLetters = state.queues.reduce((sum, queue) => sum + queue.dead, 0);
-  count("count-running", state.running.length);
-  count("count-dead", deadLetters);
+  if (!("queues" in state.old)) history.learn(state.queues);
+  count("count-running", state.running?.length);
+  count("count-dead", state.queues?.reduce((sum, queue) => sum + queue.dead, 0));
   put(at("who"), worker.replica);
   put(at("about"), `sidecar-worker ${worker.version}`);
   view.update(state);
   titled();
+  tick();
+}
+
+/** What an action has answered is shown at once, before the next state tells it. */
+function learn(schedule) {
+  if (!state?.schedules) return;
+  const schedules = state.schedules.map((one) => (one.name === schedule.name ? schedule : one));
+  state = { ...state, schedules };
+  view.update(state);
   tick();
 }
 
@@ -123,7 +128,7 @@ function showConnection() {
 }
 
 function tellLost() {
-  const known = live.heard ? `What you see is of ${absolute(live.heard)}.` : "Nothing is known yet.";
+  const known = live.heard ? ofMoment(live.heard) : "Nothing is known yet.";
   if (live.is === "paused") put(at("lost-text"), `The live view is paused. ${known}`);
   if (live.is === "lost") {
     const again = live.nextTry > Date.now() ? `, trying again ${relative(live.nextTry - Date.now())}` : ", trying again";
@@ -157,9 +162,9 @@ async function start() {
     event.preventDefault();
     at("main").focus();
   });
-  put(at("zone"), `Times are of ${Intl.DateTimeFormat().resolvedOptions().timeZone}`);
+  put(at("zone"), `Times are in ${Intl.DateTimeFormat().resolvedOptions().timeZone}`);
   const role = (await api.session().catch(() => ({ role: "read" }))).role;
-  allow(role);
+  allow(role, learn);
   show(at("role"), role !== "full");
   set(at("role"), "title", "You signed in with the read-only token: nothing can be changed from here");
   window.addEventListener("hashchange", navigate);

@@ -10,23 +10,29 @@ const PLACES = {
   dead: (name) => (name ? `#/dead?queue=${encodeURIComponent(name)}` : "#/dead"),
 };
 
+/** How many rows there are away from the overview, where they share one line; see the style. */
+const ROOM = 3;
+
 export function banner(node, announce) {
   const sign = icon("mute");
   const line = el("a", { class: "line", href: "#/", text: "Asking the worker …" });
   const note = el("p", { class: "note" });
   const list = el("ul");
-  node.append(el("div", { class: "head" }, sign, line, note), list);
+  const others = el("a", { class: "others", href: "#/" });
+  node.append(el("div", { class: "head" }, sign, line, note), list, others);
   let said = null;
   return {
     update({ status, problems }) {
       set(node, "data-status", status);
       sign.become(severityLook(status)[1]);
       const wrong = gravest(problems).length;
-      put(line, wrong ? `${many(wrong, "thing needs", "things need")} a look` : "All is well");
-      put(note, wrong ? "" : "Every schedule does its work, and the queues are worked off.");
-      show(note, !wrong);
+      put(line, headOf(wrong, problems.length - wrong));
+      put(note, "Every schedule does its work, and the queues are worked off.");
+      show(note, !problems.length);
       keyed(list, numbered(problems), (one) => one.key, problemRow);
       show(list, problems.length > 0);
+      put(others, `+${problems.length - ROOM} more`);
+      show(others, problems.length > ROOM);
       // Spoken only when something else is wrong than before, not with every second of a message.
       const fresh = JSON.stringify(problems.map((one) => [one.kind, one.name, one.severity]));
       if (fresh !== said) {
@@ -35,6 +41,13 @@ export function banner(node, announce) {
       }
     },
   };
+}
+
+/** As many as there are rows: those that are wrong, and those worth knowing. */
+function headOf(wrong, known) {
+  if (!wrong) return known ? `All is well, ${many(known, "thing")} to know` : "All is well";
+  const look = `${many(wrong, "thing needs", "things need")} a look`;
+  return known ? `${look}, ${known} to know` : look;
 }
 
 /** Those that are wrong; the others are worth knowing. */

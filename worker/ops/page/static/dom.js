@@ -4,7 +4,7 @@
 const SVG = "http://www.w3.org/2000/svg";
 // What would be invisible, or turn the text around it: shown as what it is.
 const UNSEEN =
-  /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff]/g;
+  /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff]/g;
 
 /** A value as a text in which every character can be seen. */
 export function plain(value) {

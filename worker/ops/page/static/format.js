@@ -3,6 +3,7 @@
 import { el, put, set } from "./dom.js";
 
 let skew = 0;
+const JUST_DUE_MS = 10000;
 
 /** Learn the worker's clock: ages are judged by it, not by this computer's. */
 export function learnClock(iso) {
@@ -54,7 +55,7 @@ export function absolute(moment) {
   return DAY.format(date) === DAY.format(new Date()) ? time : `${DAY.format(date)} ${time}`;
 }
 
-/** A moment that keeps itself current: `shows` is "relative", "absolute" or "elapsed". */
+/** A moment that keeps itself current: `shows` is "relative", "absolute", "elapsed" or "due". */
 export function moment(shows = "relative") {
   const node = el("time", { "data-shows": shows, class: "num" });
   return { node, update: (iso) => at(node, iso) };
@@ -73,7 +74,14 @@ function tell(node) {
   else if (node.dataset.shows === "elapsed") {
     const s = Math.max(0, Math.floor((now() - when) / 1000));
     put(node, s < 60 ? `${s} s` : duration(s * 1000));
-  } else put(node, relative(when - now()));
+  } else if (node.dataset.shows === "due") put(node, dueText(when - now()));
+  else put(node, relative(when - now()));
+}
+
+/** When what is due begins: a slot that has just come is not late yet. */
+function dueText(ms) {
+  if (ms > 0) return relative(ms);
+  return ms > -JUST_DUE_MS ? "now" : `due ${relative(ms)}`;
 }
 
 /** Let every moment of the page tell itself again. */

@@ -48,6 +48,10 @@ export const severityLook = (severity) => look(SEVERITIES, severity);
 export const JOB_STATES = ["PENDING", "STARTED", "RETRY", "SUCCESS", "FAILURE", "REVOKED", "EXPIRED"];
 export const stateWord = (state) => look(STATES, state)[2];
 
+/** Which attempt goes on, or how many there were. */
+export const attemptsOf = (job) =>
+  job.state === "STARTED" || job.state === "PROGRESS" ? job.attempts + 1 : job.attempts;
+
 /** A word with its sign; `update` takes what a look function gives. */
 export function badge() {
   const sign = icon("mute");

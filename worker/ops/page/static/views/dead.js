@@ -4,6 +4,7 @@ import { actOn, actOnDead, allowed, button } from "../actions.js";
 import { api } from "../api.js";
 import { cell, el, keyed, put, set, show, table } from "../dom.js";
 import { many, moment } from "../format.js";
+import { ofMoment } from "../parts.js";
 import { choice, filters, pager } from "./filters.js";
 import { asApi, namesOf } from "./jobs.js";
 
@@ -23,16 +24,18 @@ export function dead({ query, state, live }) {
   ]);
   let shown = [];
   const bulk = allowed() ? bulkBar({ picked, wish: () => meant(query), shown: () => shown, done: () => refresh() }) : null;
+  const panel = el("div", { class: "panel" }, bulk?.node, sheet, empty);
   const node = el(
     "section",
     {},
     el("div", { class: "title" }, el("h1", { text: "Dead letters" })),
     bar.node,
     error,
-    el("div", { class: "panel" }, bulk?.node, sheet, empty),
+    panel,
     pages.node,
   );
   let asking = null;
+  let heard = null;
 
   async function refresh() {
     const asked = (asking = asApi(query));
@@ -46,22 +49,30 @@ export function dead({ query, state, live }) {
       show(sheet, shown.length);
       show(empty, !shown.length);
       show(error, false);
+      heard = Date.now();
+      set(panel, "data-old", false);
+      show(panel, true);
       bulk?.update();
       pages.update(query, found.next);
     } catch (refused) {
-      put(error, refused.message);
+      put(error, heard ? `${refused.message}. ${ofMoment(heard)}` : `Not known: ${refused.message}`);
       show(error, true);
+      set(panel, "data-old", heard !== null);
+      show(panel, heard !== null);
     }
   }
 
   bar.update(query);
   show(empty, false);
+  show(sheet, false);
+  bulk?.update();
   refresh();
   return {
     title: "Dead letters",
     node,
     filter(fresh) {
       query = fresh;
+      heard = null;
       picked.clear();
       bar.update(query);
       refresh();

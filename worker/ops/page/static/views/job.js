@@ -6,7 +6,7 @@ import { el, keyed, put, set, show } from "../dom.js";
 import { say } from "../dialogs.js";
 import { moment } from "../format.js";
 import { progress } from "../graphics.js";
-import { badge, stateLook } from "../words.js";
+import { attemptsOf, badge, stateLook } from "../words.js";
 import { facts } from "./facts.js";
 
 const WAITS = new Set(["PENDING", "RETRY"]);
@@ -89,7 +89,7 @@ export function job({ item: id, live }) {
       Ended: time(one.finished_at),
       Expires: time(one.expires_at),
       Worker: one.worker,
-      Attempts: String(one.attempts),
+      Attempts: String(attemptsOf(one)),
       "Workers lost": one.losses ? String(one.losses) : null,
       "Given back": one.refusals ? String(one.refusals) : null,
       Priority: String(one.priority),

@@ -5,7 +5,8 @@ import { api } from "../api.js";
 import { cell, el, keyed, put, set, show, table } from "../dom.js";
 import { duration, moment } from "../format.js";
 import { progress } from "../graphics.js";
-import { JOB_STATES, badge, stateLook, stateWord } from "../words.js";
+import { ofMoment } from "../parts.js";
+import { JOB_STATES, attemptsOf, badge, stateLook, stateWord } from "../words.js";
 import { choice, filters, pager } from "./filters.js";
 
 const LIMIT = "50";
@@ -18,6 +19,7 @@ export function jobs({ query, state, live }) {
   set(sheet, "class", "cards jobs");
   const empty = el("p", { class: "empty", text: "No job is as the filters say." });
   const error = el("p", { class: "callout bad", role: "alert", hidden: true });
+  const panel = el("div", { class: "panel" }, sheet, empty);
   const pages = pager("jobs");
   const bar = filters("jobs", [
     choice("task", "Task", () => namesOf(state(), "task")),
@@ -38,10 +40,11 @@ export function jobs({ query, state, live }) {
     ),
     bar.node,
     error,
-    el("div", { class: "panel" }, sheet, empty),
+    panel,
     pages.node,
   );
   let asking = null;
+  let heard = null;
 
   async function refresh() {
     const asked = (asking = asApi(query));
@@ -52,21 +55,28 @@ export function jobs({ query, state, live }) {
       show(sheet, found.jobs.length);
       show(empty, !found.jobs.length);
       show(error, false);
+      heard = Date.now();
+      set(panel, "data-old", false);
+      show(panel, true);
       pages.update(query, found.next);
     } catch (refused) {
-      put(error, refused.message);
+      put(error, heard ? `${refused.message}. ${ofMoment(heard)}` : `Not known: ${refused.message}`);
       show(error, true);
+      set(panel, "data-old", heard !== null);
+      show(panel, heard !== null);
     }
   }
 
   bar.update(query);
   show(empty, false);
+  show(sheet, false);
   refresh();
   return {
     title: "Jobs",
     node,
     filter(fresh) {
       query = fresh;
+      heard = null;
       bar.update(query);
       refresh();
     },
@@ -160,7 +170,7 @@ function row() {
       asked.update(job.created_at);
       const ended = job.started_at && job.finished_at;
       put(took, ended ? duration(Date.parse(job.finished_at) - Date.parse(job.started_at)) : "–");
-      put(attempts, job.attempts);
+      put(attempts, attemptsOf(job));
       put(error, job.error ? `${job.error.type}: ${job.error.message}` : "");
       set(error, "title", job.error?.message ?? null);
       show(error, job.error);

@@ -3,6 +3,7 @@
 import { el, keyed, put, set, show } from "../dom.js";
 import { moment } from "../format.js";
 import { strip } from "../graphics.js";
+import { ageOf } from "../parts.js";
 import { badge, standingLook } from "../words.js";
 import { queuesTable } from "./queues.js";
 import { runningTable } from "./running.js";
@@ -10,6 +11,8 @@ import { legend, nextSlot, placeOf } from "./schedules.js";
 
 export function overview() {
   const tasks = el("ul", { class: "glance" });
+  const age = ageOf("schedules");
+  const known = el("div", {}, age.node, tasks);
   const runs = runningTable();
   const waits = queuesTable({ tasks: false });
   const workers = el("ul", { class: "workers" });
@@ -17,7 +20,7 @@ export function overview() {
     "section",
     { class: "overview" },
     el("h1", { class: "unseen", text: "Overview" }),
-    panel("Schedules", "#/schedules", tasks, legend()),
+    panel("Schedules", "#/schedules", known, legend()),
     el("div", { class: "stacked" }, panel("Queues", "#/queues", waits.node), panel("Workers", null, workers)),
     panel("Running now", "#/running", runs.node),
   );
@@ -25,7 +28,8 @@ export function overview() {
     title: "Overview",
     node,
     update(state) {
-      keyed(tasks, state.schedules.filter((one) => one.schedule !== null), (one) => one.name, glance);
+      age.update(state, known);
+      keyed(tasks, (state.schedules ?? []).filter((one) => one.schedule !== null), (one) => one.name, glance);
       runs.update(state);
       waits.update(state);
       keyed(workers, state.overview.replicas, (one) => `${one.name} ${one.since}`, worker);

@@ -5,6 +5,7 @@ import { cell, el, keyed, put, set, show, table } from "../dom.js";
 import { many, moment, number, now } from "../format.js";
 import { history } from "../history.js";
 import { sparkline } from "../graphics.js";
+import { ageOf } from "../parts.js";
 
 export function queues() {
   const list = queuesTable();
@@ -25,7 +26,7 @@ export function queues() {
     title: "Queues",
     node,
     update(state) {
-      put(summary, many(state.queues.length, "queue"));
+      put(summary, state.queues && many(state.queues.length, "queue"));
       list.update(state);
     },
   };
@@ -38,11 +39,15 @@ export function queuesTable({ tasks = true } = {}) {
   ]);
   set(sheet, "class", "cards queues");
   const empty = el("p", { class: "empty", text: "No task has a queue." });
+  const age = ageOf("queues");
+  const node = el("div", {}, age.node, sheet, empty);
   return {
-    node: el("div", {}, sheet, empty),
-    update({ queues: all }) {
+    node,
+    update(state) {
+      const all = state.queues ?? [];
+      age.update(state, node);
       show(sheet, all.length);
-      show(empty, !all.length);
+      show(empty, state.queues && !all.length);
       keyed(body, all, (one) => one.name, () => row(tasks));
     },
   };

@@ -4,6 +4,7 @@ import { actOn, allowed, button } from "../actions.js";
 import { cell, el, keyed, put, set, show, table } from "../dom.js";
 import { many, moment } from "../format.js";
 import { progress } from "../graphics.js";
+import { ageOf } from "../parts.js";
 import { placeOf } from "./schedules.js";
 
 export function running() {
@@ -19,7 +20,7 @@ export function running() {
     title: "Running",
     node,
     update(state) {
-      put(summary, many(state.running.length, "run"));
+      put(summary, state.running && many(state.running.length, "run"));
       sheet.update(state);
     },
   };
@@ -33,11 +34,15 @@ export function runningTable() {
   ]);
   set(sheet, "class", "cards running");
   const empty = el("p", { class: "empty", text: "Nothing runs at this moment." });
+  const age = ageOf("running");
+  const node = el("div", {}, age.node, sheet, empty);
   return {
-    node: el("div", {}, sheet, empty),
-    update({ running: all }) {
+    node,
+    update(state) {
+      const all = state.running ?? [];
+      age.update(state, node);
       show(sheet, all.length);
-      show(empty, !all.length);
+      show(empty, state.running && !all.length);
       keyed(body, all, (one) => `${one.kind} ${one.id}`, row);
     },
   };

@@ -5,6 +5,7 @@ import { api } from "../api.js";
 import { cell, el, keyed, put, set, show, table } from "../dom.js";
 import { duration, many, moment, scheduleText } from "../format.js";
 import { sparkline, strip } from "../graphics.js";
+import { ageOf } from "../parts.js";
 import { badge, outcomeLook, standingLook } from "../words.js";
 import { facts } from "./facts.js";
 import { legend } from "./schedules.js";
@@ -26,9 +27,12 @@ export function schedule({ item: name, live }) {
   set(sheet, "class", "cards");
   const asked = allowed() ? el("a", { class: "button small", href: `#/enqueue/${encodeURIComponent(name)}`, text: "Enqueue with parameters" }) : null;
   const missing = el("p", { class: "empty", hidden: true });
+  const age = ageOf("schedules");
+  set(age.node, "class", "age wide");
   const inner = el(
     "div",
     { class: "detail" },
+    age.node,
     el(
       "div",
       { class: "column" },
@@ -50,19 +54,23 @@ export function schedule({ item: name, live }) {
     inner,
   );
   let seen = null;
+  let told = false;
+  let failed = false;
 
   async function refresh() {
     try {
       tell(await api.schedule(name));
-      show(missing, false);
     } catch (error) {
+      failed = true; // and asked again with the next state
       put(missing, error.message);
-      show(missing, seen === null);
-      show(inner, seen !== null);
     }
+    show(missing, !told);
+    show(inner, told);
   }
 
   function tell(one) {
+    told = true;
+    failed = false;
     put(verdict, one.explanation.verdict);
     keyed(why, one.explanation.facts, (fact) => fact, () => {
       const line = el("li");
@@ -102,11 +110,14 @@ export function schedule({ item: name, live }) {
   return {
     title: name,
     node,
-    update({ schedules: all }) {
-      const one = all.find((each) => each.name === name);
+    update(state) {
+      age.update(state, inner);
+      const one = state.schedules?.find((each) => each.name === name);
       if (!one) return;
       const fresh = JSON.stringify([one.last, one.standing, one.pause, one.running]);
-      if (seen !== null && fresh !== seen && live.is !== "paused") refresh();
+      const isOld = "schedules" in state.old;
+      if (one.explanation) tell(one);
+      else if ((failed || (seen !== null && fresh !== seen)) && !isOld && live.is !== "paused") refresh();
       seen = fresh;
       head(one);
     },

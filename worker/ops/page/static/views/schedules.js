@@ -4,6 +4,7 @@ import { allowed, scheduleActions } from "../actions.js";
 import { cell, el, icon, keyed, put, set, show, table } from "../dom.js";
 import { duration, many, moment, scheduleText } from "../format.js";
 import { sparkline, strip } from "../graphics.js";
+import { ageOf } from "../parts.js";
 import { badge, outcomeLook, standingLook } from "../words.js";
 
 export function schedules() {
@@ -13,19 +14,25 @@ export function schedules() {
   ]);
   set(sheet, "class", "cards schedules");
   const summary = el("p", { class: "sub" });
+  const age = ageOf("schedules");
+  const panel = el("div", { class: "panel" }, age.node, sheet);
   const node = el(
     "section",
     {},
     el("div", { class: "title" }, el("h1", { text: "Schedules" }), summary, legend()),
-    el("div", { class: "panel" }, sheet),
+    panel,
   );
   return {
     title: "Schedules",
     node,
-    update({ schedules: all }) {
+    update(state) {
+      const all = state.schedules ?? [];
+      age.update(state, panel);
+      show(sheet, all.length);
       const scheduled = all.filter((one) => one.schedule !== null);
       const off = all.length - scheduled.length;
-      put(summary, `${many(scheduled.length, "task")} on a schedule${off ? `, ${off} without` : ""}`);
+      const counted = `${many(scheduled.length, "task")} on a schedule${off ? `, ${off} without` : ""}`;
+      put(summary, state.schedules && counted);
       keyed(body, [...scheduled, ...all.filter((one) => one.schedule === null)], (one) => one.name, row);
     },
   };
@@ -109,7 +116,7 @@ export function lastRun() {
 
 /** When the next slot starts, or why none does. */
 export function nextSlot() {
-  const far = moment();
+  const far = moment("due");
   const at = moment("absolute");
   const why = el("span", { class: "faint" });
   const node = el("span", { class: "stack" }, far.node, el("span", { class: "faint" }, at.node), why);
