@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import getpass
 import socket
+import sqlite3
+from contextlib import closing
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from tests.support.job_sites import Clerk, JobSite
 from tests.support.sites import HELD, HOURLY, REPLICA, Site, Tasks, ago
 from worker.book import Outcome
 from worker.ledger import Ask
@@ -83,18 +86,19 @@ async def test_explain_says_when_it_runs_next_and_what_is_wrong_with_it(tmp_path
         past.ran("report", ago(), Outcome.FAILED, "the far side is full")
         first, others = await verdict(site)
         told = await site.json("explain report")
-    assert first.startswith("report runs next at 20")
-    slot, latest, failures, success, stale, schedule = others
+    problem, runs_next = first.rsplit("; ", 1)
+    assert problem.startswith("report is stale since 20")
+    assert " ago) (a success is due every 2h) and fails: " in problem
+    assert problem.endswith("and fails: its last run failed with the far side is full")
+    assert runs_next.startswith("it runs next at 20")
+    slot, latest, success, schedule = others
     assert slot.startswith("its next slot is 20")
     assert slot.endswith(" later for its jitter")
     assert latest.startswith("its latest slot, of 20")
     assert latest.endswith("ago), failed: the far side is full")
-    assert failures == "1 run has failed"
     assert success.startswith("its last success was at 20")
-    assert stale.startswith("it is stale since 20")
-    assert stale.endswith("ago): a success is due every 2h")
     assert schedule == "its schedule is every 1h, said by own_tasks:fails"
-    assert told["verdict"].startswith("report runs next at 20")
+    assert told["verdict"].startswith("report is stale since 20")
     assert len(told["facts"]) == len(others)
 
 
@@ -142,3 +146,41 @@ async def test_explain_says_that_something_waits_a_slot_is_left_or_a_clock_was_a
             "which is to come: a worker's clock was ahead, and no slot is run twice"
         )
         assert others[0].startswith("its next slot is 20")
+
+
+async def test_explain_leads_with_what_is_wrong_unless_it_is_known_why(tmp_path: Path) -> None:
+    site = Site(tmp_path, {"report": ("fails", {"interval": "1h"})})
+    with site.claimant() as past:
+        for slot in (ago(hours=2), ago(hours=1), ago()):
+            past.ran("report", slot, Outcome.FAILED, "the far side is full")
+        first, _ = await verdict(site)
+        wrong = "report fails: its last 3 runs failed, the last with the far side is full"
+        assert first.startswith(f"{wrong}; it runs next at 20")
+        await site.told("schedule pause report")
+        first, others = await verdict(site)
+        assert first.startswith("report is paused since 20")
+        assert wrong in others
+
+
+async def test_explain_says_that_nobody_works_on_a_tasks_queue(tmp_path: Path) -> None:
+    site = JobSite(tmp_path)
+    first, _ = await verdict(site, "send_invoice")
+    assert first.startswith("send_invoice has no schedule")
+    async with site.engine() as jobs:
+        await Clerk(jobs).waits("a", "send_invoice", queue="billing", params='{"order_id": 1}')
+    first, _ = await verdict(site, "send_invoice")
+    assert first.startswith("send_invoice has no schedule"), "it only just came"
+    with closing(sqlite3.connect(tmp_path / "ledger.db")) as file, file:
+        file.execute("UPDATE jobs SET ready_at = ready_at - 300 * 1000000")
+    first, others = await verdict(site, "send_invoice")
+    stuck = "nobody seems to work on the queue billing: 1 job waits, the oldest for 5m, and none"
+    assert first.startswith(stuck)
+    assert others[0].startswith("send_invoice has no schedule")
+    assert stuck in await site.told("jobs show a")
+
+
+async def test_explain_says_that_a_tasks_queue_cannot_be_reached(tmp_path: Path) -> None:
+    site = JobSite(tmp_path, "redis://127.0.0.1:9/0")
+    first, others = await verdict(site, "send_invoice")
+    assert first.startswith("the queue's engine cannot be used: ")
+    assert others[0].startswith("send_invoice has no schedule")

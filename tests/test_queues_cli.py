@@ -65,3 +65,15 @@ async def test_a_queue_that_cannot_be_reached_is_told(tmp_path: Path) -> None:
     code, out, err = await site.types("queues")
     assert (code, out) == (69, "")
     assert "127.0.0.1:9" in err
+    for line in ("queues", "enqueue ping", "jobs list"):
+        code, _, err = await site.types(line)
+        assert code == 69
+        assert "worker: the queue's engine cannot be used: " in err
+
+
+async def test_the_store_is_to_blame_where_it_carries_the_jobs(tmp_path: Path) -> None:
+    site = JobSite(tmp_path)
+    site.environment |= {"WORKER_QUEUE_URL": "", "WORKER_STORE_URL": "redis://127.0.0.1:9/0"}
+    code, _, err = await site.types("queues")
+    assert code == 69
+    assert "worker: the store cannot be used: " in err

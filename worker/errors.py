@@ -218,7 +218,15 @@ class JobRevoked(JobError):
 
 
 class StoreError(WorkerError):
-    """The store of schedules cannot do what it was asked. Its message never holds a password."""
+    """The store of schedules, or the queues' engine, cannot do what it was asked.
+
+    Its message never holds a password.
+
+    Attributes:
+        part: Which of them it is, in words.
+    """
+
+    part = "store"
 
 
 class StoreUnavailable(StoreError):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from worker.backends.opening import kind_of
 from worker.errors import ConfigurationError, NotSupported, UnknownJob
 from worker.job import JobId, JobQuery, Requeued
+from worker.queue_view import nobody_works, queue_facts
 from worker.queues.opening import kind_of_queue
 from worker.stores import engine_of, named_as_given, queue_url, store_url
 
@@ -71,6 +72,15 @@ class JobAdmin:
     async def counts(self) -> list[QueueCount]:
         """How many jobs there are, by queue, task and state."""
         return await self._records.counts()
+
+    async def nobody_works(self, queue: str) -> str | None:
+        """That nobody seems to work on ``queue``, and why; ``None`` if it does not seem so.
+
+        Who polls a queue is recorded nowhere: it is judged by what waits and what runs.
+        """
+        facts = queue_facts(await self.counts(), now=datetime.now(UTC), known={})
+        why = next((nobody_works(one) for one in facts if one.name == queue), None)
+        return None if why is None else f"nobody seems to work on the queue {queue}: {why}"
 
     async def jobs(self, ids: Sequence[str]) -> list[Job]:
         """The jobs with these ids.
@@ -198,6 +208,6 @@ async def open_jobs(settings: Settings) -> AsyncIterator[JobAdmin]:
     try:
         with named_as_given(settings):
             await engine.open()
-        yield JobAdmin(engine)
+            yield JobAdmin(engine)
     finally:
         await engine.close()

@@ -185,6 +185,8 @@ def show_dead(
 
 def show_one(job_id: str, *, params: bool, zone: Any, as_json: bool, dead: bool = False) -> None:
     async def show(admin: JobAdmin, settings: Settings) -> ExitCode:
+        from worker.job_view import visible
+
         (job,) = await admin.jobs([job_id])
         if dead and not job.dead:
             remark(f"worker: {not_dead(job)}; see `worker jobs show`")
@@ -194,6 +196,9 @@ def show_one(job_id: str, *, params: bool, zone: Any, as_json: bool, dead: bool 
             say(as_text(view.as_json(result=True, params=params), indent=None))
             return ExitCode.OK
         facts = view.facts(params=params)
+        if job.state in (State.PENDING, State.RETRY):
+            why = await admin.nobody_works(job.queue)
+            facts += [] if why is None else [("why", visible(why))]
         width = max(len(name) for name, _ in facts)
         say("\n".join(f"{name:{width}}  {text}" for name, text in facts))
         return ExitCode.OK

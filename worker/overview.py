@@ -196,14 +196,33 @@ def explain(task: ScheduledTask, store: LedgerStore, *, now: datetime) -> Explan
         *([] if nobody or over else why_behind(seen)),
         *why_waiting(seen),
     ]
-    facts = [*reasons[1:], *next_slot(seen), *last_words(seen, last), *staleness(seen)]
+    wrong = what_is_wrong(seen)
+    facts = [*reasons[1:], *next_slot(seen), *last_words(seen, last)]
     if task.terms.schedule is not None:
         facts.append(f"its schedule is {task.terms.schedule}, said by {task.said_by}")
-    if reasons:
+    if reasons and not (wrong and (seen.book.running or reasons[0] in why_waiting(seen))):
+        facts += [] if wrong is None else [wrong]  # the reason is what makes it stale, too
         return Explanation(reasons[0], tuple(facts))
-    if seen.due is not None:
-        return Explanation(f"{name} runs next at {at(seen.due, now)}", tuple(facts))
-    return Explanation(f"{name} has no slot", tuple(facts))
+    verdict = reasons[0] if reasons else f"{name} has no slot"
+    if not reasons and seen.due is not None:
+        verdict = f"{'it' if wrong else name} runs next at {at(seen.due, now)}"
+    return Explanation(verdict if wrong is None else f"{wrong}; {verdict}", tuple(facts))
+
+
+def what_is_wrong(seen: View) -> str | None:
+    """That a schedule does not do what it should; ``None`` if it does."""
+    book, max_age = seen.book, seen.task.terms.policies.max_age
+    found = []
+    if seen.stale_since is not None and max_age is not None:
+        found.append(
+            f"is stale since {at(seen.stale_since, seen.now)} (a success is due every "
+            f"{format_duration(max_age)})"
+        )
+    if book.failures:
+        many = f"its last {book.failures} runs failed, the last with"
+        error = "an error that is not recorded" if book.last_error is None else book.last_error
+        found.append(f"fails: {'its last run failed with' if book.failures == 1 else many} {error}")
+    return f"{seen.name} {' and '.join(found)}" if found else None
 
 
 def why_running(seen: View, replicas: Sequence[Replica]) -> Iterator[str]:
@@ -324,20 +343,8 @@ def last_words(seen: View, last: Sequence[Entry]) -> Iterator[str]:
     if book.last_error is not None and not (last and last[0].error == book.last_error):
         became = BECAME[book.last_outcome] if book.last_outcome else "ended"
         yield f"its last run {became}: {book.last_error}"
-    if book.failures:
-        runs = "run has failed" if book.failures == 1 else "runs in a row have failed"
-        yield f"{book.failures} {runs}"
     if book.last_success is not None:
         yield f"its last success was at {at(book.last_success, seen.now)}"
-
-
-def staleness(seen: View) -> Iterator[str]:
-    max_age = seen.task.terms.policies.max_age
-    if seen.stale_since is not None and max_age is not None:
-        yield (
-            f"it is stale since {at(seen.stale_since, seen.now)}: a success is due every "
-            f"{format_duration(max_age)}"
-        )
 
 
 def at(moment: datetime, now: datetime) -> str:

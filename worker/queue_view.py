@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from worker.durations import format_duration
 from worker.model import State
 
 if TYPE_CHECKING:
@@ -13,7 +15,10 @@ if TYPE_CHECKING:
 
     from worker.job import Job, QueueCount
 
-__all__ = ["QueueFacts", "TaskCount", "queue_facts"]
+__all__ = ["QueueFacts", "TaskCount", "nobody_works", "queue_facts", "rounded"]
+
+UNATTENDED_S = 30.0
+"""After so long somebody should have taken a job, unless all are busy with others."""
 
 WAITING = frozenset({State.PENDING, State.RETRY})
 RUNNING = frozenset({State.STARTED, State.PROGRESS})
@@ -110,3 +115,18 @@ def queue_facts(
         )
         for name, tasks in sorted(rows.items())
     ]
+
+
+def nobody_works(queue: QueueFacts) -> str | None:
+    """Why it seems that nobody works on a queue; ``None`` if it does not seem so."""
+    age_s, ends = queue.oldest_age_s, queue.finished_per_minute
+    if age_s is None or age_s <= UNATTENDED_S or queue.running or ends or queue.polled_here:
+        return None
+    many = "1 job waits" if queue.waiting == 1 else f"{queue.waiting} jobs wait"
+    return f"{many}, the oldest for {rounded(age_s)}, and none runs"
+
+
+def rounded(seconds: float) -> str:
+    """A time that passes, in steps, so that what is told of it does not change all the time."""
+    step = 60 if seconds >= 60 else 10
+    return format_duration(timedelta(seconds=step * max(1, round(seconds / step))))

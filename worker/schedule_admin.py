@@ -112,6 +112,12 @@ class ScheduleAdmin:
         facts = tuple(map(self._redact, said.facts))
         return replace(said, verdict=self._redact(said.verdict), facts=facts)
 
+    def queue(self, name: str) -> str | None:
+        """Where a task's jobs wait, if that is all that it does."""
+        task = self._task(name)
+        options = task.definition.options
+        return options.queue if task.on_demand and options is not None else None
+
     def paused(self, name: str) -> bool:
         """Whether a schedule is paused."""
         return self._store.read([self._task(name).terms.task])[name].pause is not None

@@ -11,7 +11,13 @@ import typer
 
 from worker.book import Entry, HistoryQuery, Outcome
 from worker.durations import format_duration
-from worker.errors import TaskDefinitionError, UnknownTaskError
+from worker.errors import (
+    ConfigurationError,
+    NotSupported,
+    StoreError,
+    TaskDefinitionError,
+    UnknownTaskError,
+)
 from worker.policies import Overlap, TaskSchedule
 from worker.process import run_to_end
 from worker.registration import task_schedule
@@ -407,11 +413,29 @@ def metrics() -> None:
 def explain_task(task: TaskName, as_json: AsJson = False) -> None:
     """Say why a task does not run now, or when it will."""
     with opened() as admin:
-        said = admin.explain(task)
+        said, queue = admin.explain(task), admin.queue(task)
+        stuck = None if queue is None else run_to_end(why_in_queue(queue))
+    verdict, facts = said.verdict, list(said.facts)
+    if stuck is not None:
+        verdict, facts = stuck, [verdict, *facts]
     if as_json:
-        say(as_text({"verdict": said.verdict, "facts": said.facts}, indent=None))
+        say(as_text({"verdict": verdict, "facts": facts}, indent=None))
         return
-    say("\n".join(map(visible, [said.verdict, *(f"  - {fact}" for fact in said.facts)])))
+    say("\n".join(map(visible, [verdict, *(f"  - {fact}" for fact in facts)])))
+
+
+async def why_in_queue(queue: str) -> str | None:
+    """What is wrong with a task's queue, as far as it can be seen from here."""
+    from worker.job_admin import open_jobs
+    from worker.settings import load_settings
+
+    try:
+        async with open_jobs(load_settings()) as jobs:
+            return await jobs.nobody_works(queue)
+    except StoreError as exc:
+        return f"the {exc.part} cannot be used: {exc}"
+    except (ConfigurationError, NotSupported):
+        return None  # only a worker itself can look into it
 
 
 def migrate() -> None:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from worker.backends.opening import backend, display_url, kind_of, open_store
-from worker.errors import ConfigurationError
+from worker.errors import ConfigurationError, StoreError
 from worker.queues.opening import kind_of_queue, make_jobs
 from worker.settings import variable
 
@@ -53,9 +53,16 @@ def engine_of(
 
 @contextmanager
 def named_as_given(settings: Settings) -> Iterator[None]:
-    """What is wrong with the queue's URL is said of the store's, where only that one is given."""
+    """What goes wrong with the queue is said of the setting that names it.
+
+    That is the store's, where only that one is given.
+    """
     try:
         yield
+    except StoreError as exc:
+        if settings.queue_url is not None:
+            exc.part = "queue's engine"
+        raise
     except ConfigurationError as exc:
         if settings.queue_url is not None:
             raise

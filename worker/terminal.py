@@ -103,7 +103,7 @@ def complaints() -> Iterator[None]:
         remark(f"worker: {exc}")
         raise typer.Exit(ExitCode.CONFIGURATION) from exc
     except StoreError as exc:
-        remark(f"worker: the store cannot be used: {exc}")
+        remark(f"worker: the {exc.part} cannot be used: {exc}")
         raise typer.Exit(ExitCode.UNREACHABLE) from exc
 
 

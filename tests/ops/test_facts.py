@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 
+from tests.support.clock import FakeClock
+from worker.events import LoopResumed, LoopStalled
 from worker.job import Job, JobId, QueueCount
 from worker.model import State
 from worker.ops.banner import of_queue, status_of
 from worker.ops.jobs import read_cursor, writable
 from worker.ops.models import JobError
+from worker.ops.stalls import Stalls
 from worker.ops.throughput import Throughput
 from worker.ops.timeline import timeline
 from worker.queue_view import queue_facts
@@ -113,12 +116,54 @@ def test_dead_letters_and_old_jobs_are_worth_a_warning() -> None:
         QueueCount("default", "ping", State.PENDING, 3, oldest=long_ago),
         QueueCount("default", "ping", State.FAILURE, 2, dead=2),
     ]
-    (queue,) = queue_facts(counts, now=NOON, known={})
+    (queue,) = queue_facts(counts, now=NOON, known={}, polled=["default"])
     problems = list(of_queue(queue))
     assert [problem.kind for problem in problems] == ["dead", "queue"]
     assert "a job waits for 10m" in problems[1].what
     assert status_of(problems) == "warning"
     assert status_of([]) == "ok"
+
+
+def test_a_queue_that_nobody_seems_to_work_on_is_worth_a_warning() -> None:
+    def told(age_s: float, *, running: int = 0, **rest: Any) -> list[str]:
+        oldest = NOON - timedelta(seconds=age_s)
+        counts = [
+            QueueCount("images", "resize", State.PENDING, 4, oldest=oldest),
+            QueueCount("images", "resize", State.STARTED, running),
+        ]
+        (queue,) = queue_facts(counts, now=NOON, known={}, **rest)
+        return [f"{problem.what}: {problem.why}" for problem in of_queue(queue)]
+
+    assert told(90) == [
+        "nobody seems to work on the queue images: 4 jobs wait, the oldest for 2m, and none runs; "
+        "this worker does not poll it"
+    ]
+    assert told(31)[0].startswith("nobody seems to work on the queue images: 4 jobs wait")
+    assert told(29) == []
+    assert told(90, polled=["images"]) == []
+    assert told(90, running=1) == []
+    assert told(90, rates={"images": 12.0}) == []
+
+
+# --- stalls
+
+
+def test_what_held_the_loop_is_known_for_ten_minutes() -> None:
+    clock = FakeClock()
+    stalls = Stalls(monotonic=clock.monotonic)
+    stalls(LoopResumed(stalled_s=9.0))
+    assert stalls.lately() == [], "that it stood still was never said"
+    stalls(LoopStalled(task="sync", stalled_s=1.0, stack=""))
+    clock.advance(1)
+    stalls(LoopStalled(task="sync", stalled_s=2.0, stack=""))
+    stalls(LoopResumed(stalled_s=2.5))
+    clock.advance(300)
+    stalls(LoopStalled(holder="Task-7", stalled_s=4.0, stack=""))
+    found = [(stall.holder, stall.lasted_s) for stall in stalls.lately()]
+    assert found == [("Task-7", 4.0), ("sync", 2.5)]
+    stalls(LoopResumed(stalled_s=4.0))
+    clock.advance(301)
+    assert [stall.holder for stall in stalls.lately()] == ["Task-7"]
 
 
 # --- texts

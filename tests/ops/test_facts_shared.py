@@ -13,10 +13,12 @@ import httpx
 import pytest
 from starlette.applications import Starlette
 
+from tests.support.ops import FULL, ops_door
 from tests.support.sites import OFF
 from tests.support.waiting import wait_until
 from worker.app import open_worker
 from worker.errors import StoreUnavailable
+from worker.events import LoopResumed, LoopStalled
 from worker.ops import sources as sources_module
 from worker.ops.api import api_routes
 from worker.ops.facts import Facts
@@ -27,6 +29,7 @@ from worker.settings import load_settings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
     from worker.job import QueueCount
     from worker.ports import LedgerStore
@@ -84,6 +87,33 @@ async def test_all_who_ask_at_the_same_time_are_answered_by_one_look() -> None:
         facts.outdate()
         await http.get("queues")
         assert jobs.asked == 2
+
+
+async def test_a_replica_that_was_started_anew_is_listed_once() -> None:
+    async with asked(MemoryJobs()) as (facts, http):
+
+        def restart(store: LedgerStore) -> None:
+            for name in ("other", "one", "one"):
+                session = store.open_session(name, timedelta(minutes=1))
+                if name == "other":
+                    store.close_session(session)
+
+        await facts.worker.ledger.look(restart)
+        listed = (await http.get("overview")).json()["replicas"]
+        names = [replica["name"] for replica in listed]
+        assert names.count("one") == 1
+        assert names.count("other") == 1
+
+
+async def test_what_held_the_loop_is_in_the_banner(tmp_path: Path) -> None:
+    async with ops_door(tmp_path) as door, door.client(FULL) as client:
+        door.worker.events.announce(LoopStalled(task="sync", stalled_s=1.0, stack=""))
+        door.worker.events.announce(LoopResumed(stalled_s=2.5))
+        told = (await client.get("/api/v1/overview")).json()
+        (stall,) = [one for one in told["problems"] if "event loop" in one["what"]]
+        assert stall["what"] == "this worker's event loop stood still, once within 10m"
+        assert stall["why"].startswith("sync held it for 2.5 s, at 20")
+        assert (stall["severity"], told["status"] != "ok") == ("warning", True)
 
 
 async def test_an_engine_that_keeps_no_records_is_no_fault_of_anybody() -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
 from typing import TYPE_CHECKING, Literal
 
 from worker.durations import format_duration
 from worker.errors import NotSupported
 from worker.ops.models import Problem
+from worker.ops.stalls import PAST
 from worker.overview import Standing, at
+from worker.queue_view import nobody_works, rounded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +26,7 @@ __all__ = ["problems_of", "status_of"]
 MOST = 50
 GRAVITY: list[Severity] = ["critical", "warning", "info"]
 MANY_FAILURES = 3
+MOST_STALLS = 3
 OLD_S = 300.0
 """How long a job may wait before that is worth a word."""
 
@@ -76,6 +78,21 @@ def own(worker: Worker, health: Health) -> Iterator[Problem]:
     for what, why in health.live().problems.items():
         yield Problem(
             severity="critical", what=f"the {what} stands still", why=why, kind="worker", name=name
+        )
+    stalls = health.stalls.lately()
+    if stalls:
+        many = "once" if len(stalls) == 1 else f"{len(stalls)} times"
+        held = [
+            f"{stall.holder or 'no task'} held it for {stall.lasted_s:.1f} s, "
+            f"at {stall.at:%Y-%m-%d %H:%M:%S}Z"
+            for stall in stalls[:MOST_STALLS]
+        ]
+        yield Problem(
+            severity="warning",
+            what=f"this worker's event loop stood still, {many} within {format_duration(PAST)}",
+            why="; ".join(held),
+            kind="worker",
+            name=name,
         )
     why_unheard = health.ready().remarks.get("data_api")  # the others are said of the schedules
     if why_unheard is not None:
@@ -156,17 +173,20 @@ def of_queue(queue: QueueFacts) -> Iterator[Problem]:
             kind="dead",
             name=queue.name,
         )
-    if queue.oldest_age_s is not None and queue.oldest_age_s > OLD_S:
+    if (unattended := nobody_works(queue)) is not None:
+        yield Problem(
+            severity="warning",
+            what=f"nobody seems to work on the queue {queue.name}",
+            why=f"{unattended}; this worker does not poll it",
+            kind="queue",
+            name=queue.name,
+        )
+    elif queue.oldest_age_s is not None and queue.oldest_age_s > OLD_S:
         polled = "" if queue.polled_here else "; this worker does not poll it"
         yield Problem(
             severity="warning",
-            what=f"the queue {queue.name} is behind: a job waits for {spoken(queue.oldest_age_s)}",
+            what=f"the queue {queue.name} is behind: a job waits for {rounded(queue.oldest_age_s)}",
             why=f"{queue.waiting} wait and {queue.running} run{polled}",
             kind="queue",
             name=queue.name,
         )
-
-
-def spoken(seconds: float) -> str:
-    length = timedelta(seconds=60 * round(seconds / 60))
-    return format_duration(length)

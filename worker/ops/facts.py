@@ -174,9 +174,11 @@ class Facts:
     async def _read_replicas(self) -> list[ReplicaFacts]:
         known = await self.sources.ledger(lambda admin: admin.replicas())
         since = datetime.now(UTC) - PAST
+        latest = {one.name: one for one in sorted(known, key=lambda one: one.since)}
         return [
             ReplicaFacts(name=one.name, since=one.since, seen=one.seen, alive=one.alive)
             for one in known
+            if one is latest[one.name]
             if one.works and (one.alive or one.seen > since)
         ][:MOST_REPLICAS]
 

@@ -20,6 +20,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from worker.events import CallEnded
+from worker.ops.stalls import Stalls
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -92,6 +93,7 @@ class Health:
         started: To be set once the worker has started.
         stopping: To be set once it is about to end.
         data_api: What is known of the Data API; to be subscribed to the worker's events.
+        stalls: What is known of the event loop's; to be subscribed, too.
     """
 
     def __init__(self, worker: Worker, *, monotonic: Callable[[], float] = time.monotonic) -> None:
@@ -101,6 +103,7 @@ class Health:
         self.started = False
         self.stopping = False
         self.data_api = DataApiState()
+        self.stalls = Stalls()
 
     def live(self) -> Verdict:
         """Whether the scheduler turns. That the loop does is shown by there being an answer."""

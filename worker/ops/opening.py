@@ -57,6 +57,7 @@ def open_ops(worker: Worker) -> Ops:
     settings = worker.settings
     health = Health(worker)
     worker.events.subscribe(health.data_api)
+    worker.events.subscribe(health.stalls)
     facts = Facts(worker, health, hide=without_secrets)
     live = Live(facts.state)
     probes, metrics = probe_routes(health), metrics_routes(worker, health)
