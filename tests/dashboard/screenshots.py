@@ -19,7 +19,7 @@ from tests.dashboard.looking import FLAGS, Look
 from tests.support.processes import WORKER, clean_environment
 
 if TYPE_CHECKING:
-    from playwright.async_api import Browser
+    from playwright.async_api import Browser, StorageState
 
 FOLDER = Path(__file__).parents[2] / "docs" / "screenshots"
 SHOWN = "Dashboard at "
@@ -40,17 +40,22 @@ LISTS = ("running", "queues", "jobs", "dead")
 
 
 async def picture(
-    browser: Browser, link: str, name: str, at: str, size: tuple[int, int] = WIDE
+    browser: Browser,
+    url: str,
+    session: StorageState,
+    name: str,
+    at: str,
+    size: tuple[int, int] = WIDE,
 ) -> None:
     dark = name.endswith("dark")
     context = await browser.new_context(
         viewport={"width": size[0], "height": size[1]},
         color_scheme="dark" if dark else "light",
         reduced_motion="reduce",
+        storage_state=session,
     )
     page = await context.new_page()
-    await page.goto(link)
-    look = Look(page, urljoin(link, "/").rstrip("/"))
+    look = Look(page, url)
     await look.go(at)
     if name == "job":
         await page.locator("tbody .name").first.click()
@@ -62,16 +67,28 @@ async def picture(
     await context.close()
 
 
+async def signed_in(browser: Browser, link: str) -> StorageState:
+    """The session that a link opens; it does so once."""
+    context = await browser.new_context()
+    page = await context.new_page()
+    await page.goto(link)
+    await expect(page.locator("#live")).to_have_attribute("data-is", "live")
+    session = await context.storage_state()
+    await context.close()
+    return session
+
+
 async def pictures(link: str) -> None:
     FOLDER.mkdir(exist_ok=True)
     async with async_playwright() as playwright:
         chromium = shutil.which("chromium")
         browser = await playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        url, session = urljoin(link, "/").rstrip("/"), await signed_in(browser, link)
         for name, at in VIEWS.items():
-            await picture(browser, link, name, at, LOW if name in LISTS else WIDE)
-        await picture(browser, link, "job", "dead")
-        await picture(browser, link, "overview-dark", "")
-        await picture(browser, link, "phone", "schedules", PHONE)
+            await picture(browser, url, session, name, at, LOW if name in LISTS else WIDE)
+        await picture(browser, url, session, "job", "dead")
+        await picture(browser, url, session, "overview-dark", "")
+        await picture(browser, url, session, "phone", "schedules", PHONE)
         await browser.close()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from html import unescape
 from typing import TYPE_CHECKING
 
@@ -53,6 +54,15 @@ async def test_a_token_opens_a_session_that_signing_out_ends(door: Door) -> None
             client.cookies.update(kept)
             assert (await client.get("/session")).status_code == 401, "the session is over"
             client.cookies.clear()
+
+
+async def test_a_password_manager_finds_whose_token_it_is(door: Door) -> None:
+    async with door.client() as client:
+        page = (await client.get("/", headers=ASKS_FOR_A_PAGE)).text
+        assert re.search(r'<input [^>]*autocomplete="username" value="worker" hidden>', page)
+        form = {"username": "worker", "token": FULL, "next": "/"}
+        answer = await client.post("/session", data=form, headers={"Origin": door.url})
+        assert answer.status_code == 303
 
 
 async def test_the_cookie_is_out_of_reach_for_scripts_and_other_pages(door: Door) -> None:

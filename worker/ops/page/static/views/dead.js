@@ -65,6 +65,7 @@ export function dead({ query, state, live }) {
   bar.update(query);
   show(empty, false);
   show(sheet, false);
+  pages.update(query, null);
   bulk?.update();
   refresh();
   return {

@@ -70,6 +70,7 @@ export function jobs({ query, state, live }) {
   bar.update(query);
   show(empty, false);
   show(sheet, false);
+  pages.update(query, null);
   refresh();
   return {
     title: "Jobs",
