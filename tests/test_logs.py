@@ -122,6 +122,20 @@ def test_on_a_terminal_control_characters_are_shown_and_not_obeyed() -> None:
     assert "ValueError: \\x1b[2Jthree" in stream.getvalue()
 
 
+TURNS = "\u202a\u202e\u2066\u2069\u061c\u200e\u200f"
+
+
+@pytest.mark.parametrize("form", ["console", "json"])
+def test_marks_that_turn_text_around_are_spelled_out(form: str) -> None:
+    stream = io.StringIO()
+    configure_logging(form=form, stream=stream)
+    structlog.get_logger().info("odd", value=f"a{TURNS}é", exc_info=ValueError(f"b{TURNS}c"))
+    assert not set(TURNS) & set(stream.getvalue())
+    assert "a\\u202a\\u202e\\u2066\\u2069\\u061c\\u200e\\u200fé" in stream.getvalue()
+    if form == "json":
+        assert json.loads(stream.getvalue())["value"] == f"a{TURNS}é"
+
+
 @pytest.mark.parametrize(
     ("text", "redacted"),
     [

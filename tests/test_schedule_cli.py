@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.processes import WORKER, clean_environment, worker_command
-from tests.support.sites import HELD, HOURLY, NIGHTLY, REPLICA, Site, Tasks, ago
+from tests.support.sites import HELD, HOURLY, NIGHTLY, REPLICA, Site, Tasks, ago, rows_of
 from worker.book import Outcome
 
 if TYPE_CHECKING:
@@ -33,6 +33,31 @@ def one_sentence(text: str) -> str:
 
 
 # --- list, history, metrics
+
+
+async def test_what_others_wrote_cannot_steer_the_terminal_nor_hold_a_secret(
+    tmp_path: Path,
+) -> None:
+    site = Site(tmp_path, HOURLY)
+    site.environment["WORKER_DATA_API_TOKEN"] = "s3cret"
+    words = "\x1b]0;mine\x07\x1b[2Jgone\x9b1m \u202eright http://me:pw@host/ s3cret\nnext"
+    with site.claimant("\x1b[31mred") as past:
+        past.ran("report", ago(hours=3), Outcome.FAILED, words)
+        said = await site.told("schedule pause report", "--note", words)
+        assert len(said.splitlines()) == 1
+        lines = [said]
+        for line in ("schedule list", "schedule history", "explain report"):
+            lines += [await site.told(line), await site.told(f"{line} --json")]
+        lines.append(await site.told("schedule resume report"))
+    for out in lines:
+        assert "s3cret" not in out
+        assert "pw@" not in out
+        assert "".join(out.split("\n")).isprintable()
+    table = rows_of(lines[3])
+    assert "\\x1b]0;mine\\x07" in table[-1]["note"]
+    assert all(line.startswith(("task ", "report ")) for line in lines[3].splitlines())
+    failed = next(e for e in json.loads(lines[4]) if e["outcome"] == "failed")
+    assert failed["error"].startswith("\x1b]0;mine"), "JSON tells what there is"
 
 
 async def test_an_empty_ledger_shows_each_schedule_as_new_and_no_history(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import structlog
 
 from tests.support.documents import ROOT
 from worker.logs import configure_logging
-from worker.secret_keys import HIDDEN, is_secret_key, without_secrets
+from worker.secret_keys import HIDDEN, is_secret_key, without_secret_values, without_secrets
 
 
 @pytest.mark.parametrize(
@@ -94,3 +94,25 @@ def test_the_log_hides_by_name() -> None:
     assert "hunter2" not in stream.getvalue()
     assert line["password"] == HIDDEN
     assert line["order"] == {"api_key": HIDDEN, "n": 1}
+
+
+def test_a_schema_keeps_its_form_and_loses_the_values_of_secrets() -> None:
+    schema = {
+        "properties": {
+            "api_key": {"anyOf": [{"const": "k1"}, {"type": "null"}], "default": "k2"},
+            "size": {"type": "integer", "default": 3, "examples": [1]},
+            "login": {"$ref": "#/$defs/Login", "default": {"password": "k3"}},
+        },
+        "required": ["size"],
+        "$defs": {"Login": {"properties": {"password": {"enum": ["k4"], "type": "string"}}}},
+    }
+    assert without_secret_values(schema) == {
+        "properties": {
+            "api_key": {"anyOf": [{}, {"type": "null"}]},
+            "size": {"type": "integer", "default": 3, "examples": [1]},
+            "login": {"$ref": "#/$defs/Login"},
+        },
+        "required": ["size"],
+        "$defs": {"Login": {"properties": {"password": {"type": "string"}}}},
+    }
+    assert without_secret_values(None) is None

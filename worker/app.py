@@ -153,6 +153,7 @@ async def open_worker(
             schedules=load_schedules(settings.schedules_file) if settings.schedules_file else {},
             schedules_said_by=str(settings.schedules_file),
             only=doors.only,
+            redact=redaction(settings),
         )
         register_all_tasks(scheduler, settings)
         register_modules(scheduler, settings.task_modules)
@@ -286,6 +287,7 @@ def consumer_of(
             keep=settings.jobs_keep,
         ),
         spared=askable.keys() - tasks.keys(),
+        redact=redaction(settings),
     )
 
 

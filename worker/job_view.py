@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from worker.durations import format_duration
 from worker.model import State
+from worker.terminal import visible
 from worker.terminal_times import full, iso, short
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from worker.job import Job
     from worker.logs import Redaction
 
-__all__ = ["JobView", "job_table", "visible"]
+__all__ = ["JobView", "job_table"]
 
 LONGEST_NOTE = 160
 WAITING = (State.PENDING, State.RETRY)
@@ -215,7 +216,7 @@ def job_table(
             cells += (clipped(view.error()),)
         else:
             cells += (job.state.value, view.short(job.created_at), view.note())
-        rows.append(tuple(map(visible, cells)))
+        rows.append(cells)
     told = ("died", "tries", "error") if died else ("state", "created", "note")
     return ("id", "task", *queue, *told), rows
 
@@ -235,11 +236,6 @@ def edited(value: Any, edit: Callable[[str], str]) -> Any:
 
 def compact(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
-
-
-def visible(text: str) -> str:
-    """The text with what would steer a terminal, or cannot be written, spelled out."""
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 def times(count: int) -> str:

@@ -20,6 +20,7 @@ from worker.terminal import (
     ready_settings,
     remark,
     say,
+    visible,
 )
 from worker.terminal_times import Zone, in_zone, moment_parameter
 
@@ -185,8 +186,6 @@ def show_dead(
 
 def show_one(job_id: str, *, params: bool, zone: Any, as_json: bool, dead: bool = False) -> None:
     async def show(admin: JobAdmin, settings: Settings) -> ExitCode:
-        from worker.job_view import visible
-
         (job,) = await admin.jobs([job_id])
         if dead and not job.dead:
             remark(f"worker: {not_dead(job)}; see `worker jobs show`")

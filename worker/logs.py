@@ -26,19 +26,21 @@ if TYPE_CHECKING:
 
     from structlog.typing import EventDict, Processor
 
-__all__ = ["LogStream", "Redaction", "configure_logging", "plain"]
+__all__ = ["LogStream", "Redaction", "configure_logging", "plain", "writable"]
 
 QUIET_LIBRARIES = (
     *("aiobotocore", "alembic", "apscheduler", "asyncio", "botocore", "httpcore", "httpx"),
     "uvicorn",
 )
-CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-TEXT_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+TURNS = r"\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
+"""Turn the text around them, so that a line reads as something else than it is."""
+CONTROL = re.compile(rf"[\x00-\x1f\x7f-\x9f\u2028\u2029{TURNS}]")
+TEXT_CONTROL = re.compile(rf"[\x00-\x08\x0b-\x1f\x7f-\x9f{TURNS}]")
 """As CONTROL, but a text of several lines stays one."""
 TEXTS = ("stack", "exception")
 """The keys whose values have several lines, on a terminal too."""
-LINE_ENDS = {number: f"\\u{number:04x}" for number in (0x85, 0x2028, 0x2029)}
-"""What JSON may hold as it is, and some readers take for the end of a line."""
+MISREAD = re.compile(rf"[\x85\u2028\u2029{TURNS}]")
+"""What JSON may hold as it is, and some readers take for the end of a line, or turn text by."""
 QUERY = re.compile(r"(?<=[\w/])\?[\w.%~\-\[\]]+=[^\s'\"]*")
 BEARER = re.compile(r"\b(Bearer) +[\w.~+/=-]+", re.IGNORECASE)
 URL = re.compile(
@@ -56,7 +58,8 @@ class Redaction:
         self._secrets = [secret for secret in secrets if secret]
 
     def __call__(self, text: str) -> str:
-        text = self.secrets(text)
+        """The text without them; half a surrogate pair, which cannot be written, is spelled out."""
+        text = self.secrets(writable(text))
         text = URL.sub(r"\g<scheme>\g<place>", text) if "://" in text else text
         text = QUERY.sub("", text) if "?" in text else text
         return BEARER.sub(r"\1 ***", text)
@@ -80,10 +83,12 @@ def plain(value: object, edit: Callable[[str], str], depth: int = 0) -> Any:
         case list() | tuple() if depth < DEEPEST:
             return [plain(item, edit, depth + 1) for item in value]
         case _:
-            text = safe_text(value)
-            if not text.isascii():  # half of a surrogate pair cannot be written
-                text = text.encode("utf-8", "backslashreplace").decode()
-            return edit(text)
+            return edit(writable(safe_text(value)))
+
+
+def writable(text: str) -> str:
+    """The text with what UTF-8 does not know spelled out."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
 def configure_logging(
@@ -143,7 +148,7 @@ def configure_logging(
 
 
 def for_machines() -> list[Processor]:
-    return [structlog.processors.JSONRenderer(ensure_ascii=False), escape_line_ends]
+    return [structlog.processors.JSONRenderer(ensure_ascii=False), escape_misread]
 
 
 def for_people(colors: bool) -> list[Processor]:
@@ -225,8 +230,8 @@ class Redacted:
         return HIDDEN if is_secret_key(key) else plain(without_secrets(value), self._redact)
 
 
-def escape_line_ends(logger: object, method: str, line: Any) -> Any:
-    return line.translate(LINE_ENDS)
+def escape_misread(logger: object, method: str, line: Any) -> Any:
+    return line if line.isascii() else MISREAD.sub(lambda found: f"\\u{ord(found[0]):04x}", line)
 
 
 def render_failure(logger: object, method: str, event: EventDict) -> EventDict:
@@ -279,7 +284,8 @@ def escape_controls(logger: object, method: str, event: EventDict) -> EventDict:
 
 
 def escaped(found: re.Match[str]) -> str:
-    return f"\\x{ord(found[0]):02x}"
+    number = ord(found[0])
+    return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}"
 
 
 def safe_text(value: object) -> str:

@@ -10,7 +10,6 @@ import typer
 
 from worker.durations import format_duration
 from worker.job import JobQuery
-from worker.job_view import visible
 from worker.model import State
 from worker.process import run_to_end
 from worker.queue_view import QueueFacts, queue_facts
@@ -45,9 +44,9 @@ def show_queues(
     rows = []
     for queue in queues:
         counts = (str(queue.waiting), age(queue), str(queue.running), str(queue.dead))
-        rows.append((visible(queue.name), *counts, visible(", ".join(queue.workers)) or "-"))
+        rows.append((queue.name, *counts, ", ".join(queue.workers) or "-"))
         for task in queue.tasks if tasks else ():
-            name = f"  {visible(task.task) or '(not looked into yet)'}"
+            name = f"  {task.task or '(not looked into yet)'}"
             rows.append((name, str(task.waiting), "", str(task.running), str(task.dead), ""))
     print_table(("queue", "waiting", "oldest", "running", "dead", "workers"), rows)
 

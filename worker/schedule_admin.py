@@ -6,11 +6,11 @@ import getpass
 import os
 import socket
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from worker.app import open_worker
+from worker.app import open_worker, redaction
 from worker.backends.opening import kind_of, open_store
 from worker.book import HistoryQuery
 from worker.clock import SystemClock
@@ -23,10 +23,10 @@ from worker.schedule import slots_between
 from worker.stores import store_url
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from datetime import datetime
 
-    from worker.book import Entry, Replica
+    from worker.book import Book, Entry, Replica
     from worker.ports import LedgerStore
     from worker.scheduler import ScheduledTask
     from worker.settings import Settings
@@ -55,14 +55,21 @@ class ScheduleAdmin:
 
     Args:
         by: Who acts, for the record; by default the user that this process runs as.
+        redact: Takes secrets out of the texts that come from the ledger: errors, notes, names.
     """
 
     def __init__(
-        self, tasks: Mapping[str, ScheduledTask], store: LedgerStore, *, by: str | None = None
+        self,
+        tasks: Mapping[str, ScheduledTask],
+        store: LedgerStore,
+        *,
+        by: str | None = None,
+        redact: Callable[[str], str] = lambda text: text,
     ) -> None:
         self._tasks = tasks
         self._store = store
         self._by = by
+        self._redact = redact
         self._clock = SystemClock()
 
     @property
@@ -81,7 +88,7 @@ class ScheduleAdmin:
         wanted = list(self._tasks) if names is None else names
         books = self._store.read(wanted)
         now = self._clock.now()
-        return [view(self._task(name), books[name], now=now) for name in wanted]
+        return [self._view(name, books[name], now) for name in wanted]
 
     def replicas(self) -> list[Replica]:
         """The workers that are up, and those that were."""
@@ -97,11 +104,13 @@ class ScheduleAdmin:
             known = self._store.tasks()
             if query.task not in known:
                 raise UnknownTaskError(query.task, {*self._tasks, *known})
-        return self._store.history(query)
+        return [self._entry(entry) for entry in self._store.history(query)]
 
     def explain(self, name: str) -> Explanation:
         """Why a task does not run, or when it will."""
-        return explain(self._task(name), self._store, now=self._clock.now())
+        said = explain(self._task(name), self._store, now=self._clock.now())
+        facts = tuple(map(self._redact, said.facts))
+        return replace(said, verdict=self._redact(said.verdict), facts=facts)
 
     def queue(self, name: str) -> str | None:
         """Where a task's jobs wait, if that is all that it does."""
@@ -172,7 +181,7 @@ class ScheduleAdmin:
         return Backfill(asked, len(done))
 
     def _seen(self, name: str) -> View:
-        return view(self._task(name), self._store.read([name])[name], now=self._clock.now())
+        return self._view(name, self._store.read([name])[name], self._clock.now())
 
     def _task(self, name: str) -> ScheduledTask:
         if name not in self._tasks:
@@ -185,7 +194,22 @@ class ScheduleAdmin:
         if isinstance(answer, WorkerError):
             raise answer
         assert isinstance(answer, Answer)
-        return view(self._tasks[request.task], answer.book, now=self._clock.now())
+        return self._view(request.task, answer.book, self._clock.now())
+
+    def _view(self, name: str, book: Book, now: datetime) -> View:
+        pause, error = book.pause, book.last_error
+        if pause is not None:
+            pause = replace(pause, by=self._redact(pause.by), note=self._redact(pause.note))
+        shown = replace(
+            book,
+            pause=pause,
+            last_error=None if error is None else self._redact(error),
+            active=tuple(map(self._entry, book.active)),
+        )
+        return view(self._task(name), shown, now=now)
+
+    def _entry(self, entry: Entry) -> Entry:
+        return entry if entry.error is None else replace(entry, error=self._redact(entry.error))
 
 
 async def registered(settings: Settings) -> dict[str, ScheduledTask]:
@@ -213,6 +237,6 @@ def open_admin(settings: Settings, tasks: dict[str, ScheduledTask]) -> Iterator[
         )
     store = open_store(url)
     try:
-        yield ScheduleAdmin(tasks, store)
+        yield ScheduleAdmin(tasks, store, redact=redaction(settings))
     finally:
         store.close()

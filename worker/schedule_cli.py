@@ -31,6 +31,7 @@ from worker.terminal import (
     ready_settings,
     remark,
     say,
+    visible,
 )
 from worker.terminal_times import Zone, full, in_zone, iso, moment_parameter, short
 
@@ -235,7 +236,7 @@ def pause(
     """Let no slot of a schedule run until it is resumed. What runs goes on."""
     with opened() as admin:
         view = admin.pause(task, note)
-    say(f"{task} is {state_of(view)}")
+    say(visible(f"{task} is {state_of(view)}"))
 
 
 @schedule_app.command()
@@ -420,7 +421,7 @@ def explain_task(task: TaskName, as_json: AsJson = False) -> None:
     if as_json:
         say(as_text({"verdict": verdict, "facts": facts}, indent=None))
         return
-    say("\n".join([verdict, *(f"  - {fact}" for fact in facts)]))
+    say("\n".join(map(visible, [verdict, *(f"  - {fact}" for fact in facts)])))
 
 
 async def why_in_queue(queue: str) -> str | None:

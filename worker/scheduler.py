@@ -153,6 +153,7 @@ class Scheduler:
         schedules: Options that override what `register_task` is given, by task.
         schedules_said_by: Where those were said.
         only: Take slots of these tasks only; empty for all.
+        redact: Takes secrets out of an error before the ledger gets it.
     """
 
     def __init__(
@@ -166,8 +167,10 @@ class Scheduler:
         schedules: Mapping[str, ScheduleOptions] | None = None,
         schedules_said_by: str = "a schedules file",
         only: Collection[str] = (),
+        redact: Callable[[str], str] = lambda text: text,
     ) -> None:
         self._runner = runner
+        self._redact = redact
         self._clock = clock
         self._events = events
         self._first_run = first_run
@@ -680,7 +683,8 @@ class Scheduler:
     def _finish(self, entry: Entry, run: Run) -> Finish:
         outcome, error = Outcome.RAN, None
         if run.error is not None:
-            outcome, error = Outcome.FAILED, f"{run.error.type}: {run.error.message}"[:ERROR]
+            said = self._redact(f"{run.error.type}: {run.error.message}")
+            outcome, error = Outcome.FAILED, said[:ERROR]
         revoked = run.state is State.REVOKED
         if revoked and run.error is not None:
             error = run.error.message

@@ -57,6 +57,7 @@ __all__ = [
     "ready_settings",
     "remark",
     "say",
+    "visible",
 ]
 
 
@@ -87,22 +88,22 @@ def complaints() -> Iterator[None]:
     try:
         yield
     except (ConfigurationError, TaskDefinitionError) as exc:
-        typer.echo(f"worker: {exc}", err=True)
+        remark(f"worker: {exc}")
         raise typer.Exit(ExitCode.CONFIGURATION) from exc
     except UnknownTaskError as exc:
-        typer.echo(f"worker: {exc}", err=True)
+        remark(f"worker: {exc}")
         raise typer.Exit(ExitCode.USAGE) from exc
     except JobError as exc:
-        typer.echo(f"worker: {exc}", err=True)
+        remark(f"worker: {exc}")
         raise typer.Exit(ExitCode.USAGE) from exc
     except TaskBusy as exc:
-        typer.echo(f"worker: {exc}", err=True)
+        remark(f"worker: {exc}")
         raise typer.Exit(ExitCode.BUSY) from exc
     except StoreSchemaError as exc:
-        typer.echo(f"worker: {exc}", err=True)
+        remark(f"worker: {exc}")
         raise typer.Exit(ExitCode.CONFIGURATION) from exc
     except StoreError as exc:
-        typer.echo(f"worker: the {exc.part} cannot be used: {exc}", err=True)
+        remark(f"worker: the {exc.part} cannot be used: {exc}")
         raise typer.Exit(ExitCode.UNREACHABLE) from exc
 
 
@@ -110,8 +111,28 @@ def as_text(value: object, *, indent: int | None) -> str:
     return json.dumps(value, indent=indent)
 
 
+def visible(text: str) -> str:
+    """The text with what would steer a terminal, or cannot be written, spelled out."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
+def visible_lines(text: str) -> str:
+    """The same of a text whose lines are our own."""
+    return "\n".join(map(visible, text.split("\n")))
+
+
 def say(text: str) -> None:
-    """Print a result. Where it cannot be written the command ends, without a traceback."""
+    """Print a result, `visible`; what others wrote may have no line ends of its own.
+
+    Where it cannot be written the command ends, without a traceback.
+    """
+    put(visible_lines(text))
+
+
+def put(text: str) -> None:
+    """Print a text as it is."""
     try:
         sys.stdout.write(f"{text}\n")
         sys.stdout.flush()
@@ -126,13 +147,14 @@ def say(text: str) -> None:
 
 def remark(text: str) -> None:
     """Tell a person what is no part of the result."""
-    typer.echo(text, err=True)
+    typer.echo(visible_lines(text), err=True)
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table for a terminal; aligned columns, nothing cut, for a pipe. Nothing without rows."""
     if not rows:
         return
+    rows = [[visible(cell) for cell in row] for row in rows]
     if sys.stdout.isatty():
         from rich.console import Console
         from rich.table import Table
@@ -151,7 +173,7 @@ def print_listing(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     a terminal where it has no room beside it."""
     if not rows:
         return
-    lines = [head, *rows]
+    lines = [head, *([visible(cell) for cell in row] for row in rows)]
     if not sys.stdout.isatty():
         say("\n".join(aligned(lines)))
         return
@@ -165,7 +187,7 @@ def print_listing(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         else:
             shown.append(start.rstrip())
             shown += [f"    {part}" for part in textwrap.wrap(line[-1], max(20, room - 4))]
-    say("\n".join([typer.style(shown[0], bold=True), *shown[1:]]))
+    put("\n".join([typer.style(shown[0], bold=True), *shown[1:]]))
 
 
 def aligned(lines: Sequence[Sequence[str]], *, rstrip: bool = True) -> list[str]:

@@ -71,7 +71,10 @@ def test_secrets_come_from_files_of_the_secret(started: Started) -> None:
     assert mount["readOnly"] is True
     volume = next(v for v in started.spec["pod"]["volumes"] if v["name"] == mount["name"])
     secret = volume["secret"]["secretName"]
-    assert {file.removeprefix("/secrets/") for file in files} <= keys_of_secret(secret)
+    needed = {file.removeprefix("/secrets/") for file in files}
+    assert needed <= keys_of_secret(secret)
+    mounted = {item["path"]: item["key"] for item in volume["secret"]["items"]}
+    assert mounted == {key: key for key in needed}, "a container sees what it needs, no more"
 
 
 def keys_of_secret(name: str) -> set[str]:
@@ -161,6 +164,34 @@ def test_metrics_are_read_where_they_are_with_a_key_that_there_is(name: str, fil
     assert token["key"] in keys_of_secret(token["name"])
     worker = next(started for started in STARTING if started.where.startswith(file))
     assert worker.environment["WORKER_OPS_READ_TOKEN_FILE"].endswith(token["key"])
+
+
+@pytest.mark.parametrize("started", STARTING, ids=str)
+def test_probe_port_is_open_to_prometheus_and_to_nobody_else(started: Started) -> None:
+    file = started.where.partition(":")[0]
+    manifests = {m["kind"]: m["spec"] for name, m in MANIFESTS if name == file}
+    policy, template = manifests["NetworkPolicy"], manifests["Deployment"]["template"]
+    assert policy["podSelector"]["matchLabels"] == template["metadata"]["labels"]
+    (port,) = started.spec["ports"]
+    rules = [
+        rule
+        for rule in policy["ingress"]
+        if {one["port"] for one in rule["ports"]} & {port["name"], port["containerPort"]}
+    ]
+    ((peer,),) = [rule["from"] for rule in rules]
+    assert peer["podSelector"]["matchLabels"] == {"app.kubernetes.io/name": "prometheus"}
+    assert peer["namespaceSelector"]["matchLabels"], "of one namespace"
+    open_to_all = {
+        one["port"] for rule in policy["ingress"] if "from" not in rule for one in rule["ports"]
+    }
+    services = template["spec"]["containers"]
+    ours = [
+        port["containerPort"]
+        for one in services
+        if one["name"] != "worker"
+        for port in one["ports"]
+    ]
+    assert open_to_all == set(ours)
 
 
 def test_cron_job_ends_before_its_deadline_and_tells_failures_apart() -> None:

@@ -135,6 +135,44 @@ async def test_records_that_others_wrote_are_shown_as_far_as_they_can_be(
         assert (await api.get("jobs"))["jobs"][0]["id"] == "odd"
 
 
+MOMENTS = ("0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59")
+"""Which no year of four digits has in UTC."""
+
+
+async def test_moments_beyond_all_years_are_refused(tmp_path: Path) -> None:
+    (site,) = api_sites("sqlite", tmp_path)
+    async with site.api() as api:
+        for moment in MOMENTS:
+            for query in ({"since": moment}, {"before": moment}, {"before": f"{moment}~x"}):
+                await api.refused("GET", "jobs", 422, params=query)
+            for path in ("dead/retry", "dead/drop"):
+                said = {"before": moment, "dry_run": True}
+                await api.refused("POST", path, 422, json=said)
+        last = "9999-12-31T23:59:59.999999Z"
+        await api.refused("GET", "jobs", 422, params={"before": f"{last}~x"})
+        assert (await api.get("jobs", before=last, since="0001-01-01T00:00:00Z"))["jobs"] == []
+
+
+async def test_an_id_that_ends_like_a_route_is_an_id(tmp_path: Path) -> None:
+    (site,) = api_sites("sqlite", tmp_path)
+    ids = ("a", "a/payload", "a/cancel", "a%2Fpayload", "a/../b", "?", "é/%")
+    async with site.engine() as jobs:
+        for job_id in ids:
+            await Clerk(jobs).dies(job_id, "says", params=json.dumps({"message": job_id}))
+    async with site.api() as api:
+        for job_id in ids:
+            path = f"/api/v1/jobs/{quote(job_id, safe='')}"
+            assert (await api.http.get(path)).json()["id"] == job_id
+            payload = (await api.http.get(f"{path}/payload")).json()
+            assert payload["params"] == {"message": job_id}
+        path = f"/api/v1/jobs/{quote('a/cancel', safe='')}"
+        done = await api.http.post(f"{path}/drop", json={})
+        assert done.json() == {"id": "a/cancel", "what": "done"}
+        assert (await api.http.get(path)).status_code == 404
+        assert (await api.http.get("/api/v1/jobs/a")).status_code == 200
+        assert (await api.http.get("/api/v1/jobs/a/b/payload")).status_code == 404
+
+
 async def test_secrets_are_left_out_of_payloads_by_their_names(tmp_path: Path) -> None:
     (site,) = api_sites("sqlite", tmp_path)
     async with site.engine() as jobs:

@@ -323,6 +323,10 @@ async def test_metrics_are_served_by_both_listeners_to_who_has_a_token(
             assert said.status_code == 200
             assert said.headers["content-type"].startswith("application/openmetrics-text")
             assert said.text.endswith("# EOF\n")
+            for odd in ("abc", "1.0.0.0.x", ";", "", "1e9"):
+                accept = f"application/openmetrics-text; version={odd}"
+                told = await http.get("/metrics", headers={**token, "Accept": accept})
+                assert told.status_code == 200, odd
             plain = await http.get("/metrics", headers=token)
             assert plain.headers["content-type"].startswith("text/plain")
             assert "worker_store_up 0.0\n" in plain.text  # it is put together, and does not run

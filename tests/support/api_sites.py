@@ -47,8 +47,10 @@ async def says(message: str = ""):
 
 
 async def moody():
+    if os.path.exists("words"):
+        raise TaskFailed(open("words", errors="surrogateescape").read())
     if not os.path.exists("well"):
-        raise TaskFailed(open("words").read() if os.path.exists("words") else "not today")
+        raise TaskFailed("not today")
 
 
 async def slow():

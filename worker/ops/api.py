@@ -59,7 +59,7 @@ def api_routes(facts: Facts, live: Live) -> list[BaseRoute]:
         return Response(await asyncio.to_thread(description), media_type="application/json")
 
     return [
-        *(route_of(call) for call in calls),
+        *(route_of(call, facts.sources.redact) for call in calls),
         Route(f"{ROOT}/events", live.serve, methods=["GET"], name="events"),
         Route(f"{ROOT}/openapi.json", openapi, methods=["GET"], name="openapi"),
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from worker.durations import format_duration
@@ -12,7 +13,7 @@ from worker.overview import Standing, at
 from worker.queue_view import nobody_works, rounded
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from worker.app import Worker
     from worker.ops.health import Health
@@ -45,8 +46,13 @@ def problems_of(
     replicas: Sequence[ReplicaFacts] | Exception,
     views: Sequence[View] | Exception,
     queues: Sequence[QueueFacts] | Exception,
+    redact: Callable[[str], str],
 ) -> list[Problem]:
-    """What is wrong, as far as it is known; an exception stands for what cannot be asked."""
+    """What is wrong, as far as it is known; an exception stands for what cannot be asked.
+
+    Args:
+        redact: Takes out of each text what is not to be seen: errors are others' words.
+    """
     found = [*own(worker, health), *stores(worker, replicas, views, queues)]
     if not isinstance(views, Exception):
         for view in views:
@@ -55,7 +61,7 @@ def problems_of(
         for queue in queues:
             found += of_queue(queue)
     found.sort(key=lambda problem: GRAVITY.index(problem.severity))
-    return found[:MOST]
+    return [replace(one, what=redact(one.what), why=redact(one.why)) for one in found[:MOST]]
 
 
 def own(worker: Worker, health: Health) -> Iterator[Problem]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from pydantic import TypeAdapter, ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
 
 from worker.errors import (
     ConfigurationError,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from pydantic import BaseModel
+    from starlette.types import Scope
 
 __all__ = ["Asked", "Call", "adapter", "route_of"]
 
@@ -90,8 +92,12 @@ def adapter(kind: type) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
 
 
-def route_of(call: Call) -> Route:
-    """The call as Starlette serves it."""
+def route_of(call: Call, redact: Callable[[str], str]) -> Route:
+    """The call as Starlette serves it.
+
+    Args:
+        redact: Takes secrets out of what the worker or its store says.
+    """
 
     async def serve(request: Request) -> Response:
         try:
@@ -105,7 +111,7 @@ def route_of(call: Call) -> Route:
         try:
             answer = await call.does(asked)
         except WorkerError as exc:
-            return refused(exc)
+            return refused(exc, redact)
         status = call.statuses[0]
         if isinstance(answer, tuple):
             answer, status = answer
@@ -116,10 +122,23 @@ def route_of(call: Call) -> Route:
             headers={"Cache-Control": "no-store"},
         )
 
-    # An id may hold slashes; no task's name does.
-    path = call.path.replace("{id}", "{id:path}")
     name = f"{call.method} {call.path}"
-    return Route(path, serve, methods=[call.method], name=name, max_body_size=call.most_bytes)
+    return RawRoute(
+        call.path, serve, methods=[call.method], name=name, max_body_size=call.most_bytes
+    )
+
+
+class RawRoute(Route):
+    """Matches the path as it was sent: a job's id may be ``a/payload``, sent as ``a%2Fpayload``."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        if scope["type"] != "http" or scope.get("raw_path") is None:
+            return super().matches(scope)
+        match, more = super().matches({**scope, "path": scope["raw_path"].decode("latin-1")})
+        if match is not Match.NONE:
+            found = more["path_params"]
+            more["path_params"] = {name: unquote(value) for name, value in found.items()}
+        return match, more
 
 
 def read_query(kind: type[BaseModel], request: Request) -> BaseModel:
@@ -167,14 +186,14 @@ def unfit(exc: ValidationError, detail: str | None = None) -> Response:
     return problem(status, detail, errors=errors)
 
 
-def refused(exc: WorkerError) -> Response:
+def refused(exc: WorkerError, redact: Callable[[str], str]) -> Response:
     """The answer to what the worker, or its store, refused."""
     cause = validation_in(exc)
     if isinstance(exc, InvalidParams) and cause is not None:
-        return unfit(cause, str(exc))
+        return unfit(cause, redact(str(exc)))
     status = next((status for kind, status in STATUSES if isinstance(exc, kind)), 500)
     more = {"id": exc.job_id} if isinstance(exc, DuplicateJob) else {}
-    return problem(status, str(exc), headers=SOON if status == 503 else None, **more)
+    return problem(status, redact(str(exc)), headers=SOON if status == 503 else None, **more)
 
 
 def validation_in(exc: BaseException | None) -> ValidationError | None:

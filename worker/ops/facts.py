@@ -7,7 +7,6 @@ from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from typing import TYPE_CHECKING, TypeVar
 
-from worker.app import redaction
 from worker.backends.opening import display_url
 from worker.errors import ConfigurationError, NotSupported, StoreError
 from worker.ops.banner import problems_of, status_of
@@ -25,6 +24,7 @@ from worker.ops.schedules import Ledger, running_slots
 from worker.ops.sources import Shared, Sources
 from worker.ops.throughput import Throughput
 from worker.queue_view import QueueFacts, queue_facts
+from worker.secret_keys import without_secret_values
 from worker.stores import queue_url, store_url
 
 if TYPE_CHECKING:
@@ -59,13 +59,12 @@ class Facts:
     def __init__(
         self, worker: Worker, health: Health, *, hide: Callable[[Any], Any] = lambda value: value
     ) -> None:
-        redact = redaction(worker.settings)
         self._worker = worker
         self._health = health
         self._started_at = datetime.now(UTC)
         self.sources = Sources(worker)
-        self.ledger = Ledger(self.sources, worker.scheduler.tasks, redact)
-        self.jobs = JobBook(self.sources, redact, hide)
+        self.ledger = Ledger(self.sources, worker.scheduler.tasks)
+        self.jobs = JobBook(self.sources, hide)
         self._throughput = Throughput()
         self._views = Shared(self.ledger.views, fresh_s=FRESH_S)
         self._replicas = Shared(self._read_replicas, fresh_s=FRESH_S)
@@ -87,7 +86,12 @@ class Facts:
             attempted(self._replicas.get), attempted(self._views.get), attempted(self.queues)
         )
         problems = problems_of(
-            self._worker, self._health, replicas=replicas, views=views, queues=queues
+            self._worker,
+            self._health,
+            replicas=replicas,
+            views=views,
+            queues=queues,
+            redact=self.sources.redact,
         )
         return Overview(
             now=datetime.now(UTC),
@@ -146,7 +150,7 @@ class Facts:
                 summary=task.definition.summary,
                 queue=None if task.definition.options is None else task.definition.options.queue,
                 schedule=None if task.terms.schedule is None else str(task.terms.schedule),
-                params_schema=task.definition.params.schema(),
+                params_schema=without_secret_values(task.definition.params.schema()),
                 defined_in=task.definition.defined_in,
             )
             for name, task in self._worker.scheduler.tasks.items()

@@ -6,7 +6,7 @@ import asyncio
 import json
 import math
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from starlette.exceptions import HTTPException
@@ -25,6 +25,7 @@ from worker.ops.models import (
     Payload,
     RunningRun,
 )
+from worker.ops.said import in_utc
 from worker.ops.timeline import timeline
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
     from worker.job import Job
     from worker.job_admin import Act
-    from worker.logs import Redaction
     from worker.ops.said import Bulk, JobFilter
     from worker.ops.sources import Sources
     from worker.ports import JobStore
@@ -56,13 +56,12 @@ class JobBook:
     """Reads jobs for the ops part, and acts on them.
 
     Args:
-        redact: Takes secrets out of errors.
-        hide: Takes values out of parameters and results by their names.
+        hide: Takes values out of parameters, options, progress and results by their names.
     """
 
-    def __init__(self, sources: Sources, redact: Redaction, hide: Callable[[Any], Any]) -> None:
+    def __init__(self, sources: Sources, hide: Callable[[Any], Any]) -> None:
         self._sources = sources
-        self._redact = redact
+        self._redact = sources.redact
         self._hide = hide
 
     async def page(self, said: JobFilter) -> Jobs:
@@ -78,7 +77,7 @@ class JobBook:
             queue=said.queue,
             states=frozenset(said.state),
             dead=said.dead,
-            since=said.since and utc(said.since),
+            since=said.since,
             before=before,
             limit=said.limit + 1,
         )
@@ -99,7 +98,7 @@ class JobBook:
             **self._facts(job),
             deliveries=job.deliveries,
             timeline=timeline(job, self._error(job)),
-            options=as_object(self._told(job.options)),
+            options=as_object(self._hide(self._told(job.options))),
             headers=sorted(as_object(self._told(job.headers))),
             unique_key=job.unique_key,
             concurrency_key=job.concurrency_key,
@@ -191,9 +190,7 @@ class JobBook:
 
     async def _dead(self, said: Bulk) -> AsyncIterator[list[Job]]:
         """The dead letters that are meant, batch by batch."""
-        query = JobQuery(
-            task=said.task, queue=said.queue, dead=True, before=said.before and utc(said.before)
-        )
+        query = JobQuery(task=said.task, queue=said.queue, dead=True, before=said.before)
         engine = await self._sources.engine(opened)
         async for batch in JobAdmin(engine, batch=BATCH).batches(query):
             meant = [job for job in batch if fits(job, said)]
@@ -245,7 +242,7 @@ class JobBook:
         )
 
     def _progress(self, job: Job) -> dict[str, Any] | None:
-        told = None if job.progress is None else self._told(job.progress)
+        told = None if job.progress is None else self._hide(self._told(job.progress))
         return told if isinstance(told, dict) else None
 
     def _error(self, job: Job) -> JobError | None:
@@ -299,16 +296,15 @@ def read_cursor(said: str | None) -> tuple[datetime | None, str | None]:
         return None, None
     moment, mark, after = said.partition("~")
     try:
-        return utc(datetime.fromisoformat(moment)), after if mark else None
+        found = in_utc(datetime.fromisoformat(moment))
+        if not mark:
+            return found, None
+        found + TICK  # before which those of that very moment are looked for: it has to exist
+        return found, after
     except (ValueError, OverflowError) as exc:
         raise HTTPException(
             422, f"before: expected a moment such as 2026-11-21T09:30:00Z, got {moment[:100]!r}"
         ) from exc
-
-
-def utc(moment: datetime) -> datetime:
-    """The moment in UTC, which is meant where nothing else is said."""
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
 def fits(job: Job, said: Bulk) -> bool:
@@ -317,10 +313,7 @@ def fits(job: Job, said: Bulk) -> bool:
         job.dead
         and said.task in (None, job.task)
         and said.queue in (None, job.queue)
-        and (
-            said.before is None
-            or (job.finished_at is not None and job.finished_at < utc(said.before))
-        )
+        and (said.before is None or (job.finished_at is not None and job.finished_at < said.before))
     )
 
 

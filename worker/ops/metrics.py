@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from prometheus_client.metrics_core import Metric
+    from prometheus_client.registry import Collector
     from starlette.requests import Request
     from starlette.routing import BaseRoute
 
@@ -241,9 +242,17 @@ def metrics_routes(worker: Worker, health: Health) -> list[BaseRoute]:
 
     async def scrape(request: Request) -> Response:
         figures = await reading.figures(metrics.successes)
-        encode, content_type = choose_encoder(request.headers.get("accept", ""))
+        encode, content_type = encoder(request.headers.get("accept", ""))
         # Thousands of lines take a while, and the loop has better things to do.
         text = await asyncio.to_thread(encode, Scrape(metrics.registry, figures))
         return Response(text, headers={"Content-Type": content_type, "Cache-Control": "no-store"})
 
     return [Route("/metrics", scrape, methods=["GET"], name="metrics")]
+
+
+def encoder(accept: str) -> tuple[Callable[[Collector], bytes], str]:
+    """What writes in a form that is asked for, and that form; text for what makes no sense."""
+    try:
+        return choose_encoder(accept)
+    except (TypeError, ValueError):  # a version that is none
+        return choose_encoder("")

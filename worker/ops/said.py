@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from worker.model import State
 
-__all__ = ["Bulk", "Enqueue", "JobFilter", "Note"]
+__all__ = ["Bulk", "Enqueue", "JobFilter", "Note", "in_utc"]
 
+
+def in_utc(moment: datetime) -> datetime:
+    """The moment in UTC, which is meant where nothing else is said.
+
+    Raises:
+        ValueError: It is in no year that has four digits there.
+    """
+    if moment.tzinfo is None:
+        return moment.replace(tzinfo=UTC)
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError as exc:
+        raise ValueError(
+            f"expected a moment of the years 1 to 9999 in UTC, got {moment.isoformat()}"
+        ) from exc
+
+
+Moment = Annotated[datetime, AfterValidator(in_utc)]
 Text = Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*$")]
 
 
@@ -33,7 +51,7 @@ class JobFilter(Said):
     queue: Text | None = None
     state: tuple[State, ...] = Field((), description="In one of these states; repeatable.")
     dead: bool | None = Field(None, description="Dead letters only, or none of them.")
-    since: datetime | None = Field(None, description="Created at this moment or later.")
+    since: Moment | None = Field(None, description="Created at this moment or later.")
     before: Text | None = Field(
         None, description="Created before this moment; or the `next` of the page before."
     )
@@ -58,7 +76,7 @@ class Bulk(Said):
 
     task: Text | None = None
     queue: Text | None = None
-    before: datetime | None = Field(
+    before: Moment | None = Field(
         None, description="Dead before this moment, as the dry run told it."
     )
     ids: tuple[Text, ...] | None = Field(None, max_length=1000)

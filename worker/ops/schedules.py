@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from worker.book import Entry
-    from worker.logs import Redaction
     from worker.ops.sources import Sources
     from worker.overview import View
     from worker.schedule_admin import ScheduleAdmin
@@ -37,18 +36,11 @@ AT_ONCE = 25
 
 
 class Ledger:
-    """Reads the ledger for the ops part. What did not change since is not read again.
+    """Reads the ledger for the ops part. What did not change since is not read again."""
 
-    Args:
-        redact: Takes secrets out of errors.
-    """
-
-    def __init__(
-        self, sources: Sources, tasks: Mapping[str, ScheduledTask], redact: Redaction
-    ) -> None:
+    def __init__(self, sources: Sources, tasks: Mapping[str, ScheduledTask]) -> None:
         self._sources = sources
         self._tasks = tasks
-        self._redact = redact
         self._strips: dict[str, tuple[int, list[Entry]]] = {}
 
     async def views(self) -> list[View]:
@@ -95,10 +87,7 @@ class Ledger:
             entries = admin.history(HistoryQuery(task=name, limit=MOST_HISTORY))
             return ScheduleDetail(
                 **self._facts(view, entries[:STRIP]),
-                explanation=Explained(
-                    verdict=self._redact(readable(why.verdict)),
-                    facts=[self._redact(readable(fact)) for fact in why.facts],
-                ),
+                explanation=Explained(verdict=why.verdict, facts=list(why.facts)),
                 history=[self._entry(entry) for entry in entries],
             )
 
@@ -127,7 +116,7 @@ class Ledger:
             "last_success": book.last_success,
             "pause": None
             if pause is None
-            else PauseFacts(at=pause.at, by=readable(pause.by), note=readable(pause.note)),
+            else PauseFacts(at=pause.at, by=pause.by, note=pause.note),
             "max_age_s": None if max_age is None else max_age.total_seconds(),
             "stale_since": view.stale_since,
             "waiting": len(book.waiting),
@@ -146,7 +135,7 @@ class Ledger:
             recorded_at=entry.recorded_at,
             duration_ms=entry.duration_ms,
             late_ms=entry.late_ms,
-            error=self._error(entry),
+            error=entry.error,
             run_id=entry.run_id,
             replica=entry.replica,
         )
@@ -158,7 +147,7 @@ class Ledger:
             count=entry.count,
             outcome=entry.outcome.value,
             duration_ms=entry.duration_ms,
-            error=self._error(entry),
+            error=entry.error,
         )
 
     def _entry(self, entry: Entry) -> EntryFacts:
@@ -173,17 +162,9 @@ class Ledger:
             replica=entry.replica,
             late_ms=entry.late_ms,
             duration_ms=entry.duration_ms,
-            error=self._error(entry),
+            error=entry.error,
             losses=entry.losses,
         )
-
-    def _error(self, entry: Entry) -> str | None:
-        return None if entry.error is None else self._redact(readable(entry.error))
-
-
-def readable(text: str) -> str:
-    """The text with what UTF-8 does not know spelled out."""
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def slot_run(entry: Entry) -> SlotRun:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from worker.app import redaction
 from worker.errors import NotSupported, StoreUnavailable
 from worker.schedule_admin import ScheduleAdmin
 
@@ -25,12 +26,18 @@ T = TypeVar("T")
 
 
 class Sources:
-    """Asks in the name of the ops part."""
+    """Asks in the name of the ops part.
+
+    Attributes:
+        by: Who it is, for the record.
+        redact: Takes secrets out of a text.
+    """
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
         self._looks: set[asyncio.Task[object]] = set()
         self.by = f"ops:full@{worker.ledger.replica}"
+        self.redact = redaction(worker.settings)
 
     async def ledger(self, what: Callable[[ScheduleAdmin], T]) -> T:
         """What ``what`` returns. It is called in the ledger's thread: be quick.
@@ -43,7 +50,8 @@ class Sources:
             raise StoreUnavailable("the ledger does not answer, and many questions wait already")
 
         def look(store: LedgerStore) -> T:
-            return what(ScheduleAdmin(self._worker.scheduler.tasks, store, by=self.by))
+            tasks = self._worker.scheduler.tasks
+            return what(ScheduleAdmin(tasks, store, by=self.by, redact=self.redact))
 
         # A question cannot be taken back, so it counts until the ledger's thread has seen it.
         looking = asyncio.create_task(self._worker.ledger.look(look), name="ops:look")
