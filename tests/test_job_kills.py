@@ -1,6 +1,6 @@
 """Workers are killed with SIGKILL, one every second: no job that was acknowledged is lost.
 
-``WORKER_TEST_KILL_JOBS`` says how many jobs; ``WORKER_TEST_REPLICAS_SEED`` repeats a run.
+``TEST_WORKER_KILL_JOBS`` says how many jobs; ``TEST_WORKER_REPLICAS_SEED`` repeats a run.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 KINDS = ("sqlite", *SHARED_KINDS)
-JOBS = int(os.environ.get("WORKER_TEST_KILL_JOBS") or 5000)
-SEED = int(os.environ.get("WORKER_TEST_REPLICAS_SEED") or random.SystemRandom().randrange(1000))
+JOBS = int(os.environ.get("TEST_WORKER_KILL_JOBS") or 5000)
+SEED = int(os.environ.get("TEST_WORKER_REPLICAS_SEED") or random.SystemRandom().randrange(1000))
 
 
 @pytest.mark.timeout(240)
+@pytest.mark.xdist_group("sieges")  # one at a time, and none beside the one of the replicas
 @pytest.mark.parametrize("kind", KINDS)
 async def test_no_acknowledged_job_is_lost_although_workers_are_killed(
     kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

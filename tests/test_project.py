@@ -85,7 +85,7 @@ async def test_the_schedules_in_the_chapter_on_them_are_taken(tmp_path: Path) ->
 
 
 def test_the_readmes_two_commands_do_all_the_set_up() -> None:
-    for name, ending in (("demo", ".venv/bin/worker demo"), ("test", ".venv/bin/pytest -n 4")):
+    for name, ending in (("demo", ".venv/bin/worker demo"), ("test", ".venv/bin/pytest -n 3")):
         command = marked("command", name).strip()
         assert command in README, ".ci/run takes it from there"
         assert "\n" not in command

@@ -1,6 +1,6 @@
 """Five replicas as processes over one store, killed at random: each slot has one outcome.
 
-Set ``WORKER_TEST_REPLICAS_S=60`` for the full length; ``WORKER_TEST_REPLICAS_SEED`` repeats a run.
+Set ``TEST_WORKER_REPLICAS_S=60`` for the full length; ``TEST_WORKER_REPLICAS_SEED`` repeats a run.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 KINDS = ("sqlite", *SHARED_KINDS)
-FULL_S = float(os.environ.get("WORKER_TEST_REPLICAS_S", "0"))
-SEED = int(os.environ.get("WORKER_TEST_REPLICAS_SEED") or random.SystemRandom().randrange(1000))
+FULL_S = float(os.environ.get("TEST_WORKER_REPLICAS_S", "0"))
+SEED = int(os.environ.get("TEST_WORKER_REPLICAS_SEED") or random.SystemRandom().randrange(1000))
 SIEGE = Siege(length_s=FULL_S or 10, kill_every_s=5 if FULL_S else 2.5, seed=SEED)
 
 pytestmark = [
     pytest.mark.timeout(SIEGE.length_s + 150),
-    pytest.mark.xdist_group("replicas"),  # one siege for all
+    pytest.mark.xdist_group("sieges"),  # one for all tests here
 ]
 
 

@@ -124,6 +124,6 @@ def test_panels_of_the_dashboard_do_not_overlap_and_have_ids_of_their_own() -> N
 )
 def test_promtool_finds_the_rules_right(arguments: tuple[str | Path, ...]) -> None:
     done = subprocess.run(
-        ["promtool", *map(str, arguments)], capture_output=True, text=True, timeout=30, check=False
+        ["promtool", *map(str, arguments)], capture_output=True, text=True, timeout=100, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr

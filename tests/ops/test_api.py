@@ -102,7 +102,9 @@ async def test_a_schedule_tells_its_slots_and_what_became_of_them(site: ApiSite)
         )
         tick, moody = schedule_of(told, "tick"), schedule_of(told, "moody")
         assert tick["schedule"] == "every 300ms"
-        assert {slot["outcome"] for slot in tick["strip"]} <= {"ran", "running"}
+        became = {slot["outcome"] for slot in tick["strip"]}
+        slow = {"skipped_overlap", "missed"}  # what becomes of some slots of a slow machine
+        assert {"ran"} <= became <= {"ran", "running", *slow}
         slots = [slot["slot"] for slot in tick["strip"]]
         assert slots == sorted(slots)
         assert len(tick["next"]) == 3

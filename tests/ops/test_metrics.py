@@ -207,7 +207,7 @@ async def test_promtool_finds_nothing_to_say_about_the_names_and_units() -> None
         input=text,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=100,
         check=False,
     )
     assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")

@@ -23,7 +23,7 @@ from worker.backends.migrate import migrate
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-VARIABLE = "WORKER_TEST_POSTGRES_URL"
+VARIABLE = "TEST_WORKER_POSTGRES_URL"
 USUAL = "postgresql://root@127.0.0.1:5432/test"
 
 

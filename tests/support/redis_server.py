@@ -101,8 +101,8 @@ def redis_server(folder: Path, **options: str) -> Iterator[RedisServer]:
 
 @contextmanager
 def fresh_redis_url(folder: Path) -> Iterator[str]:
-    """Keys of the test's own in the server of ``WORKER_TEST_REDIS_URL``, or in one started now."""
-    named = os.environ.get("WORKER_TEST_REDIS_URL")
+    """Keys of the test's own in the server of ``TEST_WORKER_REDIS_URL``, or in one started now."""
+    named = os.environ.get("TEST_WORKER_REDIS_URL")
     url = named or "redis://127.0.0.1:6379/0"
     client = Redis.from_url(url, decode_responses=True, socket_timeout=5)
     try:
