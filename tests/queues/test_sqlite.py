@@ -266,10 +266,8 @@ async def test_a_file_that_was_deleted_is_noticed_and_a_new_one_begun(
     lease = await lease_one(jobs)
     for file in path.parent.iterdir():
         file.unlink()
-    try:
-        assert await jobs.settle([ended(lease)]) == [False]  # its thread had noticed by itself
-    except StoreUnavailable as exc:
-        assert "deleted or replaced" in str(exc)
+    with suppress(StoreUnavailable):  # unless its thread has noticed by itself before
+        assert await jobs.settle([ended(lease)]) == [False]
     assert await jobs.settle([ended(lease)]) == [False]
     job = await enqueued(jobs)
     young = await lease_one(jobs)
