@@ -166,7 +166,8 @@ async def test_a_burst_ends_when_nothing_is_ready_though_a_job_will_be_retried(
         assert await worker.ended() == 0
         assert worker.told("worker.stopping")[0]["reason"] == "the queues are empty"
     states = {job["id"]: job["state"] for job in await site.json("jobs list")}
-    assert states.pop("twice") in ("RETRY", "FAILURE")
+    # Its next attempt may have been leased, and given back, as the burst ended.
+    assert states.pop("twice") in ("RETRY", "FAILURE", "PENDING")
     assert states == {
         **{f"job:{n}": "SUCCESS" for n in range(5)},
         "later": "RETRY",

@@ -42,6 +42,7 @@ class Bench:
     troubles: list[str | None] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.others = set(threading.enumerate())  # of tests before, which may take a while to end
         self.thread = LedgerThread(
             self.open_store, replica="one", keep=timedelta(days=1), lease=self.lease
         )
@@ -62,7 +63,8 @@ class Bench:
 
     @property
     def threads(self) -> list[threading.Thread]:
-        return [thread for thread in threading.enumerate() if thread.name == "ledger"]
+        ours = set(threading.enumerate()) - self.others
+        return [thread for thread in ours if thread.name == "ledger"]
 
 
 def attending(task: str = "sync") -> Attend:

@@ -32,24 +32,12 @@ from worker.logs import LibraryLog, Redaction, configure_logging
 from worker.model import Run, RunError, RunId, State, Trigger
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    pass
 
 
 class Log(io.StringIO):
     def lines(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.getvalue().splitlines()]
-
-
-@pytest.fixture(autouse=True)
-def undone() -> Iterator[None]:
-    """Logging is the process's: what a test sets up is undone after it."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    logging.captureWarnings(False)
-    structlog.reset_defaults()
 
 
 @pytest.fixture
