@@ -34,7 +34,6 @@ NOBODY = "65534"
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="the image is for Linux"),
-    pytest.mark.xdist_group("container"),
     pytest.mark.timeout(180),  # the first test that asks for it builds and installs the wheel
 ]
 

@@ -23,7 +23,6 @@ SEED = int(os.environ.get("TEST_WORKER_REPLICAS_SEED") or random.SystemRandom().
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.xdist_group("sieges")  # one at a time, and none beside the one of the replicas
 @pytest.mark.parametrize("kind", KINDS)
 async def test_no_acknowledged_job_is_lost_although_workers_are_killed(
     kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

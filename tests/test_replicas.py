@@ -24,10 +24,7 @@ FULL_S = float(os.environ.get("TEST_WORKER_REPLICAS_S", "0"))
 SEED = int(os.environ.get("TEST_WORKER_REPLICAS_SEED") or random.SystemRandom().randrange(1000))
 SIEGE = Siege(length_s=FULL_S or 10, kill_every_s=5 if FULL_S else 2.5, seed=SEED)
 
-pytestmark = [
-    pytest.mark.timeout(SIEGE.length_s + 150),
-    pytest.mark.xdist_group("sieges"),  # one for all tests here
-]
+pytestmark = pytest.mark.timeout(SIEGE.length_s + 150)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from tests.dashboard.still import still_worker
 if TYPE_CHECKING:
     from tests.dashboard.looking import Look, Looking
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("browser")]
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 GRAVE = ("serious", "critical")
 ALL: dict[str, Any] = {"resultTypes": ["violations"]}

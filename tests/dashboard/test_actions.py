@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from tests.dashboard.looking import Look, Looking
     from tests.dashboard.real import RealWorker
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("browser")]
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
 async def test_run_now_runs_a_task_that_is_not_due(looking: Looking, worker: RealWorker) -> None:

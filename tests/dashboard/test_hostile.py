@@ -13,7 +13,7 @@ from tests.dashboard.still import still_worker
 if TYPE_CHECKING:
     from tests.dashboard.looking import Looking
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("browser")]
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 CORPUS = (
     "<script>window.ran = 1</script>",

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tests.dashboard.looking import Look, Looking
     from tests.dashboard.still import StillWorker
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("browser")]
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 STALE = "document.body.dataset.stale"
 
