@@ -18,8 +18,7 @@ RUN pip wheel --no-cache-dir --no-deps --wheel-dir dist . \
 
 FROM python:${PYTHON}-slim
 LABEL org.opencontainers.image.title="sidecar-worker" \
-    org.opencontainers.image.description="Runs periodic tasks beside an HTTP Data API" \
-    org.opencontainers.image.licenses="MIT"
+    org.opencontainers.image.description="Runs periodic tasks and jobs beside an HTTP Data API"
 COPY --from=build /opt/worker /opt/worker
 ENV PATH=/opt/worker/bin:$PATH
 # The base image has no bytecode of the standard library, and a read-only file system could not
