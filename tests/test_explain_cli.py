@@ -79,11 +79,18 @@ async def test_explain_says_that_no_worker_is_up_and_who_was(tmp_path: Path) -> 
 
 
 async def test_explain_says_when_it_runs_next_and_what_is_wrong_with_it(tmp_path: Path) -> None:
-    said: Tasks = {"report": ("fails", {"interval": "1h", "jitter": "10m", "max_age": "2h"})}
+    said: Tasks = {"report": ("fails", {"interval": "1h", "jitter": "10s", "max_age": "2h"})}
     site = Site(tmp_path, said)
     with site.claimant() as past:
-        past.ran("report", ago(hours=5))
-        past.ran("report", ago(), Outcome.FAILED, "the far side is full")
+        schedule = past.terms["report"].schedule
+        assert schedule is not None
+        for distance, outcome, error in (
+            (timedelta(hours=5), Outcome.RAN, None),
+            (timedelta(seconds=10), Outcome.FAILED, "the far side is full"),
+        ):
+            slot_then = schedule.until(ago() - distance)
+            assert slot_then is not None
+            past.ran("report", slot_then + timedelta(seconds=10), outcome, error)  # its jitter
         first, others = await verdict(site)
         told = await site.json("explain report")
     problem, runs_next = first.rsplit("; ", 1)
@@ -91,13 +98,13 @@ async def test_explain_says_when_it_runs_next_and_what_is_wrong_with_it(tmp_path
     assert " ago) (a success is due every 2h) and fails: " in problem
     assert problem.endswith("and fails: its last run failed with the far side is full")
     assert runs_next.startswith("it runs next at 20")
-    slot, latest, success, schedule = others
+    slot, latest, success, every = others
     assert slot.startswith("its next slot is 20")
     assert slot.endswith(" later for its jitter")
     assert latest.startswith("its latest slot, of 20")
     assert latest.endswith("ago), failed: the far side is full")
     assert success.startswith("its last success was at 20")
-    assert schedule == "its schedule is every 1h, said by own_tasks:fails"
+    assert every == "its schedule is every 1h, said by own_tasks:fails"
     assert told["verdict"].startswith("report is stale since 20")
     assert len(told["facts"]) == len(others)
 
