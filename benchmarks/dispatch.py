@@ -21,13 +21,13 @@ from benchmarks.quiet import quiet_log
 from benchmarks.report import Report, percentile, spread
 from worker import Events, FirstRun, Runner, Scheduler, SystemClock, Trigger, current_run
 from worker.backends.opening import open_store
-from worker.event_log import EventLog
 from worker.events import Tally
-from worker.ledger_thread import LedgerThread
-from worker.policies import TaskSchedule
-from worker.schedule import Interval
+from worker.ledger.thread import LedgerThread
+from worker.schedules.policies import TaskSchedule
+from worker.schedules.schedule import Interval
+from worker.scheduling.timers import Timers
 from worker.tasks.base import TaskDefinition
-from worker.timers import Timers
+from worker.telemetry.event_log import EventLog
 
 __all__ = ["measure"]
 

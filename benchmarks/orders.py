@@ -25,9 +25,9 @@ from benchmarks.light_api import LightApi, running_api
 from benchmarks.quiet import quiet_log
 from benchmarks.report import Report, spread
 from worker import ClientOptions, Events, Runner, State, SystemClock, Trigger, open_client
-from worker.event_log import EventLog
 from worker.tasks.base import TaskDefinition
 from worker.tasks.process_pending_orders import ProcessPendingOrdersTask
+from worker.telemetry.event_log import EventLog
 
 __all__ = ["measure"]
 

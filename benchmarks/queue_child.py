@@ -20,11 +20,11 @@ import httpx
 from benchmarks.quiet import quiet_log
 from benchmarks.raw_queues import make_raw, work_raw
 from worker import Events, Runner, SystemClock, WorkerClient, task
-from worker.consumer import Consumer, ConsumerLimits
-from worker.event_log import EventLog
+from worker.consuming.consumer import Consumer, ConsumerLimits
+from worker.consuming.queue_plan import QueuePlan
 from worker.events import Tally
-from worker.queue_plan import QueuePlan
 from worker.queues.opening import make_jobs
+from worker.telemetry.event_log import EventLog
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence

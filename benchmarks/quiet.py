@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 
-from worker.logs import configure_logging
+from worker.telemetry.logs import configure_logging
 
 __all__ = ["quiet_log"]
 

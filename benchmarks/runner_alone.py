@@ -9,14 +9,14 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, cast
 
 from benchmarks.queue_child import QUEUE, consuming, echo
-from worker.job import Capabilities, Held, JobId, Lease
+from worker.jobs.job import Capabilities, Held, JobId, Lease
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import timedelta
 
     from benchmarks.queue_child import Listener
-    from worker.job import Settlement
+    from worker.jobs.job import Settlement
     from worker.ports import JobStore
 
 __all__ = ["alone_us", "task_us"]

@@ -29,7 +29,7 @@ NOTHING = (sys.executable, "-c", COUNT_AT_EXIT)
 WORKER_THAT_COUNTS = (
     sys.executable,
     "-c",
-    f"{COUNT_AT_EXIT}; from worker.cli import main; main(['start'])",
+    f"{COUNT_AT_EXIT}; from worker.cli.main import main; main(['start'])",
 )
 """As the command ``worker start``; at its end it prints how many modules it had imported."""
 TASKS = 4

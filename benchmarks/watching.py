@@ -12,7 +12,7 @@ from benchmarks.queue_child import QUEUE, echo
 from benchmarks.report import spread
 from benchmarks.runner_alone import alone_us
 from worker.ops.metrics import Metrics
-from worker.tracing import Tracing
+from worker.telemetry.tracing import Tracing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.waiting import wait_until
-from worker.batching import Batcher
 from worker.errors import StoreUnavailable
+from worker.jobs.batching import Batcher
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

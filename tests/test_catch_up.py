@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from tests.support.clock import START
 from tests.support.schedules import DAY, HOUR, MINUTE, moments, schedules
-from worker.catch_up import CatchUp, CatchUpPolicy, Plan, Span
-from worker.schedule import Cron, Interval, Once, Schedule, Within, slots_between
+from worker.schedules.catch_up import CatchUp, CatchUpPolicy, Plan, Span
+from worker.schedules.schedule import Cron, Interval, Once, Schedule, Within, slots_between
 
 HOURLY = Interval(HOUR, 30 * MINUTE)  # START is one of its slots
 windows = st.one_of(

@@ -32,8 +32,8 @@ from worker import (
     WorkerClient,
     task,
 )
-from worker.client import client_in_reach
-from worker.job import Capabilities, Enqueued, NewJob
+from worker.client.client import client_in_reach
+from worker.jobs.job import Capabilities, Enqueued, NewJob
 from worker.queues.memory import MemoryJobs
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class Counted(MemoryJobs):
 def counted(monkeypatch: pytest.MonkeyPatch) -> Counted:
     """The engine that the environment names."""
     jobs = Counted()
-    monkeypatch.setattr("worker.client.make_jobs", lambda url, *, records_url: jobs)
+    monkeypatch.setattr("worker.client.client.make_jobs", lambda url, *, records_url: jobs)
     return jobs
 
 

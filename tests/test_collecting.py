@@ -11,9 +11,9 @@ import pytest
 
 from worker import ConfigurationError, Events, Runner, Scheduler, SystemClock, TaskDefinitionError
 from worker.backends.memory import MemoryStore
-from worker.book import BY_HAND
-from worker.collecting import register_modules
-from worker.ledger_thread import Lease, LedgerThread
+from worker.config.collecting import register_modules
+from worker.ledger.book import BY_HAND
+from worker.ledger.thread import Lease, LedgerThread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

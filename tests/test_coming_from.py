@@ -26,7 +26,7 @@ from tests.support.redis_server import fresh_redis_url
 from tests.support.sqs_server import ACCOUNT, REGION, fresh_prefix, shared_server
 from tests.support.waiting import wait_until
 from worker import WorkerClient
-from worker.job import JobQuery
+from worker.jobs.job import JobQuery
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping

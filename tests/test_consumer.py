@@ -13,9 +13,9 @@ from tests.support.clock import SteppedClock
 from tests.support.consuming import Bench, open_bench
 from tests.support.waiting import wait_until
 from worker import BaseTask, State, task
+from worker.consuming.queue_plan import QueuePlan
 from worker.events import JobDead, JobRefused, RunFinished, UnknownJobs
-from worker.job import JobId, Lease, NewJob, Settlement
-from worker.queue_plan import QueuePlan
+from worker.jobs.job import JobId, Lease, NewJob, Settlement
 from worker.queues.memory import MemoryJobs
 
 if TYPE_CHECKING:

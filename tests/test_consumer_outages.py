@@ -11,9 +11,9 @@ import pytest
 from tests.support.consuming import Bench, open_bench
 from tests.support.waiting import wait_until
 from worker import State, StoreUnavailable, task
+from worker.consuming.queue_plan import QueuePlan
 from worker.events import LeaseWasLost, QueueChanged, RunFinished
-from worker.job import Held, JobId, Lease, Settlement
-from worker.queue_plan import QueuePlan
+from worker.jobs.job import Held, JobId, Lease, Settlement
 from worker.queues.memory import MemoryJobs
 
 if TYPE_CHECKING:

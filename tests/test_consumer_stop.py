@@ -14,7 +14,7 @@ from tests.support.consuming import GRACE, SHORT, Bench, open_bench
 from tests.support.waiting import wait_until
 from worker import BulkJob, BulkTask, RunContext, RunLimits, State, task
 from worker.events import LeaseWasLost, RunAbandoned, RunFinished
-from worker.job import Grant, Lease, Rate, Settlement
+from worker.jobs.job import Grant, Lease, Rate, Settlement
 from worker.queues.memory import MemoryJobs
 
 if TYPE_CHECKING:
@@ -291,7 +291,7 @@ async def test_a_batch_between_two_of_its_parts_ends_too(bench: Bench) -> None:
 async def test_outcomes_that_cannot_be_stored_before_the_end_are_told(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.consumer.FLUSH_S", 0.05)
+    monkeypatch.setattr("worker.consuming.consumer.FLUSH_S", 0.05)
 
     class Stuck(MemoryJobs):
         async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:

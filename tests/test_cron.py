@@ -24,7 +24,7 @@ from tests.support.schedules import (
     offsets,
     slots_by_counting,
 )
-from worker.schedule import Cron, slots_between
+from worker.schedules.schedule import Cron, slots_between
 
 BERLIN = ZoneInfo("Europe/Berlin")
 SPRING, AUTUMN = date(2026, 3, 29), date(2026, 10, 25)

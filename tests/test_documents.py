@@ -19,11 +19,11 @@ from tests.support.processes import (
 )
 from tests.test_coming_from import script, settings, working
 from worker import WorkerClient
+from worker.client.enqueue_options import EnqueueOptions
+from worker.consuming.queue_plan import QueuePlan
 from worker.durations import format_duration, parse_duration
-from worker.enqueue_options import EnqueueOptions
-from worker.job import Capabilities, JobQuery
-from worker.options import JobOptions
-from worker.queue_plan import QueuePlan
+from worker.jobs.job import Capabilities, JobQuery
+from worker.jobs.options import JobOptions
 from worker.queues.memory import MemoryJobs
 from worker.queues.postgres import PostgresJobs
 from worker.queues.redis import RedisJobs

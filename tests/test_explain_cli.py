@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from tests.support.job_sites import Clerk, JobSite
 from tests.support.sites import HELD, HOURLY, REPLICA, Site, Tasks, ago
-from worker.book import Outcome
-from worker.ledger import Ask
+from worker.ledger.book import Outcome
+from worker.ledger.ledger import Ask
 from worker.model import Trigger
-from worker.policies import Overlap
+from worker.schedules.policies import Overlap
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,10 +16,10 @@ from tests.support.clock import START, SteppedClock
 from tests.support.servers import Connection, answer, answering, raw_server, refused_port
 from tests.support.waiting import wait_until
 from worker.errors import ConfigurationError
-from worker.event_log import EventLog
 from worker.events import Event, Events, RunFinished, TaskFresh, TaskStale
-from worker.freshness import DeadManPing, Freshness, Stale
 from worker.model import Run, RunId, State, Trigger
+from worker.scheduling.freshness import DeadManPing, Freshness, Stale
+from worker.telemetry.event_log import EventLog
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -335,7 +335,7 @@ async def test_a_body_without_end_is_not_read(bench: Bench) -> None:
 async def test_a_server_that_says_nothing_is_given_up(
     bench: Bench, log: list[EventDict], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.freshness.TIMEOUT_S", 0.05)
+    monkeypatch.setattr("worker.scheduling.freshness.TIMEOUT_S", 0.05)
 
     async def silent(connection: Connection) -> None:
         await connection.request()

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import worker.cli.health as health_cli
 from tests.support.processes import clean_environment, worker_command
 from tests.support.servers import Connection, answer, answering, raw_server, refused_port
-from worker import health_cli
-from worker.health_cli import HealthUnknown, is_well
+from worker.cli.health import HealthUnknown, is_well
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -150,7 +150,7 @@ def test_it_imports_nothing_of_the_application(tmp_path: Path) -> None:
     foreign = {name.partition(".")[0] for name in modules} - sys.stdlib_module_names
     assert foreign == {"worker"}
     assert {name for name in modules if name.startswith("worker")} == {
-        *("worker", "worker.__main__", "worker.health_cli")
+        *("worker", "worker.__main__", "worker.cli.health")
     }
 
 

@@ -14,9 +14,9 @@ from tests.support.clock import SteppedClock
 from tests.support.consuming import Bench
 from tests.support.waiting import wait_until
 from worker import State, current_run, task
-from worker.held_leases import HeldLeases
-from worker.job import Held, JobId, Lease
-from worker.queue_plan import QueuePlan
+from worker.consuming.held_leases import HeldLeases
+from worker.consuming.queue_plan import QueuePlan
+from worker.jobs.job import Held, JobId, Lease
 from worker.queues.memory import MemoryJobs
 
 if TYPE_CHECKING:

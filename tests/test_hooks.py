@@ -24,7 +24,7 @@ from worker import (
     task,
 )
 from worker.events import HookFailed
-from worker.job import JobId, NewJob
+from worker.jobs.job import JobId, NewJob
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence

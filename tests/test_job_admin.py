@@ -9,9 +9,9 @@ import pytest
 from tests.support.clock import FakeClock
 from tests.support.job_sites import Clerk
 from tests.support.jobs import KINDS, dead, fresh_engines, lease_now
+from worker.admin.jobs import Act, JobAdmin, Toll
 from worker.errors import UnknownJob
-from worker.job import JobId, JobQuery, Requeued
-from worker.job_admin import Act, JobAdmin, Toll
+from worker.jobs.job import JobId, JobQuery, Requeued
 from worker.model import State
 from worker.queues.memory import MemoryJobs
 

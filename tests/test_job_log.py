@@ -11,11 +11,11 @@ from structlog.testing import capture_logs
 
 from tests.support.clock import START, FakeClock
 from worker.errors import DataApiUnreachable, InvalidParams, RunInterrupted
-from worker.event_log import EventLog
 from worker.events import JobDead, JobRefused, JobUnrun, LeaseWasLost, RunFinished, RunStarted
-from worker.job_log import MOST, JobLog, Ration
+from worker.jobs.verdict import Snoozed
 from worker.model import Run, RunError, RunId, State, Trigger
-from worker.verdict import Snoozed
+from worker.telemetry.event_log import EventLog
+from worker.telemetry.job_log import MOST, JobLog, Ration
 
 
 @pytest.fixture(autouse=True)

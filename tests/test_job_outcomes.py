@@ -30,7 +30,7 @@ from worker import (
     task,
 )
 from worker.events import RunFinished
-from worker.job import JobId, NewJob
+from worker.jobs.job import JobId, NewJob
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -452,7 +452,7 @@ async def test_a_retry_after_of_any_http_call_counts_and_a_delay_of_the_tasks_ow
 
 @pytest.fixture
 def quick_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.held_leases.TURN_S", 0.01)
+    monkeypatch.setattr("worker.consuming.held_leases.TURN_S", 0.01)
 
 
 @pytest.mark.usefixtures("quick_turns")

@@ -15,7 +15,7 @@ from tests.support.job_sites import Clerk, JobSite
 from tests.support.jobs import fresh_queue_url, lease_now
 from tests.support.processes import WORKER, clean_environment
 from tests.support.servers import refused_port
-from worker.job import JobQuery
+from worker.jobs.job import JobQuery
 from worker.model import State
 
 if TYPE_CHECKING:

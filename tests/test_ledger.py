@@ -9,10 +9,9 @@ import pytest
 
 from tests.support.clock import START
 from tests.support.ledgers import HOUR, HOURLY, MINUTE, TTL, Desk, counted, only, terms_of
-from worker.book import Entry, HistoryQuery, Outcome
-from worker.catch_up import CatchUp, CatchUpPolicy
 from worker.errors import LeaseLost, StoreError, StoreUnavailable, WorkerError
-from worker.ledger import (
+from worker.ledger.book import Entry, HistoryQuery, Outcome
+from worker.ledger.ledger import (
     ROUNDS,
     Answer,
     Ask,
@@ -31,8 +30,9 @@ from worker.ledger import (
     first_cursor,
 )
 from worker.model import Trigger
-from worker.policies import Overlap, TaskSchedule
-from worker.schedule import Cron, Interval, Once, Schedule, Within, next_due
+from worker.schedules.catch_up import CatchUp, CatchUpPolicy
+from worker.schedules.policies import Overlap, TaskSchedule
+from worker.schedules.schedule import Cron, Interval, Once, Schedule, Within, next_due
 
 DAY = timedelta(days=1)
 RAN, FAILED, LOST = Outcome.RAN, Outcome.FAILED, Outcome.LOST

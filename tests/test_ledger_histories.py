@@ -15,10 +15,9 @@ from hypothesis import strategies as st
 
 from tests.support.clock import START, FakeClock
 from tests.support.ledgers import DAY, HOUR, MINUTE, TTL, Desk, counted, slots_of
-from worker.book import Entry, Outcome
-from worker.catch_up import CatchUp, CatchUpPolicy
 from worker.errors import LeaseLost, StoreError, StoreUnavailable
-from worker.ledger import (
+from worker.ledger.book import Entry, Outcome
+from worker.ledger.ledger import (
     Answer,
     Ask,
     Attend,
@@ -31,8 +30,17 @@ from worker.ledger import (
     ResumeSchedule,
 )
 from worker.model import Trigger
-from worker.policies import Overlap, Policies, TaskSchedule
-from worker.schedule import OFF, Cron, Interval, Schedule, Within, due_until, slots_between
+from worker.schedules.catch_up import CatchUp, CatchUpPolicy
+from worker.schedules.policies import Overlap, Policies, TaskSchedule
+from worker.schedules.schedule import (
+    OFF,
+    Cron,
+    Interval,
+    Schedule,
+    Within,
+    due_until,
+    slots_between,
+)
 
 SECOND = timedelta(seconds=1)
 BERLIN = "Europe/Berlin"

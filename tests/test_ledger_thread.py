@@ -14,12 +14,12 @@ import pytest
 from tests.support.ledgers import HOUR, HOURLY, FailingStore, only
 from tests.support.waiting import wait_until
 from worker.backends.memory import MemoryStore
-from worker.book import Entry, HistoryQuery, Outcome, Pulse
 from worker.clock import SystemClock
 from worker.errors import ConfigurationError, LeaseLost, StoreUnavailable, WorkerError
-from worker.ledger import Answer, Attend, Draft, Finish
-from worker.ledger_thread import Lease, LedgerThread
-from worker.policies import TaskSchedule
+from worker.ledger.book import Entry, HistoryQuery, Outcome, Pulse
+from worker.ledger.ledger import Answer, Attend, Draft, Finish
+from worker.ledger.thread import Lease, LedgerThread
+from worker.schedules.policies import TaskSchedule
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -287,7 +287,7 @@ async def test_stopping_a_store_that_is_down_ends_the_thread(bench: Bench) -> No
 async def test_a_store_that_hangs_does_not_keep_the_worker_from_ending(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("worker.ledger_thread.JOIN_S", 0.05)
+    monkeypatch.setattr("worker.ledger.thread.JOIN_S", 0.05)
     async with started(Bench()) as bench:
         await wait_until(lambda: bench.pulses != [], "the lease was renewed")
         bench.store.works.clear()

@@ -13,10 +13,8 @@ import pytest
 import structlog
 
 from tests.support.clock import START
-from worker.book import Entry, Outcome
 from worker.context import RunContext
 from worker.errors import DataApiUnreachable
-from worker.event_log import EventLog
 from worker.events import (
     CallRetrying,
     LeaseExpired,
@@ -28,8 +26,10 @@ from worker.events import (
     SlotSkipped,
     StoreChanged,
 )
-from worker.logs import LibraryLog, Redaction, configure_logging
+from worker.ledger.book import Entry, Outcome
 from worker.model import Run, RunError, RunId, State, Trigger
+from worker.telemetry.event_log import EventLog
+from worker.telemetry.logs import LibraryLog, Redaction, configure_logging
 
 if TYPE_CHECKING:
     pass

@@ -34,7 +34,7 @@ from worker.testing import InMemoryWorker
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from worker.enqueue_options import EnqueueOptions
+    from worker.client.enqueue_options import EnqueueOptions
 
 
 class InteractionError(Exception):

@@ -13,11 +13,11 @@ import pytest
 from pydantic import BaseModel
 
 from worker import BaseTask, ConcurrencyPer, State, TaskDefinitionError, UniquePer, task
-from worker.client import WorkerClient
-from worker.enqueue_options import EnqueueOptions
+from worker.client.client import WorkerClient
+from worker.client.enqueue_options import EnqueueOptions
 from worker.errors import InvalidOptions
-from worker.job import Rate
-from worker.options import PER_JOB, JobOptions, overrides
+from worker.jobs.job import Rate
+from worker.jobs.options import PER_JOB, JobOptions, overrides
 from worker.queues.memory import MemoryJobs
 
 SECOND, MINUTE = timedelta(seconds=1), timedelta(minutes=1)

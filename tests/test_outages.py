@@ -12,7 +12,10 @@ import pytest
 
 from tests.support.waiting import wait_until
 from worker.backends.memory import MemoryStore
-from worker.book import (
+from worker.clock import SystemClock
+from worker.errors import StoreUnavailable
+from worker.events import Events
+from worker.ledger.book import (
     Book,
     Change,
     Entry,
@@ -22,16 +25,13 @@ from worker.book import (
     SessionId,
     Written,
 )
-from worker.catch_up import CatchUp, CatchUpPolicy
-from worker.clock import SystemClock
-from worker.errors import StoreUnavailable
-from worker.events import Events
-from worker.ledger import Attend, Claimant, decide
-from worker.ledger_thread import LedgerThread
-from worker.policies import Policies, TaskSchedule
-from worker.runner import Runner
-from worker.schedule import EPOCH, Interval
-from worker.scheduler import FirstRun, Scheduler
+from worker.ledger.ledger import Attend, Claimant, decide
+from worker.ledger.thread import LedgerThread
+from worker.running.runner import Runner
+from worker.schedules.catch_up import CatchUp, CatchUpPolicy
+from worker.schedules.policies import Policies, TaskSchedule
+from worker.schedules.schedule import EPOCH, Interval
+from worker.scheduling.scheduler import FirstRun, Scheduler
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence

@@ -18,7 +18,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from worker.errors import InvalidParams, TaskDefinitionError
-from worker.params import NO_PARAMS, Params, params_of_function, params_of_type
+from worker.jobs.params import NO_PARAMS, Params, params_of_function, params_of_type
 
 
 class Order(BaseModel):

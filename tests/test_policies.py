@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from worker.policies import Policies
+from worker.schedules.policies import Policies
 
 
 @pytest.mark.parametrize(

@@ -13,14 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.schedules import DAY, HOUR, MINUTE, crons, moments, schedules
-from worker.book import HistoryQuery, Outcome
-from worker.catch_up import CatchUp, CatchUpPolicy
-from worker.outage import Outage, merged, parse_outage
-from worker.policies import Overlap, Policies, TaskSchedule
-from worker.preview import Line, Preview, Simulation, simulate
-from worker.preview_table import HEAD, as_json, rows, totals
-from worker.registration import task_schedule
-from worker.schedule import OFF, Interval, jitter_of, just_before, slots_between
+from worker.ledger.book import HistoryQuery, Outcome
+from worker.schedules.catch_up import CatchUp, CatchUpPolicy
+from worker.schedules.outage import Outage, merged, parse_outage
+from worker.schedules.policies import Overlap, Policies, TaskSchedule
+from worker.schedules.registration import task_schedule
+from worker.schedules.schedule import OFF, Interval, jitter_of, just_before, slots_between
+from worker.scheduling.preview import Line, Preview, Simulation, simulate
+from worker.scheduling.preview_table import HEAD, as_json, rows, totals
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -158,7 +158,7 @@ def test_the_search_for_such_things_finds_them() -> None:
 
 def test_the_worker_alone_imports_neither_the_demo_nor_a_database() -> None:
     code = (
-        "import sys, worker.cli, worker.app\n"
+        "import sys, worker.cli.main, worker.app\n"
         "heavy = {'starlette', 'uvicorn', 'prometheus_client', 'worker.ops', 'worker.demo',\n"
         "'sqlite3', 'sqlalchemy', 'alembic',\n"
         "'psycopg', 'redis', 'yaml', 'aiobotocore', 'botocore', 'boto3', 'asyncpg'}\n"

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from worker import ConfigurationError, task
-from worker.job import Capabilities
-from worker.queue_plan import QueuePlan
-from worker.queue_plans import plan_problems, queue_plans, unsupported
-from worker.queues_file import load_queues
+from worker.config.queue_plans import plan_problems, queue_plans, unsupported
+from worker.config.queues_file import load_queues
+from worker.consuming.queue_plan import QueuePlan
+from worker.jobs.job import Capabilities
 from worker.settings import load_settings
 from worker.tasks.base import TaskDefinition
 from worker.tasks.bulk import BulkTask

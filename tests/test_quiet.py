@@ -12,7 +12,7 @@ from tests.support.servers import answer, answering, raw_server
 from tests.support.sites import Site, Tasks, ago
 from tests.support.waiting import wait_until
 from worker.backends.opening import open_store
-from worker.book import Outcome
+from worker.ledger.book import Outcome
 
 if TYPE_CHECKING:
     from pathlib import Path

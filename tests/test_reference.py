@@ -9,9 +9,9 @@ import pytest
 
 from tests.support.documents import ROOT
 from tools.reference import log, pages
+from worker.cli.terminal import ExitCode
 from worker.durations import parse_duration
 from worker.settings import Settings, load_settings, variable
-from worker.terminal import ExitCode
 
 PAGES = pages()
 

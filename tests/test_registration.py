@@ -11,11 +11,11 @@ import pytest
 
 from worker import Events, Runner, Scheduler, SystemClock
 from worker.app import refuse_unused
-from worker.catch_up import CatchUp, CatchUpPolicy
 from worker.errors import ConfigurationError, TaskDefinitionError
-from worker.policies import Overlap, Policies
-from worker.registration import ScheduleOptions, task_schedule
-from worker.schedule import Cron, Interval, Once, Schedule, Within, phase_of
+from worker.schedules.catch_up import CatchUp, CatchUpPolicy
+from worker.schedules.policies import Overlap, Policies
+from worker.schedules.registration import ScheduleOptions, task_schedule
+from worker.schedules.schedule import Cron, Interval, Once, Schedule, Within, phase_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping

@@ -18,10 +18,10 @@ from tests.support.stores import SHARED_KINDS, fresh_url
 from tests.support.waiting import wait_until
 from tests.support.witness import Witness
 from worker.backends.opening import open_store
-from worker.book import HistoryQuery, Outcome
-from worker.ledger import Attend, Claimant, Finish, apply
-from worker.registration import ScheduleOptions, task_schedule
-from worker.schedule import EPOCH, Schedule, next_due, phase_of, slots_between
+from worker.ledger.book import HistoryQuery, Outcome
+from worker.ledger.ledger import Attend, Claimant, Finish, apply
+from worker.schedules.registration import ScheduleOptions, task_schedule
+from worker.schedules.schedule import EPOCH, Schedule, next_due, phase_of, slots_between
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -16,15 +16,15 @@ from tests.support.ledgers import only
 from tests.support.waiting import wait_until
 from tests.test_scheduler import HOURLY, START, Gate, Worker
 from worker.backends.memory import MemoryStore
-from worker.book import Book, Change, Outcome, Pulse, SessionId, Written
 from worker.clock import SystemClock
 from worker.errors import StoreUnavailable
 from worker.events import LeaseExpired, OutcomeRefused
-from worker.ledger import Attend, Begin, Finish
-from worker.ledger_thread import Lease, LedgerThread
+from worker.ledger.book import Book, Change, Outcome, Pulse, SessionId, Written
+from worker.ledger.ledger import Attend, Begin, Finish
+from worker.ledger.thread import Lease, LedgerThread
 from worker.model import State
-from worker.policies import Overlap, Policies, TaskSchedule
-from worker.schedule import Interval
+from worker.schedules.policies import Overlap, Policies, TaskSchedule
+from worker.schedules.schedule import Interval
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -310,7 +310,7 @@ async def test_a_process_for_one_run_does_not_wait_for_ever_for_its_store(
     async def cuts() -> None:
         one.store.down = "no connection"
 
-    monkeypatch.setattr("worker.scheduler.SETTLE_S", 0.2)
+    monkeypatch.setattr("worker.scheduling.scheduler.SETTLE_S", 0.2)
     one.register(cuts, name="cuts", interval="off")
     one.ledger.start()
     run = await asyncio.wait_for(one.scheduler.run_now("cuts"), 5)

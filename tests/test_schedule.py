@@ -21,7 +21,7 @@ from tests.support.schedules import (
     strictly_ascending,
     unbounded,
 )
-from worker.schedule import (
+from worker.schedules.schedule import (
     EPOCH,
     LONGEST,
     OFF,

@@ -17,7 +17,7 @@ import pytest
 
 from tests.support.processes import WORKER, clean_environment, worker_command
 from tests.support.sites import HELD, HOURLY, NIGHTLY, REPLICA, Site, Tasks, ago, rows_of
-from worker.book import Outcome
+from worker.ledger.book import Outcome
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,14 +11,14 @@ from pydantic import BaseModel
 from tests.support.clock import WallClock
 from tests.test_scheduler import HOURLY, START, Worker, running
 from worker import BaseTask, RunContext, StoreUnavailable, TaskDefinitionError, WorkerClient, task
-from worker.job import Enqueued, JobQuery, NewJob
+from worker.jobs.job import Enqueued, JobQuery, NewJob
 from worker.model import State, Trigger
 from worker.queues.memory import MemoryJobs
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from worker.job import Job
+    from worker.jobs.job import Job
 
 HOUR = timedelta(hours=1)
 

@@ -30,7 +30,6 @@ from worker import (
     TaskDefinitionError,
 )
 from worker.backends.memory import MemoryStore
-from worker.book import Entry, HistoryQuery, Outcome
 from worker.errors import StoreUnavailable, TaskBusy
 from worker.events import (
     Event,
@@ -43,12 +42,13 @@ from worker.events import (
     SlotSkipped,
     StoreChanged,
 )
-from worker.ledger import Attend, Claimant, apply
-from worker.ledger_thread import Lease, LedgerThread
+from worker.ledger.book import Entry, HistoryQuery, Outcome
+from worker.ledger.ledger import Attend, Claimant, apply
+from worker.ledger.thread import Lease, LedgerThread
 from worker.model import Run, State, Trigger
-from worker.policies import Overlap, TaskSchedule
-from worker.schedule import Cron, Interval
-from worker.timers import SlotTrigger, Timers
+from worker.schedules.policies import Overlap, TaskSchedule
+from worker.schedules.schedule import Cron, Interval
+from worker.scheduling.timers import SlotTrigger, Timers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -576,9 +576,9 @@ class TestStopping:
     async def test_a_store_that_hangs_does_not_keep_the_worker_from_ending(
         self, one: Worker, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("worker.scheduler.SETTLE_S", 0.05)
-        monkeypatch.setattr("worker.scheduler.RETRY_S", 0.02)
-        monkeypatch.setattr("worker.ledger_thread.JOIN_S", 0.1)
+        monkeypatch.setattr("worker.scheduling.scheduler.SETTLE_S", 0.05)
+        monkeypatch.setattr("worker.scheduling.scheduler.RETRY_S", 0.02)
+        monkeypatch.setattr("worker.ledger.thread.JOIN_S", 0.1)
         gate = Gate()
         one.register(gate, name="gate", **HOURLY)
         one.start()
@@ -592,8 +592,8 @@ class TestStopping:
     async def test_a_store_that_is_down_does_not_keep_the_worker_from_ending(
         self, one: Worker, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("worker.scheduler.SETTLE_S", 0.05)
-        monkeypatch.setattr("worker.scheduler.RETRY_S", 0.02)
+        monkeypatch.setattr("worker.scheduling.scheduler.SETTLE_S", 0.05)
+        monkeypatch.setattr("worker.scheduling.scheduler.RETRY_S", 0.02)
         gate = Gate()
         one.register(gate, name="gate", **HOURLY)
         one.start()
@@ -1045,7 +1045,7 @@ class TestTimers:
                 return datetime.now(tz) + offset[0]
 
         for module in (
-            "worker.timers",
+            "worker.scheduling.timers",
             "apscheduler.schedulers.base",
             "apscheduler.schedulers.asyncio",
         ):

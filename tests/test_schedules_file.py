@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from worker.config.schedules_file import load_schedules
 from worker.errors import ConfigurationError
-from worker.registration import task_schedule
-from worker.schedules_file import load_schedules
+from worker.schedules.registration import task_schedule
 
 if TYPE_CHECKING:
     from collections.abc import Callable

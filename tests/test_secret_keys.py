@@ -11,8 +11,8 @@ import pytest
 import structlog
 
 from tests.support.documents import ROOT
-from worker.logs import configure_logging
 from worker.secret_keys import HIDDEN, is_secret_key, without_secret_values, without_secrets
+from worker.telemetry.logs import configure_logging
 
 
 @pytest.mark.parametrize(

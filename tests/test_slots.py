@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from worker.queue_plan import QueuePlan
-from worker.slots import UNSTORED, Slots
+from worker.consuming.queue_plan import QueuePlan
+from worker.consuming.slots import UNSTORED, Slots
 
 A, B = QueuePlan(name="a"), QueuePlan(name="b")
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from worker.errors import SoftTimeLimitExceeded
-from worker.soft_limit import raising_softly
+from worker.running.soft_limit import raising_softly
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine

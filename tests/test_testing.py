@@ -35,9 +35,9 @@ from worker import (
     WorkerClient,
     task,
 )
-from worker.client import client_in_reach
+from worker.client.client import client_in_reach
+from worker.jobs.verdict import Drop, Wish
 from worker.testing import FakeClock, InMemoryWorker
-from worker.verdict import Drop, Wish
 
 START = datetime(2026, 11, 21, 9, 30, tzinfo=UTC)
 

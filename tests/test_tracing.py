@@ -24,19 +24,19 @@ from tests.support.postgres import connect
 from tests.support.servers import answer, answering, raw_server, refused_port
 from tests.support.waiting import wait_until
 from worker import BulkJob, BulkTask
-from worker.client import WorkerClient
+from worker.client.client import WorkerClient
+from worker.client.sync_client import SyncWorkerClient
 from worker.clock import SystemClock
-from worker.consumer import Consumer
+from worker.consuming.consumer import Consumer
+from worker.consuming.queue_plan import QueuePlan
 from worker.events import Events, Tally
-from worker.job import NewJob, new_job_id
+from worker.jobs.job import NewJob, new_job_id
 from worker.model import Trigger
-from worker.queue_plan import QueuePlan
 from worker.retry import RetryPolicy
-from worker.runner import RunLimits, Runner
-from worker.sync_client import SyncWorkerClient
+from worker.running.runner import RunLimits, Runner
 from worker.tasks.base import BaseTask, TaskDefinition
 from worker.tasks.cleanup_old_orders import CleanupOldOrdersTask
-from worker.tracing import Tracing
+from worker.telemetry.tracing import Tracing
 from worker.transport import ClientOptions, open_client
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from worker.errors import (
     TimeLimitExceeded,
     WorkerLost,
 )
-from worker.options import JobOptions
-from worker.verdict import CANCELLED, Snoozed, Verdict, judge
+from worker.jobs.options import JobOptions
+from worker.jobs.verdict import CANCELLED, Snoozed, Verdict, judge
 
 OPTIONS = JobOptions(max_retries=2, retry_delay=timedelta(seconds=5), retry_jitter=False)
 FIVE, TEN = timedelta(seconds=5), timedelta(seconds=10)

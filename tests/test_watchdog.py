@@ -20,10 +20,10 @@ import structlog
 
 from tests.support.waiting import LONGEST_S, wait_until
 from worker.context import RunContext
-from worker.event_log import EventLog
 from worker.events import Event, Events, LoopResumed, LoopStalled
-from worker.logs import escape_controls
-from worker.watchdog import MOST_FRAMES, Turns, Watchdog
+from worker.telemetry.event_log import EventLog
+from worker.telemetry.logs import escape_controls
+from worker.telemetry.watchdog import MOST_FRAMES, Turns, Watchdog
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -262,7 +262,7 @@ PAUSED = """
 import asyncio, sys
 from datetime import timedelta
 from worker.events import Events
-from worker.watchdog import Watchdog
+from worker.telemetry.watchdog import Watchdog
 
 async def main():
     heard = []

@@ -13,8 +13,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from worker.catch_up import CatchUpPolicy
-    from worker.client import WorkerClient
+    from worker.client.client import WorkerClient
+    from worker.client.job_handle import JobHandle
+    from worker.client.sync_client import SyncWorkerClient
     from worker.clock import Clock, SystemClock
     from worker.context import RunContext, current_run
     from worker.errors import (
@@ -52,23 +53,22 @@ if TYPE_CHECKING:
         WorkerLost,
     )
     from worker.events import Events
-    from worker.job import Job
-    from worker.job_handle import JobHandle
+    from worker.jobs.job import Job
+    from worker.jobs.options import ConcurrencyPer, UniquePer
+    from worker.jobs.verdict import DeadLetter, Drop, Retry
     from worker.model import Run, RunError, State, Trigger
-    from worker.options import ConcurrencyPer, UniquePer
-    from worker.policies import Overlap
-    from worker.registration import ScheduleOptions
     from worker.retry import RetryPolicy
-    from worker.runner import RunLimits, Runner
-    from worker.scheduler import FirstRun, Scheduler
+    from worker.running.runner import RunLimits, Runner
+    from worker.schedules.catch_up import CatchUpPolicy
+    from worker.schedules.policies import Overlap
+    from worker.schedules.registration import ScheduleOptions
+    from worker.scheduling.scheduler import FirstRun, Scheduler
     from worker.settings import Settings, load_settings
-    from worker.sync_client import SyncWorkerClient
     from worker.tasks.base import BaseTask
     from worker.tasks.bulk import BulkJob, BulkTask
     from worker.tasks.function import task
     from worker.tasks.register import register_all_tasks
     from worker.transport import ClientOptions, open_client
-    from worker.verdict import DeadLetter, Drop, Retry
 
 __all__ = [
     "AnswerTooLarge",
@@ -145,49 +145,49 @@ _DEFINED_IN = {
     "BaseTask": "worker.tasks.base",
     "BulkJob": "worker.tasks.bulk",
     "BulkTask": "worker.tasks.bulk",
-    "CatchUpPolicy": "worker.catch_up",
+    "CatchUpPolicy": "worker.schedules.catch_up",
     "ClientOptions": "worker.transport",
     "Clock": "worker.clock",
-    "ConcurrencyPer": "worker.options",
+    "ConcurrencyPer": "worker.jobs.options",
     "ConfigurationError": "worker.errors",
     "DataApiError": "worker.errors",
     "DataApiUnreachable": "worker.errors",
-    "DeadLetter": "worker.verdict",
-    "Drop": "worker.verdict",
+    "DeadLetter": "worker.jobs.verdict",
+    "Drop": "worker.jobs.verdict",
     "DuplicateJob": "worker.errors",
     "Events": "worker.events",
-    "FirstRun": "worker.scheduler",
+    "FirstRun": "worker.scheduling.scheduler",
     "InvalidId": "worker.errors",
     "InvalidOptions": "worker.errors",
     "InvalidParams": "worker.errors",
     "InvalidResult": "worker.errors",
-    "Job": "worker.job",
+    "Job": "worker.jobs.job",
     "JobError": "worker.errors",
     "JobExpired": "worker.errors",
     "JobFailed": "worker.errors",
-    "JobHandle": "worker.job_handle",
+    "JobHandle": "worker.client.job_handle",
     "JobRevoked": "worker.errors",
     "LeaseLost": "worker.errors",
     "MalformedAnswer": "worker.errors",
     "NotSupported": "worker.errors",
-    "Overlap": "worker.policies",
-    "Retry": "worker.verdict",
+    "Overlap": "worker.schedules.policies",
+    "Retry": "worker.jobs.verdict",
     "RetryPolicy": "worker.retry",
     "Run": "worker.model",
     "RunContext": "worker.context",
     "RunError": "worker.model",
     "RunInterrupted": "worker.errors",
-    "RunLimits": "worker.runner",
-    "Runner": "worker.runner",
-    "ScheduleOptions": "worker.registration",
-    "Scheduler": "worker.scheduler",
+    "RunLimits": "worker.running.runner",
+    "Runner": "worker.running.runner",
+    "ScheduleOptions": "worker.schedules.registration",
+    "Scheduler": "worker.scheduling.scheduler",
     "Settings": "worker.settings",
     "SoftTimeLimitExceeded": "worker.errors",
     "State": "worker.model",
     "StoreError": "worker.errors",
     "StoreSchemaError": "worker.errors",
     "StoreUnavailable": "worker.errors",
-    "SyncWorkerClient": "worker.sync_client",
+    "SyncWorkerClient": "worker.client.sync_client",
     "SystemClock": "worker.clock",
     "TaskBusy": "worker.errors",
     "TaskCrashed": "worker.errors",
@@ -197,10 +197,10 @@ _DEFINED_IN = {
     "Trigger": "worker.model",
     "UnexpectedRedirect": "worker.errors",
     "UnexpectedStatus": "worker.errors",
-    "UniquePer": "worker.options",
+    "UniquePer": "worker.jobs.options",
     "UnknownJob": "worker.errors",
     "UnknownTaskError": "worker.errors",
-    "WorkerClient": "worker.client",
+    "WorkerClient": "worker.client.client",
     "WorkerError": "worker.errors",
     "WorkerLost": "worker.errors",
     "current_run": "worker.context",

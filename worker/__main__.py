@@ -14,10 +14,10 @@ def main() -> None:
     """
     arguments = sys.argv[1:]
     if arguments in (["health"], ["health", "--ready"]):
-        from worker.health_cli import main as tell_health
+        from worker.cli.health import main as tell_health
 
         sys.exit(tell_health(ready=len(arguments) > 1))
-    from worker.cli import main as command
+    from worker.cli.main import main as command
 
     command(arguments)
 

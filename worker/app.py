@@ -11,33 +11,33 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from worker.backends.opening import display_url, open_store
-from worker.book import BY_HAND
-from worker.client import WorkerClient
+from worker.client.client import WorkerClient
 from worker.clock import Clock, SystemClock
-from worker.collecting import register_modules
-from worker.consumer import Consumer, ConsumerLimits
+from worker.config.collecting import register_modules
+from worker.config.queue_plans import plan_problems, queue_plans, unsupported
+from worker.config.schedules_file import load_schedules
+from worker.config.stores import engine_of, store_url
+from worker.consuming.consumer import Consumer, ConsumerLimits
 from worker.errors import (
     ConfigurationError,
     UnknownTaskError,
     nearest,
 )
-from worker.event_log import EventLog
 from worker.events import Events, Tally
-from worker.freshness import Freshness
-from worker.ledger_thread import Lease, LedgerThread
-from worker.logs import LogStream, Redaction, configure_logging
-from worker.queue_plans import plan_problems, queue_plans, unsupported
+from worker.ledger.book import BY_HAND
+from worker.ledger.thread import Lease, LedgerThread
 from worker.retry import RetryPolicy
-from worker.runner import RunLimits, Runner
-from worker.schedule import OFF
-from worker.scheduler import FirstRun, Scheduler
-from worker.schedules_file import load_schedules
+from worker.running.runner import RunLimits, Runner
+from worker.schedules.schedule import OFF
+from worker.scheduling.freshness import Freshness
+from worker.scheduling.scheduler import FirstRun, Scheduler
 from worker.settings import SECRETS, variable
-from worker.stores import engine_of, store_url
 from worker.tasks.call import calling
 from worker.tasks.register import register_all_tasks
+from worker.telemetry.event_log import EventLog
+from worker.telemetry.logs import LogStream, Redaction, configure_logging
+from worker.telemetry.watchdog import Watchdog
 from worker.transport import ClientOptions, open_client
-from worker.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -45,9 +45,9 @@ if TYPE_CHECKING:
 
     import httpx
 
-    from worker.book import Book
+    from worker.consuming.queue_plan import QueuePlan
+    from worker.ledger.book import Book
     from worker.ports import JobStore
-    from worker.queue_plan import QueuePlan
     from worker.settings import Settings
     from worker.tasks.base import TaskDefinition
 
@@ -216,7 +216,7 @@ def tracing(
     if not settings.tracing:
         return nullcontext()
     try:
-        from worker.tracing_set_up import traced
+        from worker.telemetry.tracing_set_up import traced
     except ModuleNotFoundError as exc:
         raise ConfigurationError(
             [f"WORKER_TRACING needs {exc.name}; install sidecar-worker[otel]"]

@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, Unpack
 
 import structlog
 
-from worker.client import client_in_reach
+from worker.client.client import client_in_reach
 from worker.clock import Clock, SystemClock
 from worker.errors import InvalidParams
 from worker.events import CallEnded, CallRetrying, Event, Events
+from worker.jobs.options import as_delay
+from worker.jobs.verdict import Snoozed
 from worker.model import RunId, Trigger, new_run_id
-from worker.options import as_delay
 from worker.retry import RetryPolicy
 from worker.threads import Threads
-from worker.verdict import Snoozed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
     import httpx
 
-    from worker.asking import Askable
-    from worker.enqueue_options import EnqueueOptions
-    from worker.job_handle import JobHandle
+    from worker.client.asking import Askable
+    from worker.client.enqueue_options import EnqueueOptions
+    from worker.client.job_handle import JobHandle
 
 __all__ = ["CALL", "Calling", "RunContext", "current_run", "run_in"]
 

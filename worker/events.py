@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from datetime import datetime, timedelta
 
-    from worker.book import Entry
+    from worker.ledger.book import Entry
     from worker.model import Run, RunId, State
 
 __all__ = [

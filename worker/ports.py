@@ -1,4 +1,4 @@
-"""What a backend implements. A port carries no rules of its own: those stand in `worker.ledger`."""
+"""What a backend implements. No rules of its own: those stand in `worker.ledger`, `worker.jobs`."""
 
 from __future__ import annotations
 
@@ -8,17 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import timedelta
 
-    from worker.book import (
-        Book,
-        Change,
-        Entry,
-        HistoryQuery,
-        Pulse,
-        Replica,
-        SessionId,
-        Written,
-    )
-    from worker.job import (
+    from worker.jobs.job import (
         Capabilities,
         Enqueued,
         Grant,
@@ -32,6 +22,16 @@ if TYPE_CHECKING:
         Rate,
         Requeued,
         Settlement,
+    )
+    from worker.ledger.book import (
+        Book,
+        Change,
+        Entry,
+        HistoryQuery,
+        Pulse,
+        Replica,
+        SessionId,
+        Written,
     )
 
 __all__ = ["Introducing", "JobQueue", "JobRecords", "JobStore", "LedgerStore"]
@@ -261,8 +261,8 @@ class JobRecords(Protocol):
         For engines that keep no records of their own. They put each job here with `enqueue`, carry
         its id to a worker by other means, and claim it there; from then on it is leased as any
         other. The names of such queues begin with a word and a slash, such as ``sqs/``
-        (`worker.job.is_carried`). Nobody calls `lease` for them, so nobody need be woken, and their
-        jobs have no concurrency keys.
+        (`worker.jobs.job.is_carried`). Nobody calls `lease` for them, so nobody need be woken, and
+        their jobs have no concurrency keys.
 
         Args:
             ids: Each once.

@@ -29,7 +29,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from worker.durations import parse_duration
 from worker.errors import ConfigurationError, nearest
 from worker.network import is_loopback, is_token
-from worker.schedule import LONGEST, OFF
+from worker.schedules.schedule import LONGEST, OFF
 
 __all__ = ["PREFIX", "Settings", "load_settings"]
 

@@ -16,21 +16,21 @@ import structlog
 from worker.app import Doors, open_worker
 from worker.backends.opening import display_url
 from worker.clock import SystemClock
+from worker.config.stores import queue_url, store_url
 from worker.errors import ConfigurationError, StoreUnavailable, nearest
-from worker.freshness import DeadManPing
-from worker.heartbeat import Heartbeat
 from worker.ports import Introducing
-from worker.stores import queue_url, store_url
+from worker.scheduling.freshness import DeadManPing
 from worker.supervisor import Service, StopRequest, supervise
+from worker.telemetry.heartbeat import Heartbeat
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from worker.app import Worker
     from worker.events import Tally
-    from worker.logs import LogStream
     from worker.ops.opening import Ops
     from worker.settings import Settings
+    from worker.telemetry.logs import LogStream
 
 __all__ = ["ops_of", "side_services", "start_worker"]
 

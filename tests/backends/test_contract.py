@@ -15,7 +15,8 @@ from tests.support.processes import clean_environment
 from tests.support.stores import KINDS
 from tests.support.waiting import wait_until
 from worker.backends.opening import open_store
-from worker.book import (
+from worker.errors import LeaseLost
+from worker.ledger.book import (
     Book,
     Change,
     Entry,
@@ -25,7 +26,6 @@ from worker.book import (
     SessionId,
     Written,
 )
-from worker.errors import LeaseLost
 from worker.model import Trigger
 
 if TYPE_CHECKING:

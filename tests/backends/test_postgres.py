@@ -38,13 +38,13 @@ from worker.backends.migrate import migrate, migration_config
 from worker.backends.opening import open_store
 from worker.backends.postgres import QUERIES, SCHEMA, PostgresStore
 from worker.backends.postgres_server import server_of
-from worker.book import Book, Change, Entry, HistoryQuery, Outcome, SessionId, Written
 from worker.errors import (
     ConfigurationError,
     StoreError,
     StoreSchemaError,
     StoreUnavailable,
 )
+from worker.ledger.book import Book, Change, Entry, HistoryQuery, Outcome, SessionId, Written
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -22,8 +22,8 @@ from tests.support.servers import refused_port
 from tests.support.waiting import wait_until
 from worker.backends.opening import open_store
 from worker.backends.redis import RedisStore
-from worker.book import Book, Change, Entry, HistoryQuery, Outcome, SessionId, Written
 from worker.errors import ConfigurationError, LeaseLost, StoreSchemaError, StoreUnavailable
+from worker.ledger.book import Book, Change, Entry, HistoryQuery, Outcome, SessionId, Written
 from worker.model import Trigger
 
 if TYPE_CHECKING:

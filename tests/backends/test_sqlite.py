@@ -23,8 +23,8 @@ from tests.support.processes import clean_environment
 from worker.backends import sqlite, sqlite_file
 from worker.backends.codec import to_micros
 from worker.backends.sqlite import SqliteStore
-from worker.book import Book, Change, Entry, HistoryQuery, Outcome, Written
 from worker.errors import ConfigurationError, LeaseLost, StoreSchemaError, StoreUnavailable
+from worker.ledger.book import Book, Change, Entry, HistoryQuery, Outcome, Written
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -21,7 +21,7 @@ from tests.support.servers import (
 from worker.events import Events
 from worker.model import Run, State, Trigger
 from worker.retry import RetryPolicy
-from worker.runner import RunLimits, Runner
+from worker.running.runner import RunLimits, Runner
 from worker.tasks.base import BaseTask, TaskDefinition
 from worker.tasks.cleanup_old_orders import CleanupOldOrdersTask
 from worker.tasks.process_pending_orders import ProcessPendingOrdersTask

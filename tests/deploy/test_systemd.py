@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.manifests import UNIT, UNIT_ENVIRONMENT, in_systemd, unit
-from worker.terminal import ExitCode
+from worker.cli.terminal import ExitCode
 
 EXPOSED_AT_MOST = 20  # of 100, as systemd counts; a unit without any lock has 96
 SAID = unit()

@@ -14,7 +14,7 @@ from tests.support.api_sites import READ, ApiSite, api_sites
 from tests.support.job_sites import Clerk
 from tests.support.jobs import dead
 from tests.support.waiting import wait_until
-from worker.job_admin import Act
+from worker.admin.jobs import Act
 from worker.ops import jobs as jobs_module
 from worker.ops.models import BulkAnswer
 from worker.ops.said import Bulk

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from tests.support.clock import FakeClock
+from worker.admin.queues import queue_facts
 from worker.events import LoopResumed, LoopStalled
-from worker.job import Job, JobId, QueueCount
+from worker.jobs.job import Job, JobId, QueueCount
 from worker.model import State
 from worker.ops.banner import of_queue, status_of
 from worker.ops.jobs import read_cursor, writable
@@ -17,7 +18,6 @@ from worker.ops.models import JobError
 from worker.ops.stalls import Stalls
 from worker.ops.throughput import Throughput
 from worker.ops.timeline import timeline
-from worker.queue_view import queue_facts
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 

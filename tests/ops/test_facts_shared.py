@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from worker.job import QueueCount
+    from worker.admin.schedules import ScheduleAdmin
+    from worker.jobs.job import QueueCount
     from worker.ports import LedgerStore
-    from worker.schedule_admin import ScheduleAdmin
 
 NAMES = {name.removeprefix("WORKER_").lower(): value for name, value in OFF.items()}
 

@@ -13,9 +13,9 @@ from tests.support.clock import FakeClock
 from tests.support.ops import NOBODY
 from worker.app import Worker, open_worker
 from worker.events import CallEnded, Events
-from worker.freshness import Freshness
 from worker.model import RunId
 from worker.ops.health import DEAD_AFTER, DataApiState, Health
+from worker.scheduling.freshness import Freshness
 from worker.settings import Settings
 
 if TYPE_CHECKING:

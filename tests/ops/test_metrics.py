@@ -19,7 +19,7 @@ from tests.support.servers import answer, answering, raw_server, refused_port
 from tests.support.waiting import wait_until
 from worker.errors import StoreUnavailable
 from worker.events import CallEnded, CallRetrying, JobDead, JobRefused, RunFinished
-from worker.job import NewJob, new_job_id
+from worker.jobs.job import NewJob, new_job_id
 from worker.model import Run, State, Trigger, new_run_id
 from worker.ops import figures
 from worker.ops.families import BUCKETS_S, all_families

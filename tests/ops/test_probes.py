@@ -294,7 +294,7 @@ async def test_without_ports_nothing_of_it_is_imported(tmp_path: Path) -> None:
         "parts = ('worker.ops', 'starlette', 'uvicorn', 'prometheus_client', 'h11')\n"
         "loaded = lambda: [m for m in sys.modules if m.startswith(parts)]\n"
         "atexit.register(lambda: print(loaded(), flush=True))\n"
-        "from worker.cli import main\n"
+        "from worker.cli.main import main\n"
         "main(['start'])\n"
     )
     process = await asyncio.create_subprocess_exec(

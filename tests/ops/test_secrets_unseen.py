@@ -12,8 +12,8 @@ import pytest
 from tests.support.api_sites import READ, TOKEN, ApiSite, api_sites
 from tests.support.job_sites import Clerk
 from tests.support.sites import ago
-from worker.book import Outcome
-from worker.registration import task_schedule
+from worker.ledger.book import Outcome
+from worker.schedules.registration import task_schedule
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

@@ -27,14 +27,14 @@ from tests.support.jobs import (
     new,
     passed,
 )
-from worker.job import Enqueued, Grant, Held, Rate, Unique
+from worker.jobs.job import Enqueued, Grant, Held, Rate, Unique
 from worker.model import State
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tests.support.jobs import Engines
-    from worker.job import JobId, Lease, NewJob
+    from worker.jobs.job import JobId, Lease, NewJob
     from worker.ports import JobStore
 
 TEXT = '{"b": "“later” \N{SNOWMAN} \\u0000 \\ud800", "a": [1.50, null],  "a": {}}'

@@ -27,12 +27,22 @@ from tests.support.jobs import (
     passed,
 )
 from tests.support.waiting import LONGEST_S
-from worker.job import Enqueued, Held, Job, JobId, JobQuery, Lease, QueueCount, Requeued, Unique
+from worker.jobs.job import (
+    Enqueued,
+    Held,
+    Job,
+    JobId,
+    JobQuery,
+    Lease,
+    QueueCount,
+    Requeued,
+    Unique,
+)
 from worker.model import State
 
 if TYPE_CHECKING:
     from tests.support.jobs import Engines
-    from worker.job import NewJob
+    from worker.jobs.job import NewJob
     from worker.ports import JobStore
 
 NOBODY = JobId("nobody")

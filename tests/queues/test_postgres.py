@@ -43,9 +43,9 @@ from worker.backends.migrate import migrate, migration_config
 from worker.backends.opening import open_store
 from worker.backends.postgres import SCHEMA
 from worker.backends.queries import load_queries, parse_queries
-from worker.book import Book, Change, Written
 from worker.errors import StoreSchemaError, StoreUnavailable
-from worker.job import JobId, Rate, Requeued, Unique
+from worker.jobs.job import JobId, Rate, Requeued, Unique
+from worker.ledger.book import Book, Change, Written
 from worker.model import State
 from worker.queues import postgres, postgres_connections
 from worker.queues.postgres import PostgresJobs
@@ -53,7 +53,7 @@ from worker.queues.postgres import PostgresJobs
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-    from worker.job import NewJob
+    from worker.jobs.job import NewJob
 
 SECRET = "s3cr3t-pass"
 NAME = f"worker-test-{uuid4().hex[:12]}"

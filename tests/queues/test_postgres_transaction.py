@@ -23,9 +23,9 @@ from sqlalchemy.pool import NullPool
 
 from tests.support.jobs import LONG, QUEUE, SECOND, get, lease_now, lease_one, new
 from tests.support.postgres import connect, fresh_postgres_url
-from worker.client import WorkerClient
+from worker.client.client import WorkerClient
 from worker.errors import InvalidOptions, StoreSchemaError
-from worker.job import Enqueued, Unique
+from worker.jobs.job import Enqueued, Unique
 from worker.model import State
 from worker.queues.postgres import PostgresJobs
 from worker.queues.postgres_transaction import enqueue_in
@@ -33,7 +33,7 @@ from worker.queues.postgres_transaction import enqueue_in
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
-    from worker.job import NewJob
+    from worker.jobs.job import NewJob
 
 WAITING = (State.PENDING, State.STARTED, State.RETRY)
 

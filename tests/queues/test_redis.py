@@ -38,7 +38,17 @@ from tests.support.servers import refused_port
 from tests.support.waiting import wait_until
 from worker.backends.opening import open_store
 from worker.errors import ConfigurationError, StoreSchemaError, StoreUnavailable
-from worker.job import Enqueued, Held, JobId, JobQuery, Lease, Rate, Requeued, Settlement, Unique
+from worker.jobs.job import (
+    Enqueued,
+    Held,
+    JobId,
+    JobQuery,
+    Lease,
+    Rate,
+    Requeued,
+    Settlement,
+    Unique,
+)
 from worker.model import State
 from worker.queues.redis import RedisJobs
 
@@ -46,7 +56,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
-    from worker.job import Job, NewJob
+    from worker.jobs.job import Job, NewJob
 
 MILLISECOND = timedelta(milliseconds=1)
 WAIT = 10 * SECOND

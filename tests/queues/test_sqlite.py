@@ -35,9 +35,9 @@ from worker.backends import sqlite_file
 from worker.backends.queries import load_queries
 from worker.backends.sqlite import SqliteStore
 from worker.backends.sqlite_file import SqliteFile
-from worker.book import Book, Change
 from worker.errors import ConfigurationError, StoreSchemaError, StoreUnavailable
-from worker.job import Enqueued, JobId, JobQuery, NewJob, Unique
+from worker.jobs.job import Enqueued, JobId, JobQuery, NewJob, Unique
+from worker.ledger.book import Book, Change
 from worker.model import State
 from worker.queues import sqlite_work
 from worker.queues.sqlite import SqliteJobs

@@ -36,7 +36,7 @@ from tests.support.sqs_meddler import Meddler, meddler
 from tests.support.sqs_server import REGION, SqsServer, fresh_prefix, shared_server
 from tests.support.waiting import wait_until
 from worker.errors import ConfigurationError, NotSupported, StoreSchemaError, StoreUnavailable
-from worker.job import Enqueued, Held, JobId, JobQuery, QueueCount, Requeued, Unique
+from worker.jobs.job import Enqueued, Held, JobId, JobQuery, QueueCount, Requeued, Unique
 from worker.model import State
 from worker.queues.memory import MemoryJobs
 from worker.queues.opening import make_jobs
@@ -45,7 +45,7 @@ from worker.queues.sqs import SqsJobs
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
 
-    from worker.job import Job, Lease
+    from worker.jobs.job import Job, Lease
 
 DEAD = "dead"
 

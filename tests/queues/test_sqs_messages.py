@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from worker.errors import ConfigurationError
-from worker.job import JobId, NewJob
+from worker.jobs.job import JobId, NewJob
 from worker.queues.opening import make_jobs
 from worker.queues.sqs_batches import MOST_BYTES, nothing, parts, size_of
 from worker.queues.sqs_messages import arrived, as_dead_letter, as_message, read_receipt

@@ -9,11 +9,11 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from worker.backends.opening import open_store
-from worker.book import Book, Entry, HistoryQuery, Outcome
-from worker.catch_up import CatchUp
-from worker.ledger import first_cursor
+from worker.ledger.book import Book, Entry, HistoryQuery, Outcome
+from worker.ledger.ledger import first_cursor
 from worker.model import Trigger
-from worker.schedule import Schedule, slots_between
+from worker.schedules.catch_up import CatchUp
+from worker.schedules.schedule import Schedule, slots_between
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

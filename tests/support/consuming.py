@@ -12,20 +12,20 @@ import httpx
 
 from tests.support.clock import FakeClock, WallClock
 from tests.support.waiting import LONGEST_S, wait_until
-from worker.client import WorkerClient
-from worker.consumer import Consumer, ConsumerLimits
+from worker.client.client import WorkerClient
+from worker.consuming.consumer import Consumer, ConsumerLimits
+from worker.consuming.queue_plan import QueuePlan
 from worker.events import Event, Events
-from worker.job import Job, JobId
-from worker.queue_plan import QueuePlan
+from worker.jobs.job import Job, JobId
 from worker.queues.memory import MemoryJobs
 from worker.retry import RetryPolicy
-from worker.runner import RunLimits, Runner
+from worker.running.runner import RunLimits, Runner
 from worker.tasks.base import TaskDefinition
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from worker.job_handle import JobHandle
+    from worker.client.job_handle import JobHandle
     from worker.model import State
 
 E = TypeVar("E", bound=Event)

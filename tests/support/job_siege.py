@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 from tests.support.kill_tasks import VARIABLE, step
 from tests.support.processes import LoggingProcess, running
 from tests.support.witness import ROOT
-from worker.client import WorkerClient
-from worker.job import JobId
+from worker.client.client import WorkerClient
+from worker.jobs.job import JobId
 from worker.model import State
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from worker.job import Job
+    from worker.jobs.job import Job
 
 ENVIRONMENT = {
     "WORKER_DATA_API_URL": "http://127.0.0.1:9",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tests.support.jobs import lease_all
 from tests.support.processes import running
 from tests.support.sites import Site
-from worker.job import JobId, NewJob, Settlement
+from worker.jobs.job import JobId, NewJob, Settlement
 from worker.model import State
 from worker.queues.opening import make_jobs
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.support.processes import LoggingProcess
-    from worker.job import Enqueued, Job, Lease
+    from worker.jobs.job import Enqueued, Job, Lease
     from worker.ports import JobStore
 
 MODULE = '''

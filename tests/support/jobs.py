@@ -12,7 +12,7 @@ import pytest
 from tests.support.sqs_server import fresh_sqs_url
 from tests.support.stores import fresh_url
 from tests.support.waiting import LONGEST_S, wait_until
-from worker.job import JobId, Lease, NewJob, Settlement, new_job_id
+from worker.jobs.job import JobId, Lease, NewJob, Settlement, new_job_id
 from worker.model import State
 from worker.queues.memory import MemoryJobs
 from worker.queues.opening import make_jobs
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
-    from worker.job import Job
+    from worker.jobs.job import Job
     from worker.ports import JobStore
 
 KINDS = ("memory", "sqlite", "postgres", "redis", "sqs")

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, TypeVar
 
 from tests.support.clock import START, FakeClock
 from worker.backends.memory import MemoryStore
-from worker.book import Book, Entry, HistoryQuery, Outcome
 from worker.errors import StoreUnavailable, WorkerError
-from worker.ledger import Answer, Claimant, Request, apply
-from worker.policies import Policies, TaskSchedule
-from worker.schedule import Interval, Schedule, slots_between
+from worker.ledger.book import Book, Entry, HistoryQuery, Outcome
+from worker.ledger.ledger import Answer, Claimant, Request, apply
+from worker.schedules.policies import Policies, TaskSchedule
+from worker.schedules.schedule import Interval, Schedule, slots_between
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from worker.book import Change, Pulse, Replica, SessionId, Written
+    from worker.ledger.book import Change, Pulse, Replica, SessionId, Written
 
 DAY, HOUR, MINUTE = timedelta(days=1), timedelta(hours=1), timedelta(minutes=1)
 TTL = timedelta(seconds=30)

@@ -9,7 +9,7 @@ from worker import BaseTask, RetryPolicy, TaskFailed, task
 from worker.context import current_run
 
 if TYPE_CHECKING:
-    from worker.scheduler import Scheduler
+    from worker.scheduling.scheduler import Scheduler
 
 
 class Calling(BaseTask):

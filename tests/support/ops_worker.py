@@ -15,7 +15,7 @@ from starlette.applications import Starlette
 
 from tests.support.waiting import wait_until
 from worker.app import open_worker
-from worker.job import JobId
+from worker.jobs.job import JobId
 from worker.model import Trigger
 from worker.ops.health import Health
 from worker.ops.metrics import metrics_routes
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from prometheus_client.samples import Sample
 
     from worker.app import Worker
-    from worker.job import JobId
+    from worker.jobs.job import JobId
 from worker.model import Run
 
 __all__ = ["OPEN_METRICS", "OpsWorker", "ops_worker"]

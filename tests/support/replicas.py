@@ -18,8 +18,8 @@ from tests.support.processes import LoggingProcess, running
 from tests.support.replica_tasks import TASKS
 from tests.support.witness import Line, Witness
 from worker.backends.opening import open_store
-from worker.book import Outcome
-from worker.schedule import Interval, Schedule, phase_of
+from worker.ledger.book import Outcome
+from worker.schedules.schedule import Interval, Schedule, phase_of
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,7 +11,7 @@ from cronsim import CronSim
 from hypothesis import strategies as st
 
 from tests.support.clock import START
-from worker.schedule import Cron, Interval, Once, Schedule, Within
+from worker.schedules.schedule import Cron, Interval, Once, Schedule, Within
 
 DAY, HOUR, MINUTE = timedelta(days=1), timedelta(hours=1), timedelta(minutes=1)
 # When clocks changed: by an hour, by half of one, at midnight, a minute after it, by a

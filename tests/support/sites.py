@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 from tests.support.processes import LoggingProcess, running, worker_command
 from worker.backends.opening import open_store
-from worker.book import Entry, HistoryQuery, Outcome, SessionId
 from worker.errors import WorkerError
-from worker.ledger import Answer, Attend, Begin, Claimant, Finish, Request, apply
-from worker.policies import Overlap
-from worker.registration import ScheduleOptions, task_schedule
+from worker.ledger.book import Entry, HistoryQuery, Outcome, SessionId
+from worker.ledger.ledger import Answer, Attend, Begin, Claimant, Finish, Request, apply
+from worker.schedules.policies import Overlap
+from worker.schedules.registration import ScheduleOptions, task_schedule
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
-    from worker.policies import TaskSchedule
     from worker.ports import LedgerStore
+    from worker.schedules.policies import TaskSchedule
 
 REPLICA = "one"
 OFF = {f"WORKER_{name}_INTERVAL": "off" for name in ("CLEANUP", "REMINDERS", "SYNC", "ORDERS")}

@@ -24,9 +24,9 @@ from worker import (
     current_run,
 )
 from worker.events import RunAbandoned, RunFinished
-from worker.job import JobId, NewJob
+from worker.jobs.job import JobId, NewJob
+from worker.jobs.verdict import Snoozed
 from worker.tasks.base import TaskDefinition
-from worker.verdict import Snoozed
 
 LONG = timedelta(minutes=5)
 NOW = timedelta(0)
@@ -297,7 +297,7 @@ async def test_a_whole_batch_can_be_snoozed_and_so_can_one_of_its_jobs(bench: Be
 async def test_a_job_that_is_asked_to_end_while_it_waits_for_others_is_not_begun(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.held_leases.TURN_S", 0.01)
+    monkeypatch.setattr("worker.consuming.held_leases.TURN_S", 0.01)
     save = saves(max_wait=LONG, max_batch_size=2)
     async with bench.working(save):
         (one,) = await enqueued(bench, save, 1)

@@ -16,7 +16,7 @@ from worker.context import RunContext
 from worker.errors import TaskFailed, UnexpectedStatus
 from worker.events import Events
 from worker.model import Trigger
-from worker.runner import Runner
+from worker.running.runner import Runner
 from worker.tasks.base import TaskDefinition
 from worker.tasks.cleanup_old_orders import CleanupOldOrdersTask
 from worker.tasks.send_reminders import SendRemindersTask

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import typer.main
 
-import worker.terminal
+import worker.cli.terminal
 from tools.reference.table import as_code, table
-from worker.cli import app
+from worker.cli.main import app
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,10 +34,10 @@ def page() -> str:
 
 
 def exit_codes() -> list[tuple[str, str]]:
-    """From the table that `worker.terminal` begins with."""
+    """From the table that `worker.cli.terminal` begins with."""
     return [
         (code, as_code(meaning))
-        for code, meaning in EXIT_CODE.findall(worker.terminal.__doc__ or "")
+        for code, meaning in EXIT_CODE.findall(worker.cli.terminal.__doc__ or "")
     ]
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from tools.reference.table import table
-from worker.exposition import LEDGER_FAMILIES
 from worker.ops.families import BUCKETS_S, all_families
+from worker.telemetry.exposition import LEDGER_FAMILIES
 
 __all__ = ["page"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from worker.book import Book, Entry, Outcome, Pause, SessionId
+from worker.ledger.book import Book, Entry, Outcome, Pause, SessionId
 from worker.model import Trigger
 
 if TYPE_CHECKING:

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from worker.book import (
+from worker.clock import Clock, SystemClock
+from worker.errors import LeaseLost
+from worker.ledger.book import (
     Book,
     Change,
     Entry,
@@ -20,8 +22,6 @@ from worker.book import (
     Written,
     changed,
 )
-from worker.clock import Clock, SystemClock
-from worker.errors import LeaseLost
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

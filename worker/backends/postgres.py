@@ -31,7 +31,8 @@ from worker.backends.codec import book_from, book_to
 from worker.backends.postgres_json import packed
 from worker.backends.postgres_server import server_of
 from worker.backends.queries import load_queries
-from worker.book import (
+from worker.errors import LeaseLost, StoreSchemaError, StoreUnavailable
+from worker.ledger.book import (
     Book,
     Change,
     Entry,
@@ -42,7 +43,6 @@ from worker.book import (
     SessionId,
     Written,
 )
-from worker.errors import LeaseLost, StoreSchemaError, StoreUnavailable
 from worker.model import Trigger
 
 if TYPE_CHECKING:

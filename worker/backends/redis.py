@@ -49,14 +49,23 @@ from worker.backends.codec import (
 )
 from worker.backends.redis_connection import RedisConnection
 from worker.backends.redis_server import dangers
-from worker.book import Book, Entry, HistoryQuery, Outcome, Pulse, Replica, SessionId, Written
 from worker.errors import LeaseLost, StoreUnavailable
+from worker.ledger.book import (
+    Book,
+    Entry,
+    HistoryQuery,
+    Outcome,
+    Pulse,
+    Replica,
+    SessionId,
+    Written,
+)
 from worker.model import Trigger
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from worker.book import Change, EntryKey
+    from worker.ledger.book import Change, EntryKey
 
 __all__ = ["RedisStore"]
 

@@ -16,8 +16,8 @@ from worker.backends.codec import (
 )
 from worker.backends.queries import load_queries
 from worker.backends.sqlite_file import PATIENCE, SqliteFile, micros, now_micros, storable
-from worker.book import Book, Outcome, Pulse, Replica, SessionId, Written
 from worker.errors import LeaseLost
+from worker.ledger.book import Book, Outcome, Pulse, Replica, SessionId, Written
 from worker.model import Trigger
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
     from pathlib import Path
 
-    from worker.book import Change, Entry, EntryKey, HistoryQuery
+    from worker.ledger.book import Change, Entry, EntryKey, HistoryQuery
 
 __all__ = ["SqliteStore"]
 

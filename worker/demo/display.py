@@ -17,9 +17,9 @@ from worker.model import State, Trigger
 from worker.summary import describe
 
 if TYPE_CHECKING:
-    from worker.logs import LogStream
     from worker.model import Run
-    from worker.scheduler import Scheduler
+    from worker.scheduling.scheduler import Scheduler
+    from worker.telemetry.logs import LogStream
 
 __all__ = ["Display", "LiveDisplay", "PlainDisplay"]
 

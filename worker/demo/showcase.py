@@ -25,9 +25,9 @@ from worker.demo.seed import SeedSpec
 from worker.demo.server import DemoServer
 from worker.demo.store import Store
 from worker.demo.traffic import ask_for_jobs, pause_one
-from worker.logs import LogStream, configure_logging
 from worker.settings import Settings
 from worker.starting import start_worker
+from worker.telemetry.logs import LogStream, configure_logging
 
 if TYPE_CHECKING:
     from worker.supervisor import StopRequest

@@ -14,7 +14,7 @@ from worker.context import RunContext
 from worker.tasks.function import task
 
 if TYPE_CHECKING:
-    from worker.scheduler import Scheduler
+    from worker.scheduling.scheduler import Scheduler
 
 __all__ = ["PAUSED", "POISON", "render_report", "send_invoice"]
 

@@ -7,9 +7,9 @@ from contextlib import suppress
 from itertools import count
 from typing import TYPE_CHECKING
 
+from worker.admin.schedules import ScheduleAdmin
 from worker.demo.tasks import PAUSED, POISON, render_report, send_invoice
 from worker.errors import StoreUnavailable
-from worker.schedule_admin import ScheduleAdmin
 
 if TYPE_CHECKING:
     from worker.app import Worker

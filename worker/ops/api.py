@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from starlette.responses import Response
 from starlette.routing import Route
 
+from worker.admin.jobs import Act
 from worker.errors import UnknownTaskError
-from worker.job_admin import Act
 from worker.ops.calls import Asked, Call, route_of
 from worker.ops.models import (
     BulkAnswer,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.routing import BaseRoute
 
-    from worker.enqueue_options import EnqueueOptions
+    from worker.client.enqueue_options import EnqueueOptions
     from worker.ops.facts import Facts
     from worker.ops.live import Live
 

@@ -5,21 +5,21 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
+from worker.admin.queues import nobody_works, rounded
 from worker.durations import format_duration
 from worker.errors import NotSupported
 from worker.ops.models import Problem
 from worker.ops.stalls import PAST
-from worker.overview import Standing, at
-from worker.queue_view import nobody_works, rounded
+from worker.scheduling.overview import Standing, at
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from worker.admin.queues import QueueFacts
     from worker.app import Worker
     from worker.ops.health import Health
     from worker.ops.models import ReplicaFacts, Severity
-    from worker.overview import View
-    from worker.queue_view import QueueFacts
+    from worker.scheduling.overview import View
 
 __all__ = ["problems_of", "status_of"]
 

@@ -6,7 +6,7 @@ and feed it in `worker.ops.metrics` (what happens) or `worker.ops.figures` (how 
 
 from __future__ import annotations
 
-from worker.exposition import LEDGER_FAMILIES, Family
+from worker.telemetry.exposition import LEDGER_FAMILIES, Family
 
 __all__ = [
     "COUNTERS",

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
 
+from worker.admin.schedules import ScheduleAdmin
 from worker.clock import SystemClock
 from worker.errors import WorkerError
-from worker.exposition import Figures, last_successes, ledger_figures
 from worker.model import State
 from worker.ops import families
-from worker.schedule_admin import ScheduleAdmin
+from worker.telemetry.exposition import Figures, last_successes, ledger_figures
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
     from worker.app import Worker
-    from worker.book import Replica
-    from worker.job import QueueCount
+    from worker.jobs.job import QueueCount
+    from worker.ledger.book import Replica
     from worker.ops.health import Health
-    from worker.overview import View
     from worker.ports import LedgerStore
+    from worker.scheduling.overview import View
 
 __all__ = ["Reading", "metric_of"]
 

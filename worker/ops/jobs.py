@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.exceptions import HTTPException
 
+from worker.admin.jobs import BATCH, JobAdmin
 from worker.errors import UnknownJob
-from worker.job import JobId, JobQuery, Requeued
-from worker.job_admin import BATCH, JobAdmin
+from worker.jobs.job import JobId, JobQuery, Requeued
 from worker.model import State
 from worker.ops.models import (
     BulkAnswer,
@@ -31,8 +31,8 @@ from worker.ops.timeline import timeline
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 
-    from worker.job import Job
-    from worker.job_admin import Act
+    from worker.admin.jobs import Act
+    from worker.jobs.job import Job
     from worker.ops.said import Bulk, JobFilter
     from worker.ops.sources import Sources
     from worker.ports import JobStore

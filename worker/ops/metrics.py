@@ -56,8 +56,8 @@ if TYPE_CHECKING:
 
     from worker.app import Worker
     from worker.events import Event
-    from worker.exposition import Family, Figures
     from worker.ops.health import Health
+    from worker.telemetry.exposition import Family, Figures
 
 __all__ = ["Metrics", "metrics_routes"]
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from worker.job import Requeued
+from worker.admin.queues import QueueFacts, TaskCount
+from worker.jobs.job import Requeued
 from worker.model import State
-from worker.queue_view import QueueFacts, TaskCount
 
 __all__ = [
     "BulkAnswer",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from worker.book import HistoryQuery, Outcome
+from worker.ledger.book import HistoryQuery, Outcome
 from worker.ops.models import (
     EntryFacts,
     Explained,
@@ -21,11 +21,11 @@ from worker.ops.models import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from worker.book import Entry
+    from worker.admin.schedules import ScheduleAdmin
+    from worker.ledger.book import Entry
     from worker.ops.sources import Sources
-    from worker.overview import View
-    from worker.schedule_admin import ScheduleAdmin
-    from worker.scheduler import ScheduledTask
+    from worker.scheduling.overview import View
+    from worker.scheduling.scheduler import ScheduledTask
 
 __all__ = ["Ledger"]
 

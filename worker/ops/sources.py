@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from worker.admin.schedules import ScheduleAdmin
 from worker.app import redaction
 from worker.errors import NotSupported, StoreUnavailable
-from worker.schedule_admin import ScheduleAdmin
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import datetime
 
-    from worker.job import Job
+    from worker.jobs.job import Job
     from worker.ops.models import JobError
 
 __all__ = ["timeline"]

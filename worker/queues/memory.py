@@ -9,7 +9,7 @@ from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
 from worker.clock import Clock, SystemClock
-from worker.job import (
+from worker.jobs.job import (
     Capabilities,
     Enqueued,
     Held,
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from datetime import datetime, timedelta
 
-    from worker.job import Grant, Rate, Unique
+    from worker.jobs.job import Grant, Rate, Unique
 
 __all__ = ["MemoryJobs"]
 

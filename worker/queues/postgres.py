@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from worker.backends.postgres_json import packed, readable
 from worker.backends.postgres_server import server_of
 from worker.errors import StoreError, StoreUnavailable
-from worker.job import Capabilities, Grant, Held, QueueCount, Requeued
+from worker.jobs.job import Capabilities, Grant, Held, QueueCount, Requeued
 from worker.model import State
 from worker.queues.postgres_connections import Connections
 from worker.queues.postgres_news import News
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
-    from worker.job import (
+    from worker.jobs.job import (
         Enqueued,
         Job,
         JobId,

@@ -6,13 +6,13 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from worker.backends.postgres_json import packed
-from worker.job import Enqueued, Job, Lease
+from worker.jobs.job import Enqueued, Job, Lease
 from worker.model import State
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from worker.job import JobId, NewJob, Settlement
+    from worker.jobs.job import JobId, NewJob, Settlement
 
 __all__ = [
     "enqueued",

@@ -17,7 +17,7 @@ from worker.queues.postgres_rows import enqueued, new_jobs
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from worker.job import Enqueued, NewJob
+    from worker.jobs.job import Enqueued, NewJob
 
 __all__ = ["enqueue_in"]
 

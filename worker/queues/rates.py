@@ -5,12 +5,12 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from worker.job import Grant
+from worker.jobs.job import Grant
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from worker.job import Rate
+    from worker.jobs.job import Rate
 
 __all__ = ["grant"]
 

@@ -58,7 +58,7 @@ from typing import TYPE_CHECKING
 
 from worker.backends.redis_server import ANSWER_TIMEOUT_S, dangers
 from worker.errors import ConfigurationError, StoreUnavailable
-from worker.job import NOW, Capabilities, Enqueued, Grant, Held, JobId, Settlement
+from worker.jobs.job import NOW, Capabilities, Enqueued, Grant, Held, JobId, Settlement
 from worker.model import State
 from worker.queues.bell import heard
 from worker.queues.redis_channel import RedisChannel
@@ -70,7 +70,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
 
     from worker.backends.redis_server import Command
-    from worker.job import Job, Lease, NewJob, Rate
+    from worker.jobs.job import Job, Lease, NewJob, Rate
 
 __all__ = ["RedisJobs"]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from worker.backends.codec import from_micros, to_micros
 from worker.errors import StoreUnavailable
-from worker.job import JobId, QueueCount, Requeued
+from worker.jobs.job import JobId, QueueCount, Requeued
 from worker.model import State
 from worker.queues.bell import heard
 from worker.queues.redis_rows import jobs_from, micros
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from datetime import timedelta
 
-    from worker.job import Job, JobQuery, Lease
+    from worker.jobs.job import Job, JobQuery, Lease
     from worker.queues.redis_channel import RedisChannel
     from worker.queues.redis_link import RedisLink
 

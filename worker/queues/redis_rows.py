@@ -8,14 +8,14 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from worker.backends.codec import EPOCH, from_micros
-from worker.job import Job, Lease
+from worker.jobs.job import Job, Lease
 from worker.model import State
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from worker.backends.redis_server import Argument
-    from worker.job import NewJob, Settlement
+    from worker.jobs.job import NewJob, Settlement
 
 __all__ = ["enqueued", "jobs_from", "leases_from", "micros", "settled"]
 

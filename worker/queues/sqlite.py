@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from worker.backends.sqlite_file import PATIENCE, now_micros
 from worker.errors import StoreUnavailable
-from worker.job import Capabilities
+from worker.jobs.job import Capabilities
 from worker.queues import sqlite_records as records
 from worker.queues import sqlite_work as work
 from worker.queues.bell import Bell, heard
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
     from pathlib import Path
 
-    from worker.job import (
+    from worker.jobs.job import (
         Enqueued,
         Grant,
         Held,

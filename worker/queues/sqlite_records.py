@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from worker.backends.codec import from_micros, to_micros
 from worker.backends.sqlite_file import micros, storable
-from worker.job import Job, JobId, QueueCount, Requeued
+from worker.jobs.job import Job, JobId, QueueCount, Requeued
 from worker.model import State
 from worker.queues.sqlite_keys import regroup
 from worker.queues.sqlite_turn import encode
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from datetime import datetime, timedelta
     from typing import Any
 
-    from worker.job import JobQuery, Lease
+    from worker.jobs.job import JobQuery, Lease
     from worker.queues.sqlite_turn import Turn
 
 __all__ = [

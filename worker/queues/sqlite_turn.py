@@ -12,7 +12,7 @@ from worker.backends.sqlite_file import storable
 if TYPE_CHECKING:
     import sqlite3
 
-    from worker.job import JobId
+    from worker.jobs.job import JobId
 
 __all__ = ["News", "Turn", "encode", "key_text"]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from worker.backends.codec import from_micros, to_micros
 from worker.backends.sqlite_file import micros, storable
-from worker.job import NOW, Enqueued, Held, JobId, Lease
+from worker.jobs.job import NOW, Enqueued, Held, JobId, Lease
 from worker.model import State
 from worker.queues.rates import grant
 from worker.queues.sqlite_keys import regroup
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
     from typing import Any
 
-    from worker.job import Grant, NewJob, Rate, Settlement
+    from worker.jobs.job import Grant, NewJob, Rate, Settlement
     from worker.queues.sqlite_turn import Turn
 
 __all__ = ["claim", "enqueue", "extend", "give_back", "lease", "look", "settle", "take"]

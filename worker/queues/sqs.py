@@ -16,7 +16,7 @@ from worker.errors import (
     StoreSchemaError,
     StoreUnavailable,
 )
-from worker.job import Capabilities, Job, JobId, NewJob, QueueCount, Requeued
+from worker.jobs.job import Capabilities, Job, JobId, NewJob, QueueCount, Requeued
 from worker.model import State
 from worker.queues.sqs_batches import together
 from worker.queues.sqs_connection import SqsConnection, SqsQueue
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
     from datetime import datetime
 
-    from worker.job import Enqueued, Grant, Held, JobQuery, Lease, Rate, Settlement
+    from worker.jobs.job import Enqueued, Grant, Held, JobQuery, Lease, Rate, Settlement
     from worker.ports import JobStore
     from worker.queues.sqs_batches import Entry
 

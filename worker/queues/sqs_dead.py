@@ -7,14 +7,14 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
 from worker.errors import StoreError
-from worker.job import Lease, Settlement
+from worker.jobs.job import Lease, Settlement
 from worker.model import State
 from worker.queues.sqs_messages import Arrived, arrived
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from worker.job import JobId
+    from worker.jobs.job import JobId
     from worker.ports import JobStore
     from worker.queues.sqs_batches import Entry
     from worker.queues.sqs_connection import SqsConnection, SqsQueue

@@ -9,7 +9,7 @@ from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from worker.errors import StoreError
-from worker.job import Held, Job, JobId, Lease, Settlement
+from worker.jobs.job import Held, Job, JobId, Lease, Settlement
 from worker.model import State
 from worker.queues.sqs_batches import BATCH, together
 from worker.queues.sqs_connection import ANSWER_TIMEOUT_S, LONGEST_POLL_S

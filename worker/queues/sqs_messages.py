@@ -24,7 +24,7 @@ from base64 import b64decode, b64encode
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from worker.job import ID, JobId, NewJob
+from worker.jobs.job import ID, JobId, NewJob
 from worker.queues.sqs_batches import MOST_BYTES, size_of
 
 if TYPE_CHECKING:

@@ -13,12 +13,12 @@ from weakref import WeakValueDictionary
 
 import structlog
 
-from worker.client import client_in_reach
+from worker.client.client import client_in_reach
 from worker.context import RunContext, current_run
 from worker.errors import InvalidOptions, TaskDefinitionError, nearest
-from worker.job import TASK
-from worker.options import ConcurrencyPer, JobOptions, UniquePer
-from worker.params import NO_PARAMS, Params, params_of_type
+from worker.jobs.job import TASK
+from worker.jobs.options import ConcurrencyPer, JobOptions, UniquePer
+from worker.jobs.params import NO_PARAMS, Params, params_of_type
 from worker.retry import RetryPolicy
 from worker.summary import summarize
 
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
     import httpx
 
-    from worker.enqueue_options import EnqueueOptions
-    from worker.job import Rate
-    from worker.job_handle import JobHandle
-    from worker.verdict import Wish
+    from worker.client.enqueue_options import EnqueueOptions
+    from worker.client.job_handle import JobHandle
+    from worker.jobs.job import Rate
+    from worker.jobs.verdict import Wish
 
 __all__ = ["BaseTask", "Bulk", "Defined", "FunctionCode", "TaskCode", "TaskDefinition"]
 
@@ -42,7 +42,7 @@ class BaseTask(ABC):
     and hands it the one shared HTTP client; ``MyTask(client)`` is all a unit test needs.
 
     One that says ``queue``, or has ``Params``, can be asked for: ``await MyTask.enqueue({…})``. Of
-    the options of such a job, see `worker.options.JobOptions`, each is a class attribute, too.
+    the options of such a job, see `worker.jobs.options.JobOptions`, each is a class attribute, too.
 
     Class attributes:
         name: Unique in the application. Letters, digits and ``_ . : -``, a letter first.
@@ -165,7 +165,7 @@ class BaseTask(ABC):
 
         Args:
             params: A mapping, or an instance of ``Params``.
-            options: See `worker.enqueue_options.EnqueueOptions`.
+            options: See `worker.client.enqueue_options.EnqueueOptions`.
 
         Raises:
             InvalidParams: The parameters do not fit.

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from worker.errors import InvalidOptions, TaskDefinitionError
-from worker.options import as_delay, as_number
+from worker.jobs.options import as_delay, as_number
 from worker.tasks.base import BaseTask, Bulk, identify
 
 if TYPE_CHECKING:

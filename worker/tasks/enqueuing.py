@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from worker.client import client_in_reach
+from worker.client.client import client_in_reach
 from worker.context import current_run
 from worker.errors import StoreUnavailable, TaskDefinitionError
+from worker.jobs.params import NO_PARAMS
 from worker.model import Trigger
-from worker.params import NO_PARAMS
 from worker.retry import RetryPolicy
 from worker.tasks.base import FunctionCode, TaskDefinition
 

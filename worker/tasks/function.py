@@ -20,11 +20,11 @@ from typing import (
     get_type_hints,
 )
 
-from worker.client import client_in_reach
+from worker.client.client import client_in_reach
 from worker.context import RunContext, current_run
 from worker.errors import InvalidOptions, TaskDefinitionError
-from worker.options import JobOptions
-from worker.params import params_of_function
+from worker.jobs.options import JobOptions
+from worker.jobs.params import params_of_function
 from worker.tasks.base import (
     HOOKS,
     Defined,
@@ -42,12 +42,12 @@ if TYPE_CHECKING:
 
     import httpx
 
-    from worker.enqueue_options import EnqueueOptions
-    from worker.job import Rate
-    from worker.job_handle import JobHandle
-    from worker.options import ConcurrencyPer, UniquePer
+    from worker.client.enqueue_options import EnqueueOptions
+    from worker.client.job_handle import JobHandle
+    from worker.jobs.job import Rate
+    from worker.jobs.options import ConcurrencyPer, UniquePer
+    from worker.jobs.verdict import Wish
     from worker.retry import RetryPolicy
-    from worker.verdict import Wish
 
 __all__ = ["FunctionTask", "TaskOptions", "task"]
 
@@ -57,7 +57,7 @@ Hook = Callable[[Any, RunContext], Awaitable[None]]
 
 
 class TaskOptions(TypedDict, total=False):
-    """What ``@task`` takes: the options of `worker.options.JobOptions`, and the task's own.
+    """What ``@task`` takes: the options of `worker.jobs.options.JobOptions`, and the task's own.
 
     Keys:
         name: By default the function's.

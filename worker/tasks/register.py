@@ -12,7 +12,7 @@ from worker.tasks.send_reminders import SendRemindersTask
 from worker.tasks.sync_external_data import SyncExternalDataTask
 
 if TYPE_CHECKING:
-    from worker.scheduler import Scheduler
+    from worker.scheduling.scheduler import Scheduler
 
 __all__ = ["register_all_tasks"]
 

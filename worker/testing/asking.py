@@ -7,21 +7,21 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 import httpx
 
-from worker.client import WorkerClient
-from worker.job import NOW
-from worker.job_handle import JobHandle
-from worker.runner import Runner
-from worker.sync_client import SyncWorkerClient
+from worker.client.client import WorkerClient
+from worker.client.job_handle import JobHandle
+from worker.client.sync_client import SyncWorkerClient
+from worker.jobs.job import NOW
+from worker.running.runner import Runner
 from worker.tasks.base import TaskDefinition
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 
-    from worker.asking import Askable
-    from worker.enqueue_options import EnqueueOptions
-    from worker.job import Enqueued, NewJob
+    from worker.client.asking import Askable
+    from worker.client.enqueue_options import EnqueueOptions
+    from worker.jobs.job import Enqueued, NewJob
     from worker.model import RunId
-    from worker.runner import JobTerms
+    from worker.running.runner import JobTerms
     from worker.testing.clock import FakeClock
     from worker.testing.jobs import WatchedJobs
 

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from worker.options import as_delay
+from worker.jobs.options import as_delay
 
 __all__ = ["FakeClock", "HalfFakeTime"]
 

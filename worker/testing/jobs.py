@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from worker.client.job_handle import WAIT
 from worker.errors import JobFailed
-from worker.job import NOW, JobId, JobQuery
-from worker.job_handle import WAIT
+from worker.jobs.job import NOW, JobId, JobQuery
 from worker.model import State
 from worker.queues.memory import MemoryJobs
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from worker.clock import Clock
-    from worker.job import Enqueued, Job, NewJob, Settlement
+    from worker.jobs.job import Enqueued, Job, NewJob, Settlement
 
 __all__ = ["EnqueuedJob", "JobOutcome", "WatchedJobs"]
 

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic_core import to_jsonable_python
 
-from worker.collecting import call_register, take_in
-from worker.consumer import Consumer, ConsumerLimits
+from worker.config.collecting import call_register, take_in
+from worker.consuming.consumer import Consumer, ConsumerLimits
+from worker.consuming.queue_plan import QueuePlan
 from worker.errors import ConfigurationError, UnknownTaskError
 from worker.events import Event, Events, RunFinished
-from worker.job import NOW
+from worker.jobs.job import NOW
+from worker.jobs.options import as_delay
 from worker.model import Trigger, new_run_id
-from worker.options import as_delay
-from worker.queue_plan import QueuePlan
-from worker.runner import RunLimits
-from worker.schedule import OFF
-from worker.scheduler import Scheduler
+from worker.running.runner import RunLimits
+from worker.schedules.schedule import OFF
+from worker.scheduling.scheduler import Scheduler
 from worker.tasks.base import TaskDefinition
 from worker.testing.asking import LoopClient, WatchedClient, WatchedRunner, made_client
 from worker.testing.clock import FakeClock, HalfFakeTime
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     import httpx
 
-    from worker.scheduler import ScheduledTask
+    from worker.scheduling.scheduler import ScheduledTask
     from worker.tasks.base import BaseTask, Defined
     from worker.testing.jobs import EnqueuedJob, JobOutcome
 

@@ -2,7 +2,7 @@
 -- ARGV: prefix; then for each change a JSON list of strings: task, version, session or '', state,
 -- and a list of entries; each entry is one of slot, trigger, outcome, recorded_at, session or '',
 -- cancel (0 or 1), and the entry itself. Returns what became of each change, in the words of
--- worker.book.Written.
+-- worker.ledger.book.Written.
 --
 -- A change is judged before its first write. Redis refuses a script's first write (no memory, a
 -- replica, a disk that fails) or none of them, and that first one is HSET, which needs memory: so

@@ -1,0 +1,132 @@
+"""How each queue stands: how much waits, since when, what runs, what is dead."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from worker.durations import format_duration
+from worker.model import State
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping
+    from datetime import datetime
+
+    from worker.jobs.job import Job, QueueCount
+
+__all__ = ["QueueFacts", "TaskCount", "nobody_works", "queue_facts", "rounded"]
+
+UNATTENDED_S = 30.0
+"""After so long somebody should have taken a job, unless all are busy with others."""
+
+WAITING = frozenset({State.PENDING, State.RETRY})
+RUNNING = frozenset({State.STARTED, State.PROGRESS})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskCount:
+    """How many jobs of one task are in a queue.
+
+    Attributes:
+        task: Empty for messages that nobody has looked into yet, as SQS has them.
+    """
+
+    task: str
+    waiting: int
+    running: int
+    dead: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueFacts:
+    """How a queue stands.
+
+    Attributes:
+        waiting: What is ready, and what waits for its time.
+        dead: How many lie in the dead letters.
+        oldest_age_s: For how long the one that waits longest could have been leased; ``None`` if
+            none can.
+        finished_per_minute: Over all workers, while somebody looks; ``None`` until that is known.
+        polled_here: Whether this worker polls it.
+        workers: Those that had one of its jobs lately, as far as anybody looked.
+    """
+
+    name: str
+    waiting: int
+    running: int
+    dead: int
+    oldest_age_s: float | None
+    finished_per_minute: float | None
+    polled_here: bool
+    workers: list[str]
+    tasks: list[TaskCount]
+
+
+def queue_facts(
+    counts: Iterable[QueueCount],
+    *,
+    now: datetime,
+    known: Mapping[str, str],
+    polled: Collection[str] = (),
+    seen: Iterable[Job] = (),
+    rates: Mapping[str, float] | None = None,
+) -> list[QueueFacts]:
+    """Every queue that has jobs, is polled, or belongs to a task; by name.
+
+    Args:
+        known: The queues of the application's tasks, by the tasks' names.
+        polled: Those that this worker polls.
+        seen: Jobs that tell which workers are about.
+        rates: How many jobs end a minute, by queue.
+    """
+    rows: dict[str, dict[str, TaskCount]] = {queue: {} for queue in polled}
+    for task, queue in known.items():
+        rows.setdefault(queue, {})[task] = TaskCount(task=task, waiting=0, running=0, dead=0)
+    oldest: dict[str, datetime] = {}
+    for count in counts:
+        tasks = rows.setdefault(count.queue, {})
+        before = tasks.get(count.task) or TaskCount(task=count.task, waiting=0, running=0, dead=0)
+        tasks[count.task] = replace(
+            before,
+            waiting=before.waiting + (count.jobs if count.state in WAITING else 0),
+            running=before.running + (count.jobs if count.state in RUNNING else 0),
+            dead=before.dead + count.dead,
+        )
+        if count.oldest is not None and count.state in WAITING:
+            oldest[count.queue] = min(count.oldest, oldest.get(count.queue, count.oldest))
+    workers: dict[str, set[str]] = {}
+    for job in seen:
+        if job.worker is not None:
+            workers.setdefault(job.queue, set()).add(job.worker)
+    return [
+        QueueFacts(
+            name=name,
+            waiting=sum(task.waiting for task in tasks.values()),
+            running=sum(task.running for task in tasks.values()),
+            dead=sum(task.dead for task in tasks.values()),
+            oldest_age_s=max(0.0, round((now - oldest[name]).total_seconds(), 3))
+            if name in oldest
+            else None,
+            finished_per_minute=(rates or {}).get(name),
+            polled_here=name in polled,
+            workers=sorted(workers.get(name, ())),
+            tasks=[tasks[task] for task in sorted(tasks)],
+        )
+        for name, tasks in sorted(rows.items())
+    ]
+
+
+def nobody_works(queue: QueueFacts) -> str | None:
+    """Why it seems that nobody works on a queue; ``None`` if it does not seem so."""
+    age_s, ends = queue.oldest_age_s, queue.finished_per_minute
+    if age_s is None or age_s <= UNATTENDED_S or queue.running or ends or queue.polled_here:
+        return None
+    many = "1 job waits" if queue.waiting == 1 else f"{queue.waiting} jobs wait"
+    return f"{many}, the oldest for {rounded(age_s)}, and none runs"
+
+
+def rounded(seconds: float) -> str:
+    """A time that passes, in steps, so that what is told of it does not change all the time."""
+    step = 60 if seconds >= 60 else 10
+    return format_duration(timedelta(seconds=step * max(1, round(seconds / step))))

@@ -1,0 +1,1 @@
+"""The command ``worker``: one module a group of commands, and how all of them speak."""

@@ -1,0 +1,113 @@
+"""``worker check``: looks at all that a worker needs, and says what it found."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from worker.app import open_worker
+from worker.backends.opening import display_url
+from worker.config.stores import queue_url, store_url
+from worker.context import RunContext
+from worker.data_api import DataApi
+from worker.durations import format_duration
+from worker.errors import DataApiError, DataApiUnreachable, StoreError, StoreUnavailable
+from worker.ledger.book import BY_HAND
+from worker.retry import RetryPolicy
+from worker.starting import ops_of, side_services
+
+if TYPE_CHECKING:
+    from worker.app import Worker
+    from worker.settings import Settings
+
+__all__ = ["Finding", "check_worker"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that `check_worker` looked at."""
+
+    ok: bool
+    what: str
+    unreachable: bool = False
+
+
+async def check_worker(settings: Settings) -> list[Finding]:
+    """Load all tasks, and make the Data API's cheapest safe call once, without retries.
+
+    Raises:
+        ConfigurationError: What the worker would not start with.
+    """
+    async with open_worker(settings) as worker:
+        if (ops := ops_of(worker)) is not None:
+            ops.check()
+        for service in side_services(worker):
+            service.check()
+        tasks = worker.scheduler.tasks
+        on = sum(task.terms.schedule is not None for task in tasks.values())
+        asked = sum(task.definition.options is not None for task in tasks.values())
+        token = "with a token" if settings.data_api_token else "without a token"
+        findings = [
+            Finding(True, "the configuration is valid"),
+            Finding(
+                True,
+                f"{len(tasks)} tasks are registered, {on} of them on a schedule"
+                + (f", {asked} on demand" if asked else ""),
+            ),
+        ]
+        findings += await check_store(worker)
+        findings += await check_queues(worker)
+        run = RunContext(task="check", retry=RetryPolicy(attempts=1))
+        began = run.clock.monotonic()
+        where = f"the Data API at {settings.data_api_url}"
+        limit = 2 * settings.data_api_timeout
+        try:
+            async with asyncio.timeout(limit.total_seconds()):
+                await DataApi(worker.http_client, run).pending_orders(offset=0, limit=1)
+        except DataApiError as exc:
+            unreachable = isinstance(exc, DataApiUnreachable)
+            findings.append(Finding(False, f"{where}: {exc}", unreachable))
+        except TimeoutError:
+            late = f"{where}: no whole answer within {format_duration(limit)}"
+            findings.append(Finding(False, late, unreachable=True))
+        else:
+            took_ms = (run.clock.monotonic() - began) * 1000
+            findings.append(Finding(True, f"{where} answers {token} in {took_ms:.0f} ms"))
+        return findings
+
+
+async def check_store(worker: Worker) -> list[Finding]:
+    where = f"the ledger at {display_url(store_url(worker.settings))}"
+    try:
+        store = await asyncio.to_thread(worker.ledger.connect)
+        # A full disk can be read as ever: only writing shows it.
+        store.close_session(store.open_session(f"{BY_HAND}check", worker.settings.lease))
+    except StoreUnavailable as exc:
+        return [Finding(False, f"the ledger: {exc}", unreachable=True)]
+    except StoreError as exc:
+        return [Finding(False, f"the ledger: {exc}")]
+    warnings = [Finding(True, f"{where}, but: {warning}") for warning in store.warnings]
+    store.close()
+    return [Finding(True, f"{where} can be used"), *warnings]
+
+
+async def check_queues(worker: Worker) -> list[Finding]:
+    """Look at the queues' engine, if there is anything to poll."""
+    if worker.consumer is None:
+        return []
+    where = f"the queue at {display_url(queue_url(worker.settings))}"
+    names = ", ".join(plan.name for plan in worker.consumer.queues)
+    try:
+        jobs = await worker.client.engine()
+        unknown = await worker.consumer.unknown_jobs()
+    except StoreUnavailable as exc:
+        return [Finding(False, f"the queue: {exc}", unreachable=True)]
+    except StoreError as exc:
+        return [Finding(False, f"the queue: {exc}")]
+    told = [f"{where}, but: {warning}" for warning in jobs.warnings]
+    for queue, tasks in unknown.items():
+        shown = ", ".join(f"{name} ({count})" for name, count in tasks.items())
+        told.append(f"the queue {queue} has jobs of tasks that are not known here: {shown}")
+    ready = Finding(True, f"{where} can be used; a worker polls {names}")
+    return [ready, *(Finding(True, text) for text in told)]

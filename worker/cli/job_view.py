@@ -1,0 +1,257 @@
+"""How a job is shown to people: as JSON, as a line of a table, as a list of facts."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from worker.cli.terminal import visible
+from worker.cli.terminal_times import full, iso, short
+from worker.durations import format_duration
+from worker.model import State
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from datetime import datetime
+
+    from worker.jobs.job import Job
+    from worker.telemetry.logs import Redaction
+
+__all__ = ["JobView", "job_table"]
+
+LONGEST_NOTE = 160
+WAITING = (State.PENDING, State.RETRY)
+RUNNING = (State.STARTED, State.PROGRESS)
+
+
+class JobView:
+    """A job as it is shown.
+
+    An error is redacted like a log line, a result of secrets only. Parameters are shown to those
+    who ask for them: they may be personal.
+
+    Args:
+        now: What is "today", and what has passed.
+        zone: In which times are told.
+    """
+
+    def __init__(self, job: Job, redact: Redaction, *, now: datetime, zone: Any) -> None:
+        self.job = job
+        self._redact = redact
+        self._now = now
+        self._zone = zone
+
+    def as_json(self, *, result: bool = False, params: bool = False) -> dict[str, Any]:
+        """What ``--json`` prints."""
+        job = self.job
+        shown: dict[str, Any] = {
+            "id": job.id,
+            "task": job.task,
+            "queue": job.queue,
+            "state": job.state.value,
+            "dead": job.dead,
+            "cancel_asked": job.cancel,
+            "priority": job.priority,
+            "created_at": iso(job.created_at),
+            "ready_at": iso(job.ready_at) if job.state in WAITING else None,
+            "leased_until": iso(job.ready_at) if job.state in RUNNING else None,
+            "expires_at": iso(job.expires_at),
+            "started_at": iso(job.started_at),
+            "finished_at": iso(job.finished_at),
+            "attempts": job.attempts,
+            "deliveries": job.deliveries,
+            "losses": job.losses,
+            "refusals": job.refusals,
+            "worker": job.worker,
+            "options": json.loads(job.options),
+            "unique_key": job.unique_key,
+            "concurrency_key": job.concurrency_key,
+            "progress": self._told(job.progress),
+            "error": self._error(),
+        }
+        if result:
+            shown["result"] = self._told(job.result)
+            shown["result_until"] = iso(job.result_until)
+        if params:
+            shown["params"] = self._told(job.params)
+            shown["params_version"] = job.version
+            shown["headers"] = self._told(job.headers)
+        return shown
+
+    def _told(self, text: str | None) -> Any:
+        return None if text is None else edited(json.loads(text), self._redact.secrets)
+
+    def _error(self) -> dict[str, str] | None:
+        if self.job.error is None:
+            return None
+        said = json.loads(self.job.error)
+        return {
+            "type": str(said.get("type", "?")),
+            "message": self._redact(str(said.get("message", "?"))),
+        }
+
+    def error(self) -> str:
+        """The last failure in one line; empty if there was none."""
+        told = self._error()
+        return "" if told is None else " ".join(f"{told['type']}: {told['message']}".split())
+
+    def note(self) -> str:
+        """What is to be known of it at a glance."""
+        job, words = self.job, []
+        if job.dead:
+            words.append("dead")
+        if job.cancel and not job.state.final:
+            words.append("asked to end")
+        match job.state:
+            case State.PENDING | State.RETRY:
+                due = job.ready_at > self._now
+                words.append(f"{'due' if due else 'waits since'} {self.short(job.ready_at)}")
+                if job.refusals:
+                    words.append(f"given back {times(job.refusals)}, unknown to its workers")
+            case State.STARTED | State.PROGRESS:
+                words += [self._percent(), f"on {job.worker}"]
+                if job.ready_at <= self._now:
+                    words.append(f"silent, its lease ran out {self.short(job.ready_at)}")
+            case State.SUCCESS | State.REVOKED | State.EXPIRED:
+                words.append(self._took())
+        if job.attempts > 1 or (job.attempts and not job.state.final):
+            words.append(f"{job.attempts} {'try' if job.attempts == 1 else 'tries'}")
+        if job.losses:
+            words.append(f"lost {times(job.losses)}")
+        words.append(self.error())
+        return clipped("; ".join(word for word in words if word))
+
+    def _percent(self) -> str:
+        told = self._told(self.job.progress)
+        percent = told.get("percent") if isinstance(told, dict) else None
+        return f"{percent:g} %" if isinstance(percent, int | float) else ""
+
+    def _took(self) -> str:
+        job = self.job
+        if job.finished_at is None:
+            return ""
+        if job.started_at is None:
+            return f"at {self.short(job.finished_at)}"
+        return f"in {took(job.finished_at - job.started_at)}"
+
+    def short(self, moment: datetime) -> str:
+        return short(moment, self._zone, self._now)
+
+    def facts(self, *, params: bool = False) -> list[tuple[str, str]]:
+        """All that is known of it, a line each."""
+        job = self.job
+        facts = [
+            ("id", job.id),
+            ("task", job.task),
+            ("queue", job.queue),
+            ("state", job.state.value + (", a dead letter" if job.dead else "")),
+            ("created", self._full(job.created_at)),
+        ]
+        if job.state in WAITING:
+            facts.append(("ready", self._full(job.ready_at)))
+        if job.started_at is not None:
+            facts.append(("started", f"{self._full(job.started_at)} on {job.worker}"))
+        if job.state in RUNNING:
+            ran_out = "" if job.ready_at > self._now else ", so its worker is silent"
+            facts.append(("leased until", self._full(job.ready_at) + ran_out))
+        if job.finished_at is not None:
+            after = "" if job.started_at is None else f", {self._took()}"
+            facts.append(("finished", self._full(job.finished_at) + after))
+        if job.expires_at is not None and not job.state.final:
+            facts.append(("expires", self._full(job.expires_at)))
+        if job.cancel:
+            facts.append(("cancelled", "it was asked to end"))
+        facts.append(("attempts", f"{job.attempts}, in {deliveries(job.deliveries)}"))
+        if job.losses:
+            facts.append(("losses", f"{job.losses}: its worker died, or was silent for too long"))
+        if job.refusals:
+            facts.append(("refusals", f"{job.refusals}: workers that did not know what it asks"))
+        facts += self._terms()
+        if job.progress is not None:
+            facts.append(("progress", compact(self._told(job.progress))))
+        if job.error is not None:
+            facts.append(("error", self.error()))
+        if job.result is not None:
+            facts.append(("result", compact(self._told(job.result))))
+        elif job.result_until is not None:
+            facts.append(("result", f"was kept until {self._full(job.result_until)}"))
+        if params:
+            facts.append(("parameters", compact(self._told(job.params))))
+            if job.headers != "{}":
+                facts.append(("headers", compact(self._told(job.headers))))
+        return [(name, visible(text)) for name, text in facts]
+
+    def _terms(self) -> list[tuple[str, str]]:
+        """What it was asked for with, beyond the usual."""
+        job = self.job
+        said = {
+            "priority": str(job.priority) if job.priority else "",
+            "options": "" if job.options == "{}" else compact(json.loads(job.options)),
+            "unique": job.unique_key or "",
+            "concurrency": job.concurrency_key or "",
+        }
+        return [(name, text) for name, text in said.items() if text]
+
+    def _full(self, moment: datetime) -> str:
+        return full(moment, self._zone)
+
+
+def job_table(
+    views: Sequence[JobView], *, died: bool = False
+) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Head and rows of a table of jobs. The queues are named if there are several.
+
+    Args:
+        died: They are all dead, so it is said when they died, and why.
+    """
+    several = len({view.job.queue for view in views}) > 1
+    queue = ("queue",) if several else ()
+    rows = []
+    for view in views:
+        job = view.job
+        cells = (job.id, job.task, *((job.queue,) if several else ()))
+        if died:
+            cells += (view.short(job.finished_at or job.created_at), str(job.attempts))
+            cells += (clipped(view.error()),)
+        else:
+            cells += (job.state.value, view.short(job.created_at), view.note())
+        rows.append(cells)
+    told = ("died", "tries", "error") if died else ("state", "created", "note")
+    return ("id", "task", *queue, *told), rows
+
+
+def edited(value: Any, edit: Callable[[str], str]) -> Any:
+    """A JSON value with each text in it edited."""
+    match value:
+        case str():
+            return edit(value)
+        case list():
+            return [edited(item, edit) for item in value]
+        case dict():
+            return {edit(key): edited(item, edit) for key, item in value.items()}
+        case _:
+            return value
+
+
+def compact(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def times(count: int) -> str:
+    return {1: "once", 2: "twice"}.get(count, f"{count} times")
+
+
+def deliveries(count: int) -> str:
+    return "1 delivery" if count == 1 else f"{count} deliveries"
+
+
+def took(length: timedelta) -> str:
+    milliseconds = length.total_seconds() * 1000
+    if milliseconds < 10_000:
+        return f"{milliseconds:.0f} ms"
+    return format_duration(timedelta(seconds=round(milliseconds / 1000)))
+
+
+def clipped(text: str) -> str:
+    return text if len(text) <= LONGEST_NOTE else f"{text[: LONGEST_NOTE - 1]}…"

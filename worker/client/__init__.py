@@ -1,0 +1,1 @@
+"""How a job is asked for, from async code and from any other."""

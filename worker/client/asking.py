@@ -1,0 +1,229 @@
+"""What is sent when somebody asks for a job: parameters and options, checked, as one value."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+from worker.client.enqueue_options import (
+    checked_names,
+    concurrency_of,
+    delay_of,
+    expires_of,
+    headers_of,
+    job_id,
+    overrides_of,
+    priority_of,
+    queue_of,
+    unique_of,
+)
+from worker.durations import format_duration
+from worker.errors import InvalidOptions, InvalidParams, NotSupported, nearest
+from worker.jobs.job import TASK, NewJob
+from worker.jobs.options import JobOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from worker.client.enqueue_options import EnqueueOptions
+    from worker.jobs.job import Capabilities
+    from worker.jobs.params import Params
+
+__all__ = ["Askable", "Definition", "new_job", "raises_on_conflict", "refuse_unsupported"]
+
+
+class Definition(Protocol):
+    """What has to be known of a task to ask for it."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def params(self) -> Params: ...
+
+    @property
+    def options(self) -> JobOptions | None: ...
+
+    @property
+    def blocking(self) -> bool: ...
+
+    @property
+    def asking(self) -> Callable[[Any], EnqueueOptions] | None: ...
+
+
+class Askable(Protocol):
+    """A task that can be asked for: a `BaseTask` subclass, or what ``@task`` made of a function."""
+
+    def define(self) -> Definition:
+        """What the worker knows of it."""
+        ...
+
+
+def new_job(
+    name: str,
+    definition: Definition | None,
+    params: object,
+    options: EnqueueOptions,
+    *,
+    payload_limit: int,
+) -> NewJob:
+    """The job that is asked for.
+
+    Args:
+        definition: Of its task; ``None`` if only the worker knows it.
+        params: A mapping, or an instance of the task's own type.
+        options: What is said in the place of the task's own options.
+        payload_limit: How many bytes of parameters it can have.
+
+    Raises:
+        InvalidParams: The parameters do not fit the task, or are too large.
+        InvalidOptions: An option is wrong, or the task cannot be asked for.
+    """
+    checked_names(options)
+    plain = JobOptions()
+    if definition is None:
+        if not TASK.fullmatch(name):
+            raise InvalidOptions(
+                f"the name of a task: expected up to 100 letters, digits and _ . : -, a letter "
+                f"first, got {name[:200]!r}"
+            )
+        text = dump_unknown(name, params)
+    else:
+        text = dump(definition, params)
+        if definition.options is None:
+            raise InvalidOptions(
+                f'{name} has no queue; expected a class attribute such as queue = "default"'
+            )
+        plain = definition.options
+        options = with_own(definition, text, options)
+    size = len(text.encode())
+    if size > payload_limit:
+        raise InvalidParams(
+            f"{name}: the parameters are {size} bytes as JSON, expected up to {payload_limit}; "
+            "store large data elsewhere and hand on where it is"
+        )
+    try:
+        new = described(name, text, plain, options)
+        if definition is not None:
+            check_job(definition, options)
+    except InvalidOptions as exc:
+        raise InvalidOptions(f"{name}: {exc}") from exc
+    return new
+
+
+def described(name: str, params: str, plain: JobOptions, options: EnqueueOptions) -> NewJob:
+    """A job of the task ``name``.
+
+    Args:
+        plain: The task's own options.
+        options: What is said in their place.
+
+    Raises:
+        InvalidOptions: One of them is wrong.
+    """
+    unique, concurrency = unique_of(options, plain), concurrency_of(options, plain)
+    delay = delay_of(options)
+    return NewJob(
+        id=job_id(options.get("id")),
+        task=name,
+        queue=queue_of(options, plain),
+        params=params,
+        version=plain.version,
+        priority=priority_of(options, plain),
+        delay=delay,
+        expires=expires_of(options, plain, delay),
+        options=overrides_of(options, plain),
+        headers=headers_of(options),
+        unique=None if unique is None else unique.of(name, params),
+        concurrency_key=None if concurrency is None else concurrency.of(name, params),
+        concurrency_limit=1 if concurrency is None else concurrency.limit,
+    )
+
+
+def refuse_unsupported(new: NewJob, able: Capabilities) -> None:
+    """See that the engine can do what is asked for.
+
+    Raises:
+        NotSupported: It cannot.
+    """
+    problems = []
+    if able.longest_delay is not None and new.delay > able.longest_delay:
+        problems.append(
+            f"a delay of {format_duration(new.delay)}; it takes up to "
+            f"{format_duration(able.longest_delay)}"
+        )
+    if new.priority and not able.priorities:
+        problems.append("priorities; use a queue of its own for what is urgent")
+    if new.unique is not None and not able.unique:
+        problems.append("unique jobs")
+    if new.concurrency_key is not None and not able.concurrency:
+        problems.append("a concurrency limit by key")
+    if problems:
+        raise NotSupported(f"{new.task}: {able.backend} does not do {'; nor '.join(problems)}")
+
+
+def raises_on_conflict(definition: Definition | None, params: str, options: EnqueueOptions) -> bool:
+    """Whether it is an error that another job holds the unique key of this one."""
+    plain = JobOptions()
+    if definition is not None:
+        plain = definition.options or plain
+        options = with_own(definition, params, options)
+    unique = unique_of(options, plain)
+    return unique is not None and unique.on_conflict == "raise"
+
+
+def with_own(definition: Definition, params: str, options: EnqueueOptions) -> EnqueueOptions:
+    """The options, with what the task itself says of a job with these parameters.
+
+    Raises:
+        InvalidOptions: That is no option.
+    """
+    if definition.asking is None:
+        return options
+    arguments, named = definition.params.load(params)
+    own = definition.asking(arguments[0] if arguments else named or None)
+    checked_names(own)
+    if "delay" in options or "at" in options:
+        own = {**own}
+        own.pop("delay", None)
+        own.pop("at", None)
+    return {**own, **options}
+
+
+def check_job(definition: Definition, options: EnqueueOptions) -> None:
+    """See that the task can do what is said of this job alone.
+
+    Raises:
+        InvalidOptions: It cannot.
+    """
+    known = definition.params.fields
+    plain = definition.options or JobOptions()
+    for key in (unique_of(options, plain), concurrency_of(options, plain)):
+        for name in key.by if key is not None else ():
+            if name not in known:
+                raise InvalidOptions(f"there is no parameter {name!r}{nearest(name, known)}")
+    if definition.blocking and options.get("soft_time_limit") is not None:
+        raise InvalidOptions(
+            "soft_time_limit needs an async function: a thread cannot be interrupted"
+        )
+
+
+def dump(definition: Definition, params: object) -> str:
+    try:
+        return definition.params.dump(params)
+    except InvalidParams as exc:
+        raise InvalidParams(f"{definition.name}: {exc}") from exc
+
+
+def dump_unknown(name: str, params: object) -> str:
+    """The parameters of a task that only the worker knows."""
+    said = {} if params is None else params
+    if not isinstance(said, Mapping):
+        raise InvalidParams(
+            f"{name}: expected an object of parameters, got a {type(said).__name__}"
+        )
+    try:
+        return json.dumps(dict(said), separators=(",", ":"), allow_nan=False)
+    except (TypeError, ValueError) as exc:
+        raise InvalidParams(f"{name}: expected what can be written as JSON: {exc}") from exc

@@ -1,0 +1,148 @@
+"""A job, as whoever asked for it sees it: where it stands, what came of it, its end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Protocol
+
+from worker.durations import format_duration
+from worker.errors import JobExpired, JobFailed, JobRevoked, UnknownJob
+from worker.jobs.job import NOW, Requeued
+from worker.jobs.options import as_delay
+from worker.model import State
+
+if TYPE_CHECKING:
+    from worker.jobs.job import Job, JobId
+    from worker.ports import JobStore
+
+__all__ = ["JobHandle"]
+
+WAIT = timedelta(seconds=30)
+"""How long one request for a job's end may wait."""
+
+
+class Client(Protocol):
+    """What a handle asks."""
+
+    async def engine(self) -> JobStore:
+        """The engine, open."""
+        ...
+
+
+class JobHandle:
+    """A job, as whoever asked for it sees it.
+
+    Attributes:
+        id: Its id.
+        created: Whether it was new; otherwise it is one that was there.
+    """
+
+    def __init__(self, id: JobId, client: Client, *, created: bool = True) -> None:
+        self.id = id
+        self.created = created
+        self._client = client
+
+    def __repr__(self) -> str:
+        return f"JobHandle({self.id!r})"
+
+    async def info(self) -> Job:
+        """All that is recorded of it.
+
+        Raises:
+            UnknownJob: Nothing is.
+        """
+        (job,) = await (await self._client.engine()).get([self.id])
+        if job is None:
+            raise UnknownJob(f"no job {self.id} is recorded here, or no longer")
+        return job
+
+    async def status(self) -> State:
+        """Where it stands; ``UNKNOWN`` for an id that nobody recorded, and once it is pruned."""
+        (job,) = await (await self._client.engine()).get([self.id])
+        return State.UNKNOWN if job is None else job.state
+
+    async def progress(self) -> dict[str, Any] | None:
+        """What it last told: ``percent`` and whatever else; ``None`` if nothing.
+
+        Raises:
+            UnknownJob: Nobody has recorded such a job.
+        """
+        job = await self.info()
+        return None if job.progress is None else json.loads(job.progress)
+
+    async def cancel(self) -> bool:
+        """Revoke it, if it waits; ask it to end, and cancel it a little later, if it runs.
+
+        Returns:
+            ``False`` if it had ended already.
+
+        Raises:
+            UnknownJob: Nobody has recorded such a job.
+        """
+        (told,) = await (await self._client.engine()).cancel([self.id])
+        if told is Requeued.UNKNOWN:
+            raise UnknownJob(f"no job {self.id} is recorded here, or no longer")
+        return told is not Requeued.NOT_NOW
+
+    async def result(self, timeout: timedelta | str | None = None) -> Any:
+        """What came of it, waiting for its end.
+
+        Args:
+            timeout: How long to wait; ``None`` for ever.
+
+        Raises:
+            TimeoutError: It has not ended by then.
+            JobFailed: It failed for good.
+            JobRevoked: It was cancelled.
+            JobExpired: It was too late to begin, or its result was kept no longer.
+            UnknownJob: Nobody has recorded such a job.
+        """
+        return result_of(await self.ended(timeout))
+
+    async def ended(self, timeout: timedelta | str | None = None) -> Job:
+        """All that is recorded of it, once it has ended, whatever came of it.
+
+        Raises:
+            TimeoutError: It has not ended by then.
+            UnknownJob: Nobody has recorded such a job.
+        """
+        loop = asyncio.get_running_loop()
+        limit = None if timeout is None else as_delay("timeout", timeout)
+        until = None if limit is None else loop.time() + limit.total_seconds()
+        while True:
+            left = WAIT
+            if until is not None:
+                left = max(NOW, min(WAIT, timedelta(seconds=until - loop.time())))
+            job = await (await self._client.engine()).wait(self.id, left)
+            if job is None:
+                raise UnknownJob(f"no job {self.id} is recorded here, or no longer")
+            if job.state.final:
+                return job
+            if limit is not None and until is not None and loop.time() >= until:
+                raise TimeoutError(
+                    f"job {self.id} has not ended within {format_duration(limit)}: {job.state}"
+                )
+
+
+def result_of(job: Job) -> Any:
+    """The result of a job that has ended.
+
+    Raises:
+        JobFailed, JobRevoked, JobExpired: There is none.
+    """
+    match job.state:
+        case State.SUCCESS if job.result is not None:
+            return json.loads(job.result)
+        case State.SUCCESS if job.result_until is not None:
+            raise JobExpired(f"the result of job {job.id} was kept until {job.result_until}")
+        case State.SUCCESS:
+            return None
+        case State.REVOKED:
+            raise JobRevoked(f"job {job.id} was cancelled")
+        case State.EXPIRED:
+            raise JobExpired(f"job {job.id} could not begin before it was too late")
+        case _:
+            error = json.loads(job.error) if job.error else {}
+            raise JobFailed(job.id, error.get("type", "?"), error.get("message", "?"))

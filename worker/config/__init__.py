@@ -1,0 +1,1 @@
+"""From settings to what the worker is made of: tasks found, files read, stores named."""

@@ -1,0 +1,1 @@
+"""The second door: jobs are leased, run, and settled."""

@@ -1,0 +1,564 @@
+"""Jobs become runs: a poller a queue leases them, the runner runs them, then they are settled.
+
+A job is acknowledged when its outcome is stored, never before. So each is run at least once: its
+worker may die between the one and the other. Leases are extended while the work goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from functools import partial
+from itertools import chain
+from typing import TYPE_CHECKING
+
+import structlog
+
+from worker.consuming.gathering import Gathering
+from worker.consuming.held_leases import HeldLeases
+from worker.consuming.rate_turns import RateTurns
+from worker.consuming.settling import Settling
+from worker.consuming.slots import Slots
+from worker.consuming.unrun import REFUSED, Unrun, error_text, unspent
+from worker.errors import ConfigurationError, InvalidOptions, StoreError
+from worker.events import JobTakenOver, QueueChanged, UnknownJobs
+from worker.jobs.job import NOW, Settlement
+from worker.model import RunId, State, Trigger, new_run_id
+from worker.running.bounds import SHUTTING_DOWN
+from worker.running.runner import BatchJob, JobTerms
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+
+    from worker.clock import Clock
+    from worker.consuming.queue_plan import QueuePlan
+    from worker.events import Events
+    from worker.jobs.job import Lease
+    from worker.jobs.options import JobOptions
+    from worker.model import Run
+    from worker.ports import JobStore
+    from worker.running.runner import Runner
+    from worker.tasks.base import TaskDefinition
+
+__all__ = ["Consumer", "ConsumerLimits"]
+
+AGAIN_S = 0.5
+LONGEST_AGAIN_S = 15.0
+LOOK_S = 0.02
+"""How often the queues are looked at that seem empty, while the last jobs of a burst run."""
+LEASE_S = 1.0
+"""How long a worker that ends waits for a lease that is on its way."""
+FLUSH_S = 5.0
+"""How long a worker that ends tries to store what came of its jobs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsumerLimits:
+    """How much the consumer does, and how patient it is.
+
+    Attributes:
+        concurrency: How many jobs run at the same time, over all queues.
+        max_jobs: Once so many jobs have run it has done; ``None`` for no end.
+        burst: When nothing in its queues is ready it has done. What waits for its time, another
+            attempt of a job say, is left for later.
+        max_losses: A job whose workers died so often is dead-lettered.
+        max_refusals: So is one that so many deliveries could not make sense of.
+        cancel_grace: How long a job may go on that was asked to end, before it is cancelled.
+        keep: How long jobs that ended are remembered.
+    """
+
+    concurrency: int = 100
+    max_jobs: int | None = None
+    burst: bool = False
+    max_losses: int = 3
+    max_refusals: int = 10
+    cancel_grace: timedelta = timedelta(seconds=5)
+    keep: timedelta = timedelta(days=7)
+
+
+class Consumer:
+    """Works off queues.
+
+    Args:
+        jobs: The engine.
+        tasks: Those that it can run, by name.
+        spared: The names of tasks that this worker knows and leaves to others.
+        redact: Takes secrets out of an error before the engine gets it.
+        worker: The name by which the engine knows this worker.
+        on_done: Called with the reason when it has done what it was to do.
+        on_begin: Awaited before anything is asked of the engine, and again until it succeeds: opens
+            the engine, if nobody else does.
+    """
+
+    def __init__(
+        self,
+        jobs: JobStore,
+        runner: Runner,
+        tasks: Mapping[str, TaskDefinition],
+        *,
+        queues: Sequence[QueuePlan],
+        clock: Clock,
+        events: Events,
+        worker: str,
+        limits: ConsumerLimits = ConsumerLimits(),
+        spared: Collection[str] = (),
+        redact: Callable[[str], str] = lambda text: text,
+        on_done: Callable[[str], None] = lambda reason: None,
+        on_begin: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        self.queues = tuple(queues)
+        self.limits = limits
+        self.on_done = on_done
+        self.on_begin = on_begin
+        self._beginning = asyncio.Lock()
+        self._has_begun = False
+        self._jobs = jobs
+        self._runner = runner
+        self._tasks = tasks
+        self._spared = spared
+        self._redact = redact
+        self._clock = clock
+        self._events = events
+        self._worker = worker
+        self._pollers: set[asyncio.Task[None]] = set()
+        self._leasing: set[asyncio.Task[None]] = set()
+        self._keeper: asyncio.Task[None] | None = None
+        self._runs: set[RunId] = set()
+        self._all_ended: asyncio.Future[None] | None = None
+        self._slots = Slots(limits.concurrency, limits.max_jobs)
+        self._held = HeldLeases(
+            jobs,
+            runner,
+            clock=clock,
+            cancel_grace=limits.cancel_grace,
+            keep=limits.keep,
+            on_trouble=partial(self._noted, "leases"),
+        )
+        self._settling = Settling(
+            jobs,
+            self._held,
+            self._slots,
+            events=events,
+            on_trouble=partial(self._noted, "settle"),
+            on_quiet=self._quiet,
+        )
+        self._gatherings: dict[str, Gathering] = {}
+        self._unrun = Unrun(
+            tasks,
+            spared=spared,
+            events=events,
+            max_losses=limits.max_losses,
+            max_refusals=limits.max_refusals,
+        )
+        self._turns = RateTurns(clock)
+        self._taken = 0
+        self._empty: set[str] = set()
+        self._stopping = False
+        self._troubles: dict[str, str] = {}
+
+    @property
+    def running(self) -> int:
+        """How many jobs are leased and not settled yet."""
+        return len(self._held)
+
+    @property
+    def trouble(self) -> str | None:
+        """What is wrong with the engine; ``None`` when nothing is."""
+        return next(iter(self._troubles.values()), None)
+
+    def start(self, group: asyncio.TaskGroup) -> None:
+        """Begin to poll."""
+        self._stopping = False
+        self._keeper = group.create_task(self._keep(), name="leases")
+        able = self._jobs.capabilities
+        for plan in self.queues:
+            most = min(plan.max_batch_size, able.most_leased)
+            poll = self._poll(replace(plan, max_batch_size=most))
+            poller = group.create_task(poll, name=f"poller:{plan.name}")
+            self._pollers.add(poller)
+            poller.add_done_callback(self._pollers.discard)
+
+    async def begin(self) -> None:
+        """Do what is to be done before anything is asked of the engine, unless it is done.
+
+        Raises:
+            StoreError, ConfigurationError: It cannot be done now, or not at all.
+        """
+        async with self._beginning:
+            if not self._has_begun and self.on_begin is not None:
+                await self.on_begin()
+            self._has_begun = True
+
+    async def _until_begun(self) -> None:
+        again_s = AGAIN_S
+        while not self._has_begun:
+            try:
+                await self.begin()
+            except (StoreError, ConfigurationError) as exc:
+                self._noted("begin", str(exc))
+                await self._clock.sleep(again_s)
+                again_s = min(again_s * 2, LONGEST_AGAIN_S)
+        self._noted("begin", None)
+
+    async def _keep(self) -> None:
+        await self._until_begun()
+        await self._held.keep_up()
+
+    async def stop(self, grace: timedelta) -> None:
+        """Lease no more, let runs end within ``grace``, give back the rest, unspent."""
+        self._stopping = True
+        loop = asyncio.get_running_loop()
+        until = loop.time() + grace.total_seconds()
+        await self._end_pollers()
+        for gathering in self._gatherings.values():
+            for plan, lease in gathering.taken():
+                self._give_back(plan, lease)
+        await self._runs_end(max(0.0, until - loop.time()))
+        while self._runs:  # the runner bounds this: it leaves behind what hangs
+            for run_id in self._runs:
+                self._runner.interrupt(run_id, SHUTTING_DOWN)
+            # A batch may be between two of its parts, and not hear: it is told once more.
+            await self._runs_end(LEASE_S)
+        await self._settling.finish(FLUSH_S)
+        if self._keeper is not None:
+            self._keeper.cancel()
+
+    async def _end_pollers(self) -> None:
+        """Cancel those that wait, but let a lease that is on its way come, to give it back."""
+        for poller in self._pollers - self._leasing:
+            poller.cancel()
+        for _ in range(2):
+            if self._pollers:
+                await asyncio.wait(self._pollers, timeout=LEASE_S)
+            for poller in set(self._pollers):
+                poller.cancel()
+
+    async def tell_unknown(self) -> None:
+        """Say which jobs lie in its queues that it cannot run. Told at start."""
+        try:
+            unknown = await self.unknown_jobs()
+        except StoreError:
+            return
+        for queue, jobs in unknown.items():
+            self._events.announce(UnknownJobs(task="", queue=queue, jobs=jobs))
+
+    async def unknown_jobs(self) -> dict[str, dict[str, int]]:
+        """How many jobs of tasks that it does not know lie in its queues, by queue and task.
+
+        Raises:
+            StoreError: The engine cannot be asked.
+        """
+        unknown: dict[str, dict[str, int]] = {}
+        polled = {plan.name for plan in self.queues}
+        for count in await self._jobs.counts():
+            # Without a name nobody has looked yet: SQS only tells how many there are.
+            known = count.task in self._tasks or count.task in self._spared or not count.task
+            queue = count.queue.rpartition("/")[2]  # an engine's records say whose they are
+            if queue in polled and not count.state.final and not known:
+                tasks = unknown.setdefault(queue, {})
+                tasks[count.task] = tasks.get(count.task, 0) + count.jobs
+        return unknown
+
+    async def _poll(self, plan: QueuePlan) -> None:
+        """Lease jobs as long as there is room, and wait for them when there are none."""
+        await self._until_begun()
+        found, again_s = True, AGAIN_S
+        while not self._stopping:
+            room = await self._slots.reserve(plan, gather=found)
+            if not room:
+                self._done_if_quiet()
+                return
+            waits = not found and plan.push and not self.limits.burst
+            taken = self._taken
+            try:
+                leases = await self._lease(plan, room, waits=waits)
+            except StoreError as exc:
+                self._noted(f"queue {plan.name}", str(exc))
+                await self._clock.sleep(again_s)
+                again_s = min(again_s * 2, LONGEST_AGAIN_S)
+                found = True  # so the next look does not wait: it shows whether all is well
+                continue
+            self._noted(f"queue {plan.name}", None)
+            again_s = AGAIN_S
+            found = len(leases) >= (1 if waits or not self._jobs.capabilities.ordered else room)
+            if leases:
+                continue
+            if self.limits.burst:
+                if self._is_burst_over(plan, taken):
+                    self.on_done("the queues are empty")
+                    return
+                await self._clock.sleep(LOOK_S)
+            elif not plan.push:
+                await self._clock.sleep(plan.poll_interval.total_seconds())
+
+    async def _lease(self, plan: QueuePlan, room: int, *, waits: bool) -> Sequence[Lease]:
+        """Lease jobs and begin them.
+
+        A poller that waits for jobs keeps no room for itself. If there is none any more when one
+        comes, it goes back at once, and the poller gets in line for the next slot.
+        """
+        poller = asyncio.current_task()
+        assert poller is not None
+        if waits:
+            self._slots.release(room)
+            room = 0
+        else:
+            self._leasing.add(poller)
+        try:
+            leases = await self._jobs.lease(
+                plan.name,
+                limit=room or 1,
+                ttl=plan.visibility_timeout,
+                wait=plan.poll_interval if waits else NOW,
+                worker=self._worker,
+            )
+            reserved, room = room, 0
+            await self._take(plan, leases, reserved)
+        finally:
+            if room:
+                self._slots.release(room)
+            self._leasing.discard(poller)
+        return leases
+
+    def _is_burst_over(self, plan: QueuePlan, taken: int) -> bool:
+        """Whether every queue was found empty since the last job ended.
+
+        Args:
+            taken: How many jobs had been taken when this queue was looked at.
+        """
+        if len(self._held) or taken != self._taken:
+            self._empty.clear()
+            return False
+        self._empty.add(plan.name)
+        return len(self._empty) == len(self.queues)
+
+    def _done_if_quiet(self) -> None:
+        if self._slots.exhausted and not len(self._held):
+            self.on_done(f"{self.limits.max_jobs} jobs")
+
+    def _quiet(self) -> None:
+        """Nothing is leased any more."""
+        if not self._stopping:
+            self._done_if_quiet()
+
+    async def _take(self, plan: QueuePlan, leases: Sequence[Lease], reserved: int) -> None:
+        """Start what was leased, or say why not."""
+        fresh = [lease for lease in leases if not self._held.has(lease)]
+        if len(fresh) < len(leases):
+            for lease in leases:
+                if self._held.has(lease) and not self._held.adopt(lease):
+                    self._settling.put_stray(unspent(lease, delay=REFUSED))
+        room = self._slots.lease(plan, len(fresh), reserved=reserved)
+        for lease in fresh[room:]:
+            self._settling.put_stray(unspent(lease))
+        if leases:
+            self._taken += len(leases)
+            self._empty.clear()
+        limited: dict[str, list[Lease]] = {}
+        for lease in fresh[:room]:
+            self._held.add(plan, lease)
+            if self._stopping:
+                self._give_back(plan, lease)
+                continue
+            definition = self._tasks.get(lease.task)
+            settlement = self._unrun.judged(lease, definition)
+            if settlement is not None:
+                self._settle(plan, settlement)
+                continue
+            assert definition is not None
+            assert definition.options is not None
+            if self._has_last_chance(lease) and self._held.another_with(lease.losses, lease):
+                self._give_back(plan, lease, REFUSED)
+                continue
+            if lease.losses:
+                self._events.announce(
+                    JobTakenOver(task=lease.task, job_id=lease.id, losses=lease.losses)
+                )
+            if definition.options.rate_limit is not None:
+                limited.setdefault(lease.task, []).append(lease)
+            else:
+                self._begin(plan, lease, definition)
+        while limited:
+            task, waiting = limited.popitem()
+            try:
+                await self._begin_some(plan, waiting, self._tasks[task])
+            except asyncio.CancelledError:
+                for lease in chain(waiting, *limited.values()):
+                    self._give_back(plan, lease)
+                raise
+
+    def _has_last_chance(self, lease: Lease) -> bool:
+        """Whether the death of one worker more ends it. Of such jobs a worker runs one at a time:
+        if it dies again, all but the one that may have killed it have their chance left."""
+        return 0 < lease.losses >= self.limits.max_losses - 1
+
+    async def _begin_some(
+        self, plan: QueuePlan, leases: list[Lease], definition: TaskDefinition
+    ) -> None:
+        """Start as many as the rate allows, and have the others wait for their turn."""
+        assert definition.options is not None
+        rate = definition.options.rate_limit
+        assert rate is not None
+        try:
+            granted, wait = await self._jobs.take(definition.name, rate, len(leases))
+        except StoreError:
+            granted, wait = 0, rate.spacing
+        for lease in leases[:granted]:
+            self._begin(plan, lease, definition)
+        later = leases[granted:]
+        delays = self._turns.next(definition.name, rate, wait, len(later))
+        for lease, delay in zip(later, delays, strict=True):
+            self._give_back(plan, lease, delay)
+
+    def _begin(self, plan: QueuePlan, lease: Lease, definition: TaskDefinition) -> None:
+        if definition.bulk is None:
+            self._begin_one(plan, lease, definition)
+            return
+        gathering = self._gatherings.get(definition.name)
+        if gathering is None:
+            gathering = Gathering(definition, self._begin_batch)
+            self._gatherings[definition.name] = gathering
+        gathering.put(plan, lease, most=self._slots.size(plan))
+
+    def _begin_one(self, plan: QueuePlan, lease: Lease, definition: TaskDefinition) -> None:
+        run_id = RunId(lease.id)
+
+        def done(run: Run) -> None:
+            self._settle_run(plan, lease, run, terms.options)
+            self._has_ended(run_id)
+
+        self._slots.begin()
+        try:
+            terms = self._terms(lease, definition)
+            self._runner.begin(
+                definition,
+                trigger=Trigger.QUEUE,
+                run_id=run_id,
+                params=lease.params,
+                job=terms,
+                done=done,
+            )
+        except Exception as exc:
+            self._surprised(plan, lease, exc)
+        else:
+            self._runs.add(run_id)
+
+    def _begin_batch(self, gathering: Gathering) -> None:
+        definition, run_id = gathering.definition, new_run_id()
+        batch: list[tuple[QueuePlan, Lease, JobTerms]] = []
+        for plan, lease in gathering.taken():
+            if self._held.asked_to_end(lease):
+                self._settle(plan, self._unrun.ended(lease, State.REVOKED))
+                continue
+            self._slots.begin()
+            try:
+                batch.append((plan, lease, self._terms(lease, definition)))
+            except Exception as exc:
+                self._surprised(plan, lease, exc)
+
+        def done(runs: list[Run]) -> None:
+            for (plan, lease, terms), run in zip(batch, runs, strict=True):
+                self._settle_run(plan, lease, run, terms.options)
+            self._has_ended(run_id)
+
+        if batch:
+            self._runs.add(run_id)
+            self._runner.begin_many(
+                definition,
+                [BatchJob(RunId(lease.id), lease.params, terms) for _, lease, terms in batch],
+                trigger=Trigger.QUEUE,
+                run_id=run_id,
+                done=done,
+            )
+
+    def _has_ended(self, run_id: RunId) -> None:
+        self._runs.discard(run_id)
+        if not self._runs and self._all_ended is not None and not self._all_ended.done():
+            self._all_ended.set_result(None)
+
+    async def _runs_end(self, limit_s: float) -> None:
+        """Return once no run goes on, or after ``limit_s``."""
+        if self._runs:
+            self._all_ended = asyncio.get_running_loop().create_future()
+            await asyncio.wait({self._all_ended}, timeout=limit_s)
+
+    def _surprised(self, plan: QueuePlan, lease: Lease, failure: Exception) -> None:
+        """Bury a job that can be run by nobody, or has found a fault of the worker's own."""
+        if not isinstance(failure, InvalidOptions):
+            log = structlog.get_logger("worker")
+            log.exception("job.crashed", task=lease.task, run_id=lease.id, trigger="queue")
+        self._settle(plan, self._unrun.buried(lease, failure), begun=True)
+
+    def _terms(self, lease: Lease, definition: TaskDefinition) -> JobTerms:
+        options = definition.options
+        assert options is not None
+        if lease.options != "{}":
+            options = options.overridden_by(lease.options)
+        told = self._held.progress_of(lease)
+        headers = {} if lease.headers == "{}" else headers_in(lease.headers)
+        queue = lease.queue.rpartition("/")[2]  # an engine's records say whose they are
+        return JobTerms(options, lease.attempts + 1, told, headers, queue, lease.due_at)
+
+    def _settle_run(self, plan: QueuePlan, lease: Lease, run: Run, options: JobOptions) -> None:
+        current = self._held.current(lease)
+        if current is None:
+            reason = "another worker has the job, so its outcome was not recorded"
+            self._settling.lose(plan, lease, reason)
+            return
+        spent = run.state in (State.SUCCESS, State.FAILURE, State.RETRY)
+        error = run.error if spent else None
+        settlement = Settlement(
+            current,
+            run.state,
+            attempts=lease.attempts + spent,
+            refusals=lease.refusals,
+            delay=run.delay,
+            result=run.encoded,
+            result_ttl=options.result_ttl,
+            error=None if error is None else error_text(error.type, self._redact(error.message)),
+            dead=run.dead,
+        )
+        self._settling.put(plan, settlement, begun=True)
+
+    def _give_back(self, plan: QueuePlan, lease: Lease, delay: timedelta = NOW) -> None:
+        """Put a job back into its queue as it was."""
+        self._settle(plan, unspent(lease, delay=delay))
+
+    def _settle(self, plan: QueuePlan, settlement: Settlement, *, begun: bool = False) -> None:
+        """Have stored what becomes of a job without a run."""
+        current = self._held.current(settlement.lease)
+        if current is not None and current is not settlement.lease:
+            settlement = settlement._replace(lease=current)  # it was leased anew meanwhile
+        self._settling.put(plan, settlement, begun=begun)
+
+    def _noted(self, what: str, trouble: str | None) -> None:
+        """Say that the engine cannot be used, or can again; once, whatever is asked of it."""
+        if trouble is None:
+            if what not in self._troubles:
+                return
+            del self._troubles[what]
+            if self._troubles:
+                return
+        else:
+            before = len(self._troubles)
+            self._troubles[what] = trouble
+            if before:
+                return
+        self._events.announce(QueueChanged(task="", trouble=trouble))
+
+
+def headers_in(text: str) -> dict[str, str]:
+    """What was handed on with a job.
+
+    Raises:
+        InvalidOptions: It is no JSON object of strings.
+    """
+    try:
+        said = json.loads(text)
+    except ValueError as exc:
+        raise InvalidOptions(f"headers: expected a JSON object: {exc}") from exc
+    if not isinstance(said, dict) or not all(isinstance(value, str) for value in said.values()):
+        raise InvalidOptions("headers: expected a JSON object of strings")
+    return said

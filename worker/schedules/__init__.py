@@ -1,0 +1,1 @@
+"""When a task is due: intervals, cron, catch-up, policies. Pure: no clock, no I/O."""

@@ -1,0 +1,1 @@
+"""The first door: slots become runs. Also what can be told and foretold of schedules."""

@@ -1,0 +1,722 @@
+"""Slots become runs: a timer wakes a task, the ledger says what that means, the runner runs it.
+
+A timer says only that something is due. Which slots passed unseen, which one runs, whether this
+replica runs it or another, is decided over the task's book in the ledger. So a restart, a blocked
+loop, a clock that was set, and a timer that is late are all one case.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Any, Unpack
+
+from worker.backends.memory import MemoryStore
+from worker.errors import (
+    InvalidParams,
+    LeaseLost,
+    StoreError,
+    StoreUnavailable,
+    TaskBusy,
+    TaskDefinitionError,
+    WorkerError,
+)
+from worker.events import (
+    LeaseExpired,
+    OutcomeRefused,
+    SchedulePaused,
+    SlotsElsewhere,
+    SlotSkipped,
+    StoreChanged,
+)
+from worker.ledger.book import Book, Entry, EntryKey, Outcome, Pulse
+from worker.ledger.ledger import (
+    Answer,
+    Attend,
+    Begin,
+    Claimant,
+    Finish,
+    Promote,
+    Request,
+    SettleOrphans,
+    decide,
+)
+from worker.ledger.thread import STOPPED, LedgerThread
+from worker.model import Run, RunId, State, Trigger
+from worker.running.bounds import SHUTTING_DOWN
+from worker.schedules.policies import Overlap, TaskSchedule
+from worker.schedules.registration import WHEN, ScheduleOptions, task_schedule
+from worker.schedules.schedule import OFF, Interval, Within, next_due
+from worker.scheduling.timers import Timers, first_wakes
+from worker.tasks.base import BaseTask, Defined, TaskDefinition
+from worker.tasks.enqueuing import enqueuing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping
+    from datetime import datetime
+
+    from worker.clock import Clock
+    from worker.events import Events
+    from worker.retry import RetryPolicy
+    from worker.running.runner import Runner
+
+__all__ = ["FirstRun", "ScheduledTask", "Scheduler"]
+
+ON_DEMAND = "on demand"
+UNRECORDED = 1000
+"""How many last words on runs without a store are kept for it, a task."""
+SETTLE_S = 2.0
+"""How long a worker that ends tries to tell a store that is down what became of its runs."""
+RETRY_S = 0.5
+ERROR = 1000
+"""How much of an error the ledger keeps, in characters."""
+PRECEDENCE = "cancelled: a later slot of the task has precedence"
+UNWANTED = "cancelled before it began, by whoever asked for it"
+LEASE_LOST = "cancelled: the worker's lease was lost, another may run the task"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FirstRun:
+    """When tasks that are overdue run after a start.
+
+    Attributes:
+        delay: From the start to the first of them.
+        spread: Over how long they are spread.
+    """
+
+    delay: timedelta = timedelta(seconds=1)
+    spread: timedelta = timedelta(seconds=5)
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduledTask:
+    """A registered task.
+
+    Attributes:
+        terms: Its schedule; without one it only runs by hand.
+        said_by: Where its schedule was said: a setting, a file, or the code that registered it.
+        slots: What a slot runs, if not the task itself.
+        params: What it is run with, as JSON.
+    """
+
+    definition: TaskDefinition
+    terms: TaskSchedule
+    said_by: str
+    slots: TaskDefinition | None = None
+    params: str = "{}"
+
+    @property
+    def interval(self) -> timedelta | None:
+        """The time between two slots, for a schedule that has one."""
+        schedule = self.terms.schedule
+        if isinstance(schedule, Within):
+            schedule = schedule.schedule
+        return schedule.every if isinstance(schedule, Interval) else None
+
+    @property
+    def on_demand(self) -> bool:
+        """Whether it has no schedule, and waits to be asked for."""
+        return self.terms.schedule is None and self.definition.options is not None
+
+
+@dataclass(slots=True)
+class Attention:
+    """What this replica remembers of a task between two slots.
+
+    Attributes:
+        book: As the store last had it.
+        lone: As this replica goes on with it while the store is down.
+        asking: The ledger is being asked about what is due.
+        again: Something was due meanwhile, or the ledger could not be asked.
+        alone: The runs that go on without the store's knowledge: begun while it was down, or
+            under a lease that is lost. Until they end, this replica takes nothing else.
+        unrecorded: What the store will have to be told of such runs.
+    """
+
+    book: Book
+    lone: Book | None = None
+    asking: bool = False
+    again: bool = False
+    alone: set[RunId] = field(default_factory=set)
+    unrecorded: list[Entry] = field(default_factory=list)
+
+
+class Scheduler:
+    """Runs each registered task on its schedule.
+
+    Args:
+        ledger: Where slots are claimed and recorded, started and stopped by whoever made it.
+            Without one the scheduler keeps its own, in memory.
+        schedules: Options that override what `register_task` is given, by task.
+        schedules_said_by: Where those were said.
+        only: Take slots of these tasks only; empty for all.
+        redact: Takes secrets out of an error before the ledger gets it.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        *,
+        clock: Clock,
+        events: Events,
+        ledger: LedgerThread | None = None,
+        first_run: FirstRun = FirstRun(),
+        schedules: Mapping[str, ScheduleOptions] | None = None,
+        schedules_said_by: str = "a schedules file",
+        only: Collection[str] = (),
+        redact: Callable[[str], str] = lambda text: text,
+    ) -> None:
+        self._runner = runner
+        self._redact = redact
+        self._clock = clock
+        self._events = events
+        self._first_run = first_run
+        self._schedules = dict(schedules or {})
+        self.schedules_said_by = schedules_said_by
+        self._only = frozenset(only)
+        self._tasks: dict[str, ScheduledTask] = {}
+        self._attention: dict[str, Attention] = {}
+        self._own_ledger = ledger is None
+        self._ledger = ledger or LedgerThread(
+            lambda: MemoryStore(clock), replica="this", keep=timedelta(days=1), clock=clock
+        )
+        self._ledger.on_pulse = self._pulse
+        self._timers = Timers(self.wake)
+        self._runs: dict[RunId, tuple[Entry, asyncio.Task[Any]]] = {}
+        self._holding: set[asyncio.Task[Any]] = set()
+        self._settling: set[RunId] = set()
+        self._unanswered = 0
+        self._all_answered = asyncio.Event()
+        self._group: asyncio.TaskGroup | None = None
+        self._stopping = False
+
+    @property
+    def tasks(self) -> Mapping[str, ScheduledTask]:
+        """Every registered task, by name."""
+        return self._tasks
+
+    @property
+    def behind(self) -> timedelta:
+        """For how long a slot that is due was not looked at. More than seconds: it is dead."""
+        return self._timers.behind()
+
+    @property
+    def unrecorded(self) -> dict[str, int]:
+        """How many outcomes the store has not been told, as it is down, by task."""
+        return {name: len(a.unrecorded) for name, a in self._attention.items() if a.unrecorded}
+
+    @property
+    def unused_schedules(self) -> list[str]:
+        """Tasks that only the overriding options name."""
+        return sorted(set(self._schedules) - set(self._tasks))
+
+    def register_task(
+        self,
+        task: type[BaseTask] | Defined | Callable[..., Any],
+        *,
+        name: str | None = None,
+        retry: RetryPolicy | None = None,
+        time_limit: timedelta | None = None,
+        said_by: str | None = None,
+        **schedule: Unpack[ScheduleOptions],
+    ) -> None:
+        """Have ``task`` run on a schedule, or when somebody asks for it.
+
+        Args:
+            task: A `BaseTask` subclass, of which each run gets a new instance with the shared
+                client; or an async function without arguments, or with one for the shared client.
+                A ``functools.partial`` of either fixes further arguments.
+            name: The task's name, if not the class's or function's own.
+            retry: Overrides the class's own policy.
+            time_limit: Overrides the class's own limit.
+            said_by: Where the schedule comes from, for people: a setting's name.
+            schedule: When it runs, and how its schedule is kept; see `ScheduleOptions`. A task that
+                can be asked for needs none.
+
+        Raises:
+            TaskDefinitionError: Not a task, no or two schedules, an option out of range, or a
+                name that another task has.
+        """
+        definition = TaskDefinition.of(task, name=name, retry=retry, time_limit=time_limit)
+        other = self._tasks.get(definition.name)
+        if other is not None:
+            raise TaskDefinitionError(
+                f"two tasks are named {definition.name!r}: {other.definition.defined_in} and "
+                f"{definition.defined_in}; give one of them another name"
+            )
+        if self._timers.running:
+            raise TaskDefinitionError(
+                f"{definition.name!r} comes too late: register tasks before the scheduler starts"
+            )
+        if definition.options is not None and not schedule:
+            schedule, said_by = {"interval": OFF}, said_by or ON_DEMAND
+        terms = task_schedule(definition.name, schedule)
+        override = self._schedules.get(definition.name)
+        if override is not None:
+            said_by = self.schedules_said_by
+            try:
+                terms = task_schedule(definition.name, overridden(schedule, override))
+            except TaskDefinitionError as exc:
+                raise TaskDefinitionError(f"{said_by}: {exc}") from exc
+        options = schedule if override is None else overridden(schedule, override)
+        try:
+            params = params_of(definition, terms, options.get("params"))
+        except InvalidParams as exc:
+            raise TaskDefinitionError(f"{definition.name!r}: params: {exc}") from exc
+        self._tasks[definition.name] = ScheduledTask(
+            definition,
+            terms,
+            said_by or definition.defined_in,
+            enqueuing(definition, options.get("params")) if options.get("enqueue") else None,
+            params,
+        )
+
+    def start(self, group: asyncio.TaskGroup | None = None) -> None:
+        """Begin to take slots, in the running event loop.
+
+        Args:
+            group: Owns the runs' asyncio tasks; without one, the scheduler itself holds them.
+        """
+        self._group = group
+        self._stopping = False
+        self._ledger.on_store = self._store_changed
+        if self._own_ledger:
+            self._ledger.start()
+        now = self._clock.now()
+        nexts = {
+            name: due[1]
+            for name, task in self._tasks.items()
+            if task.terms.schedule is not None
+            and (due := next_due(task.terms.schedule, name, task.terms.policies.jitter, now))
+        }
+        scheduled = [
+            name
+            for name, task in self._tasks.items()
+            if task.terms.schedule is not None and self._is_ours(name)
+        ]
+        wakes = first_wakes(
+            [nexts.get(name) for name in scheduled],
+            now,
+            delay=self._first_run.delay,
+            spread=self._first_run.spread,
+        )
+        for name, wake in zip(scheduled, wakes, strict=True):
+            self._timers.add(self._tasks[name].terms, wake)
+        self._timers.start()
+
+    def _is_ours(self, name: str) -> bool:
+        return not self._only or name in self._only
+
+    @property
+    def _ending(self) -> bool:
+        """Whether its runs are the last: it takes no slot any more, or never did (`worker run`)."""
+        return self._stopping or not self._timers.running
+
+    def next_slot(self, name: str) -> datetime | None:
+        """The next slot of a task; ``None`` when it has no schedule, or none any more."""
+        schedule = self._tasks[name].terms.schedule if name in self._tasks else None
+        return None if schedule is None else schedule.after(self._clock.now())
+
+    def wake(self, name: str) -> None:
+        """Look at what is due of a task."""
+        attention = self._attend_to(name)
+        if self._ending:
+            return  # what is due is left for others, or for the next start
+        if attention.asking:
+            attention.again = True
+            return
+        terms = self._tasks[name].terms
+        if self._ledger.trouble is not None and not terms.policies.needs_ledger:
+            self._go_alone(name)
+            return
+        if attention.alone:
+            attention.again = True
+            return
+        attention.asking = True
+        sent = tuple(attention.unrecorded)
+        request = Attend(terms=terms, seen=attention.book.cursor, unrecorded=sent)
+        self._submit(request, partial(self._attended, name, len(sent)))
+
+    def _submit(self, request: Request, reply: Callable[[Answer | WorkerError], None]) -> None:
+        """Ask the ledger, and keep count of what it was asked."""
+
+        def answered(answer: Answer | WorkerError) -> None:
+            self._unanswered -= 1
+            reply(answer)
+            if not self._unanswered:
+                self._all_answered.set()
+
+        self._unanswered += 1
+        self._all_answered.clear()
+        self._ledger.submit(request, answered)
+
+    async def run_now(
+        self, name: str, *, overlap: Overlap | None = None, params: str | None = None
+    ) -> Run:
+        """Run a task once, now, unless its overlap policy has something against it.
+
+        Args:
+            params: A JSON object, in the place of what its schedule says.
+            overlap: Instead of the task's own policy. With ``skip`` a run that goes on anywhere
+                is in the way; with ``buffer_one`` and ``buffer_all`` this one waits for its end,
+                with ``cancel_other`` it asks it to end first.
+
+        Raises:
+            TaskBusy: Another run is in the way.
+            StoreUnavailable: Whether one is cannot be known, or the worker ends.
+        """
+        terms = self._tasks[name].terms
+        overlap = overlap or terms.policies.overlap
+        while True:
+            asking = asyncio.ensure_future(self._ledger.ask(Begin(terms=terms, overlap=overlap)))
+            try:
+                answer = await asyncio.shield(asking)
+            except asyncio.CancelledError:
+                asking.add_done_callback(partial(self._unwanted, terms))
+                raise
+            if self._stopping:
+                self._unwanted(terms, asking)
+                raise StoreUnavailable(STOPPED)
+            for entry in answer.granted:
+                return await self._keep(entry, params)
+            self._hear(answer)
+            busy = answer.busy
+            assert busy is not None
+            if overlap is Overlap.SKIP:
+                raise TaskBusy(
+                    f"{name} runs already, on {busy.replica}, since "
+                    f"{busy.recorded_at.isoformat(timespec='seconds')}; wait for its end, or say "
+                    "--overlap buffer_one, cancel_other or allow_all"
+                )
+            await self._clock.sleep(RETRY_S)
+
+    def _unwanted(self, terms: TaskSchedule, asking: asyncio.Future[Answer]) -> None:
+        """Whoever asked for a run by hand has gone: if it was granted, nobody runs it."""
+        if asking.cancelled() or asking.exception() is not None:
+            return
+        for entry in asking.result().granted:
+            request = Finish(terms=terms, entry=entry, outcome=Outcome.LOST, error=UNWANTED)
+            self._submit(request, partial(self._promoted, terms.task))
+
+    def interrupt(self, reason: str = SHUTTING_DOWN) -> None:
+        """End every run that goes on."""
+        for run_id in self._runs:
+            self._interrupt(run_id, reason)
+
+    def _interrupt(self, run_id: RunId, reason: str) -> None:
+        # Not at once: of a run that was granted just now the runner has not heard yet.
+        asyncio.get_running_loop().call_soon(self._runner.interrupt, run_id, reason)
+
+    async def stop(self, grace: timedelta) -> None:
+        """Take no more slots, wait up to ``grace`` for the runs to end, then end the rest."""
+        self._stopping = True
+        self._timers.stop()
+        if self._runs:
+            await asyncio.wait(
+                {task for _, task in self._runs.values()}, timeout=grace.total_seconds()
+            )
+        self.interrupt()
+        for task in self._holding:
+            task.cancel()
+        while self._runs:  # the runner bounds this: it leaves behind what hangs
+            settling = set(self._settling)
+            await asyncio.wait(
+                {task for _, task in self._runs.values()}, timeout=SETTLE_S + 2 * RETRY_S
+            )
+            for run_id in settling & self._runs.keys():  # a store that hangs does not
+                self._runs[run_id][1].cancel()
+        if self._unanswered:  # what is granted until then is given back
+            with suppress(TimeoutError):
+                async with asyncio.timeout(SETTLE_S):
+                    await self._all_answered.wait()
+        if self._own_ledger:
+            await self._ledger.stop(grace)
+
+    def _attend_to(self, name: str) -> Attention:
+        return self._attention.setdefault(name, Attention(Book(task=name)))
+
+    def _attended(self, name: str, sent: int, answer: Answer | WorkerError) -> None:
+        attention = self._attend_to(name)
+        attention.asking = False
+        if not isinstance(answer, Answer):
+            attention.again = True  # at the next pulse
+            down = self._ledger.trouble is not None
+            if not down and not isinstance(answer, StoreUnavailable | LeaseLost):
+                raise answer  # neither time nor a new lease mends that: it is logged
+            if down and not self._tasks[name].terms.policies.needs_ledger and not self._stopping:
+                self._go_alone(name)
+            return
+        attention.book, attention.lone = answer.book, None
+        del attention.unrecorded[:sent]
+        if answer.elsewhere:
+            self._events.announce(SlotsElsewhere(task=name, count=answer.elsewhere))
+        self._hear(answer)
+        if attention.again:
+            attention.again = False
+            self.wake(name)
+
+    def _hear(self, answer: Answer) -> None:
+        """Tell what was recorded, start what was granted, end what shall make room."""
+        running = [e for e in answer.book.active if e.outcome is Outcome.RUNNING]
+        for entry in answer.recorded:
+            if entry.outcome in (Outcome.WAITING, Outcome.RAN, Outcome.FAILED):
+                continue
+            since = running[0].recorded_at if running else None
+            if entry.outcome is not Outcome.SKIPPED_OVERLAP:
+                since = None
+            self._events.announce(SlotSkipped(task=entry.task, entry=entry, running_since=since))
+        for entry in running:
+            if entry.cancel and entry.run_id is not None:
+                self._interrupt(RunId(entry.run_id), PRECEDENCE)
+        for entry in answer.granted:
+            if self._stopping or self._is_in_the_way(entry):
+                self._give_back(entry)
+            else:
+                self._spawn(entry)
+
+    def _is_in_the_way(self, entry: Entry) -> bool:
+        """Whether a run goes on that the store knew nothing of when it granted the entry."""
+        allowed = self._tasks[entry.task].terms.policies.overlap is Overlap.ALLOW_ALL
+        alone = bool(self._attend_to(entry.task).alone)
+        return entry.session is not None and alone and not allowed
+
+    def _pulse(self, pulse: Pulse | None) -> None:
+        """The lease was renewed, or lost."""
+        if pulse is None:
+            leased = [entry for entry, _ in self._runs.values() if entry.session is not None]
+            self._events.announce(LeaseExpired(task="", running=tuple(e.task for e in leased)))
+            for entry in leased:
+                assert entry.run_id is not None
+                self._attend_to(entry.task).alone.add(RunId(entry.run_id))
+                self._interrupt(RunId(entry.run_id), LEASE_LOST)
+            return
+        for key in pulse.cancelled:
+            self._interrupt_entry(key)
+        if self._ending:
+            return
+        for name in pulse.orphaned | pulse.waiting:
+            task = self._tasks.get(name)
+            if task is not None and not self._is_ours(name):
+                continue
+            request: Request
+            if task is not None:
+                if self._attend_to(name).alone:
+                    continue  # what waits would run beside what the store knows nothing of
+                request = Promote(terms=task.terms)
+            elif name in pulse.orphaned:
+                request = SettleOrphans(name)
+            else:
+                continue
+            self._submit(request, partial(self._promoted, name))
+        for name, attention in self._attention.items():
+            if attention.again or attention.lone is not None:
+                attention.again = False
+                self.wake(name)
+
+    def _promoted(self, name: str, answer: Answer | WorkerError) -> None:
+        if isinstance(answer, Answer):
+            self._hear(answer)
+        elif name in self._tasks:
+            self._attend_to(name).again = True
+
+    def _interrupt_entry(self, key: EntryKey) -> None:
+        for run_id, (entry, _) in self._runs.items():
+            if entry.key == key:
+                self._interrupt(run_id, PRECEDENCE)
+
+    def _store_changed(self, trouble: StoreError | None) -> None:
+        scheduled = [t for t in self._tasks.values() if t.terms.schedule is not None]
+        waiting = [t.definition.name for t in scheduled if t.terms.policies.needs_ledger]
+        alone = [t.definition.name for t in scheduled if not t.terms.policies.needs_ledger]
+        self._events.announce(
+            StoreChanged(
+                task="",
+                trouble=None if trouble is None else str(trouble),
+                waiting=tuple(waiting),
+                unrecorded=tuple(alone),
+            )
+        )
+
+    def _go_alone(self, name: str) -> None:
+        """Take what is due without the store, by what was last known of the book.
+
+        What others run and what waits in the store is left out: nobody can tell what became of it.
+        """
+        attention = self._attend_to(name)
+        attention.again = True  # the store shall hear of it
+        going_on = self._runs.keys() - self._settling
+        book = attention.lone or replace(
+            attention.book, active=tuple(e for e in attention.book.active if e.session is not None)
+        )
+        active = tuple(e for e in book.active if e.session is None or e.run_id in going_on)
+        attention.lone = replace(book, active=active)
+        request = Attend(terms=self._tasks[name].terms, seen=book.cursor)
+        self._decide_alone(name, request)
+
+    def _decide_alone(self, name: str, request: Request) -> None:
+        attention = self._attend_to(name)
+        claimant = Claimant(self._ledger.replica)
+        assert attention.lone is not None
+        answer = decide(request, attention.lone, claimant=claimant, now=self._clock.now())
+        attention.lone = answer.book
+        attention.alone |= {RunId(entry.run_id) for entry in answer.granted if entry.run_id}
+        done = [entry for entry in answer.recorded if entry.outcome.final]
+        attention.unrecorded = [*attention.unrecorded, *done][-UNRECORDED:]
+        self._hear(answer)
+
+    def _spawn(self, entry: Entry) -> None:
+        assert entry.run_id is not None
+        owner = self._group or asyncio.get_running_loop()
+        task = owner.create_task(self._keep(entry), name=f"slot:{entry.task}")
+        self._runs[RunId(entry.run_id)] = (entry, task)
+
+    def _give_back(self, entry: Entry) -> None:
+        """Let a slot wait again, for the next pulse, another replica, or the next start."""
+        if entry.session is None:
+            return
+        terms = self._tasks[entry.task].terms
+        request = Finish(terms=terms, entry=entry, outcome=Outcome.WAITING, go_on=False)
+        self._submit(request, lambda answer: None)
+
+    async def _keep(self, entry: Entry, params: str | None = None) -> Run:
+        """Run what was granted, and record what came of it."""
+        task = self._tasks[entry.task]
+        by_hand = entry.trigger is Trigger.MANUAL
+        instead = None if by_hand else task.slots
+        assert entry.run_id is not None
+        run_id = RunId(entry.run_id)
+        current = asyncio.current_task()
+        assert current is not None
+        self._runs[run_id] = (entry, current)
+        try:
+            run = await self._runner.run(
+                instead or task.definition,
+                trigger=entry.trigger,
+                slot=None if by_hand else entry.slot,
+                run_id=run_id,
+                params="{}" if instead else params or task.params,
+            )
+            await self._until_code_ended(run_id)
+            self._settling.add(run_id)
+            await self._settle(entry, run)
+        finally:
+            self._settling.discard(run_id)
+            del self._runs[run_id]
+            attention = self._attend_to(entry.task)
+            attention.alone.discard(run_id)
+            if attention.again and not attention.alone:
+                attention.again = False
+                self.wake(entry.task)
+        return run
+
+    async def _until_code_ended(self, run_id: RunId) -> None:
+        """Wait for code that was left behind: until it ends, its task is not free."""
+        current = asyncio.current_task()
+        assert current is not None
+        self._holding.add(current)
+        try:
+            if not self._ending:
+                await self._runner.code_ended(run_id)
+        except asyncio.CancelledError:
+            if not self._stopping:
+                raise
+            current.uncancel()
+        finally:
+            self._holding.discard(current)
+
+    async def _settle(self, entry: Entry, run: Run) -> None:
+        """Record the last word on a run. A store that is down is asked until it is up again."""
+        if entry.session is None:
+            self._decide_alone(entry.task, self._finish(entry, run))
+            return
+        uncertain = False
+        deadline: float | None = None
+        while True:
+            request = self._finish(entry, run)  # whether it goes on may have changed meanwhile
+            try:
+                answer = await self._ledger.ask(request, at_leisure=not self._stopping)
+            except LeaseLost as exc:
+                reason = str(exc)
+                if uncertain:
+                    # The first try may have reached the store, and granted what follows.
+                    self._attend_to(entry.task).again = True
+                    reason = f"{reason}, unless it reached the store before that was down"
+                self._refused(entry, request, reason)
+                return
+            except StoreError as exc:
+                uncertain = True
+                if self._ending and deadline is None:
+                    deadline = self._clock.monotonic() + SETTLE_S
+                if deadline is not None and self._clock.monotonic() >= deadline:
+                    self._refused(entry, request, str(exc))
+                    return
+                await self._clock.sleep(RETRY_S)
+            except WorkerError as exc:  # a defect, of this task's only: the worker goes on
+                self._refused(entry, request, str(exc))
+                return
+            else:
+                self._settled(entry, answer)
+                return
+
+    def _settled(self, entry: Entry, answer: Answer) -> None:
+        attention = self._attend_to(entry.task)
+        before = attention.book.pause
+        attention.book = answer.book
+        pause = answer.book.pause
+        if pause is not None and before is None and pause.by == "pause_after_failures":
+            self._events.announce(SchedulePaused(task=entry.task, note=pause.note))
+        self._hear(answer)
+
+    def _refused(self, entry: Entry, request: Finish, reason: str) -> None:
+        self._events.announce(
+            OutcomeRefused(
+                task=entry.task,
+                run_id=entry.run_id or "",
+                outcome=request.outcome.value,
+                reason=reason,
+            )
+        )
+
+    def _finish(self, entry: Entry, run: Run) -> Finish:
+        outcome, error = Outcome.RAN, None
+        if run.error is not None:
+            said = self._redact(f"{run.error.type}: {run.error.message}")
+            outcome, error = Outcome.FAILED, said[:ERROR]
+        revoked = run.state is State.REVOKED
+        if revoked and run.error is not None:
+            error = run.error.message
+            if error != PRECEDENCE:
+                outcome = Outcome.LOST
+        return Finish(
+            terms=self._tasks[entry.task].terms,
+            entry=entry,
+            outcome=outcome,
+            duration_ms=run.duration_ms,
+            error=error,
+            counts=not revoked,
+            go_on=not self._ending
+            and (entry.session is None or not self._attend_to(entry.task).alone),
+        )
+
+
+def params_of(definition: TaskDefinition, terms: TaskSchedule, said: object) -> str:
+    """What a task on a schedule is run with, as JSON.
+
+    Raises:
+        InvalidParams: It does not fit, or it is missing.
+    """
+    if said is None and (terms.schedule is None or not definition.params.required):
+        return "{}"
+    return definition.params.dump(said)
+
+
+def overridden(options: ScheduleOptions, override: ScheduleOptions) -> dict[str, Any]:
+    """The options with the others in their place; what says when, and all that goes with it."""
+    said: dict[str, Any] = {**options}
+    if any(name in override for name in WHEN):
+        for name in (*WHEN, "timezone", "phase"):
+            said.pop(name, None)
+    return {**said, **override}
