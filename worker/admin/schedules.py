@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from worker.ledger.book import Book, Entry, Replica
     from worker.ports import LedgerStore
-    from worker.scheduling.scheduler import ScheduledTask
+    from worker.scheduling.scheduled_task import ScheduledTask
     from worker.settings import Settings
 
 __all__ = ["Backfill", "ScheduleAdmin", "open_admin"]

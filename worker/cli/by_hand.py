@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from worker.client.job_handle import JobHandle
     from worker.model import Run
     from worker.schedules.policies import Overlap
-    from worker.scheduling.scheduler import ScheduledTask
+    from worker.scheduling.scheduled_task import ScheduledTask
     from worker.settings import Settings
 
 __all__ = ["enqueue_job", "run_task"]

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from worker.model import Run
-    from worker.scheduling.scheduler import ScheduledTask
+    from worker.scheduling.scheduled_task import ScheduledTask
     from worker.settings import Settings
     from worker.telemetry.logs import Redaction
 

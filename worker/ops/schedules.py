@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from worker.ledger.book import Entry
     from worker.ops.sources import Sources
     from worker.scheduling.overview import View
-    from worker.scheduling.scheduler import ScheduledTask
+    from worker.scheduling.scheduled_task import ScheduledTask
 
 __all__ = ["Ledger"]
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from worker.ports import LedgerStore
-    from worker.scheduling.scheduler import ScheduledTask
+    from worker.scheduling.scheduled_task import ScheduledTask
 
 __all__ = ["Explanation", "Standing", "View", "explain", "view"]
 

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Unpack
 
 from worker.backends.memory import MemoryStore
 from worker.errors import (
-    InvalidParams,
     LeaseLost,
     StoreError,
     StoreUnavailable,
@@ -42,17 +41,18 @@ from worker.ledger.ledger import (
     Promote,
     Request,
     SettleOrphans,
-    decide,
 )
 from worker.ledger.thread import STOPPED, LedgerThread
 from worker.model import Run, RunId, State, Trigger
 from worker.running.bounds import SHUTTING_DOWN
 from worker.schedules.policies import Overlap, TaskSchedule
-from worker.schedules.registration import WHEN, ScheduleOptions, task_schedule
-from worker.schedules.schedule import OFF, Interval, Within, next_due
+from worker.schedules.registration import ScheduleOptions
+from worker.schedules.schedule import next_due
+from worker.scheduling.attention import Attention
+from worker.scheduling.last_word import PRECEDENCE, last_word
+from worker.scheduling.scheduled_task import Override, ScheduledTask
 from worker.scheduling.timers import Timers, first_wakes
 from worker.tasks.base import BaseTask, Defined, TaskDefinition
-from worker.tasks.enqueuing import enqueuing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -63,17 +63,11 @@ if TYPE_CHECKING:
     from worker.retry import RetryPolicy
     from worker.running.runner import Runner
 
-__all__ = ["FirstRun", "ScheduledTask", "Scheduler"]
+__all__ = ["FirstRun", "Scheduler"]
 
-ON_DEMAND = "on demand"
-UNRECORDED = 1000
-"""How many last words on runs without a store are kept for it, a task."""
 SETTLE_S = 2.0
 """How long a worker that ends tries to tell a store that is down what became of its runs."""
 RETRY_S = 0.5
-ERROR = 1000
-"""How much of an error the ledger keeps, in characters."""
-PRECEDENCE = "cancelled: a later slot of the task has precedence"
 UNWANTED = "cancelled before it began, by whoever asked for it"
 LEASE_LOST = "cancelled: the worker's lease was lost, another may run the task"
 
@@ -89,59 +83,6 @@ class FirstRun:
 
     delay: timedelta = timedelta(seconds=1)
     spread: timedelta = timedelta(seconds=5)
-
-
-@dataclass(frozen=True, slots=True)
-class ScheduledTask:
-    """A registered task.
-
-    Attributes:
-        terms: Its schedule; without one it only runs by hand.
-        said_by: Where its schedule was said: a setting, a file, or the code that registered it.
-        slots: What a slot runs, if not the task itself.
-        params: What it is run with, as JSON.
-    """
-
-    definition: TaskDefinition
-    terms: TaskSchedule
-    said_by: str
-    slots: TaskDefinition | None = None
-    params: str = "{}"
-
-    @property
-    def interval(self) -> timedelta | None:
-        """The time between two slots, for a schedule that has one."""
-        schedule = self.terms.schedule
-        if isinstance(schedule, Within):
-            schedule = schedule.schedule
-        return schedule.every if isinstance(schedule, Interval) else None
-
-    @property
-    def on_demand(self) -> bool:
-        """Whether it has no schedule, and waits to be asked for."""
-        return self.terms.schedule is None and self.definition.options is not None
-
-
-@dataclass(slots=True)
-class Attention:
-    """What this replica remembers of a task between two slots.
-
-    Attributes:
-        book: As the store last had it.
-        lone: As this replica goes on with it while the store is down.
-        asking: The ledger is being asked about what is due.
-        again: Something was due meanwhile, or the ledger could not be asked.
-        alone: The runs that go on without the store's knowledge: begun while it was down, or
-            under a lease that is lost. Until they end, this replica takes nothing else.
-        unrecorded: What the store will have to be told of such runs.
-    """
-
-    book: Book
-    lone: Book | None = None
-    asking: bool = False
-    again: bool = False
-    alone: set[RunId] = field(default_factory=set)
-    unrecorded: list[Entry] = field(default_factory=list)
 
 
 class Scheduler:
@@ -251,27 +192,12 @@ class Scheduler:
             raise TaskDefinitionError(
                 f"{definition.name!r} comes too late: register tasks before the scheduler starts"
             )
-        if definition.options is not None and not schedule:
-            schedule, said_by = {"interval": OFF}, said_by or ON_DEMAND
-        terms = task_schedule(definition.name, schedule)
         override = self._schedules.get(definition.name)
-        if override is not None:
-            said_by = self.schedules_said_by
-            try:
-                terms = task_schedule(definition.name, overridden(schedule, override))
-            except TaskDefinitionError as exc:
-                raise TaskDefinitionError(f"{said_by}: {exc}") from exc
-        options = schedule if override is None else overridden(schedule, override)
-        try:
-            params = params_of(definition, terms, options.get("params"))
-        except InvalidParams as exc:
-            raise TaskDefinitionError(f"{definition.name!r}: params: {exc}") from exc
-        self._tasks[definition.name] = ScheduledTask(
+        self._tasks[definition.name] = ScheduledTask.of(
             definition,
-            terms,
-            said_by or definition.defined_in,
-            enqueuing(definition, options.get("params")) if options.get("enqueue") else None,
-            params,
+            schedule,
+            said_by=said_by,
+            override=None if override is None else Override(override, self.schedules_said_by),
         )
 
     def start(self, group: asyncio.TaskGroup | None = None) -> None:
@@ -541,31 +467,15 @@ class Scheduler:
         )
 
     def _go_alone(self, name: str) -> None:
-        """Take what is due without the store, by what was last known of the book.
-
-        What others run and what waits in the store is left out: nobody can tell what became of it.
-        """
+        """Take what is due without the store."""
         attention = self._attend_to(name)
-        attention.again = True  # the store shall hear of it
-        going_on = self._runs.keys() - self._settling
-        book = attention.lone or replace(
-            attention.book, active=tuple(e for e in attention.book.active if e.session is not None)
-        )
-        active = tuple(e for e in book.active if e.session is None or e.run_id in going_on)
-        attention.lone = replace(book, active=active)
-        request = Attend(terms=self._tasks[name].terms, seen=book.cursor)
-        self._decide_alone(name, request)
+        attention.go_alone(self._runs.keys() - self._settling)
+        assert attention.lone is not None
+        self._decide_alone(name, Attend(terms=self._tasks[name].terms, seen=attention.lone.cursor))
 
     def _decide_alone(self, name: str, request: Request) -> None:
-        attention = self._attend_to(name)
         claimant = Claimant(self._ledger.replica)
-        assert attention.lone is not None
-        answer = decide(request, attention.lone, claimant=claimant, now=self._clock.now())
-        attention.lone = answer.book
-        attention.alone |= {RunId(entry.run_id) for entry in answer.granted if entry.run_id}
-        done = [entry for entry in answer.recorded if entry.outcome.final]
-        attention.unrecorded = [*attention.unrecorded, *done][-UNRECORDED:]
-        self._hear(answer)
+        self._hear(self._attend_to(name).decide(request, claimant, self._clock.now()))
 
     def _spawn(self, entry: Entry) -> None:
         assert entry.run_id is not None
@@ -681,42 +591,14 @@ class Scheduler:
         )
 
     def _finish(self, entry: Entry, run: Run) -> Finish:
-        outcome, error = Outcome.RAN, None
-        if run.error is not None:
-            said = self._redact(f"{run.error.type}: {run.error.message}")
-            outcome, error = Outcome.FAILED, said[:ERROR]
-        revoked = run.state is State.REVOKED
-        if revoked and run.error is not None:
-            error = run.error.message
-            if error != PRECEDENCE:
-                outcome = Outcome.LOST
+        outcome, error = last_word(run, self._redact)
         return Finish(
             terms=self._tasks[entry.task].terms,
             entry=entry,
             outcome=outcome,
             duration_ms=run.duration_ms,
             error=error,
-            counts=not revoked,
+            counts=run.state is not State.REVOKED,
             go_on=not self._ending
             and (entry.session is None or not self._attend_to(entry.task).alone),
         )
-
-
-def params_of(definition: TaskDefinition, terms: TaskSchedule, said: object) -> str:
-    """What a task on a schedule is run with, as JSON.
-
-    Raises:
-        InvalidParams: It does not fit, or it is missing.
-    """
-    if said is None and (terms.schedule is None or not definition.params.required):
-        return "{}"
-    return definition.params.dump(said)
-
-
-def overridden(options: ScheduleOptions, override: ScheduleOptions) -> dict[str, Any]:
-    """The options with the others in their place; what says when, and all that goes with it."""
-    said: dict[str, Any] = {**options}
-    if any(name in override for name in WHEN):
-        for name in (*WHEN, "timezone", "phase"):
-            said.pop(name, None)
-    return {**said, **override}

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     import httpx
 
-    from worker.scheduling.scheduler import ScheduledTask
+    from worker.scheduling.scheduled_task import ScheduledTask
     from worker.tasks.base import BaseTask, Defined
     from worker.testing.jobs import EnqueuedJob, JobOutcome
 
