@@ -10,7 +10,7 @@ from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from worker.backends.opening import display_url, open_store
+from worker.backends.opening import open_store
 from worker.client.client import WorkerClient
 from worker.clock import Clock, SystemClock
 from worker.config.collecting import register_modules
@@ -38,6 +38,7 @@ from worker.telemetry.event_log import EventLog
 from worker.telemetry.logs import LogStream, Redaction, configure_logging
 from worker.telemetry.watchdog import Watchdog
 from worker.transport import ClientOptions, open_client
+from worker.urls import display_url
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence

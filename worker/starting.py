@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Protocol
 import structlog
 
 from worker.app import Doors, open_worker
-from worker.backends.opening import display_url
 from worker.clock import SystemClock
 from worker.config.stores import queue_url, store_url
 from worker.errors import ConfigurationError, StoreUnavailable, nearest
@@ -22,6 +21,7 @@ from worker.ports import Introducing
 from worker.scheduling.freshness import DeadManPing
 from worker.supervisor import Service, StopRequest, supervise
 from worker.telemetry.heartbeat import Heartbeat
+from worker.urls import display_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

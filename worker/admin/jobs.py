@@ -9,11 +9,11 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from worker.admin.queues import nobody_works, queue_facts
-from worker.backends.opening import kind_of
+from worker.backends.opening import STORES
 from worker.config.stores import engine_of, named_as_given, queue_url, store_url
 from worker.errors import ConfigurationError, NotSupported, UnknownJob
 from worker.jobs.job import JobId, JobQuery, Requeued
-from worker.queues.opening import kind_of_queue
+from worker.queues.opening import QUEUES
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -175,8 +175,8 @@ def refuse_memory(settings: Settings, *, records: bool = True) -> None:
         ConfigurationError: It is in memory, or no engine at all.
     """
     if settings.queue_url is None:
-        kind_of(store_url(settings))
-    kind = kind_of_queue(queue_url(settings))
+        STORES.of(store_url(settings))
+    kind = QUEUES.of(queue_url(settings))
     if kind == "memory":
         setting = "WORKER_STORE_URL" if settings.queue_url is None else "WORKER_QUEUE_URL"
         raise ConfigurationError(
@@ -186,7 +186,7 @@ def refuse_memory(settings: Settings, *, records: bool = True) -> None:
                 "sqlite:///…, postgresql://…, redis://… or sqs://…"
             ]
         )
-    if records and kind == "sqs" and kind_of(store_url(settings)) == "memory":
+    if records and kind == "sqs" and STORES.of(store_url(settings)) == "memory":
         raise ConfigurationError(
             [
                 "WORKER_STORE_URL is memory://, and with SQS the store records what became of "

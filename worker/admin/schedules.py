@@ -11,7 +11,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from worker.app import open_worker, redaction
-from worker.backends.opening import kind_of, open_store
+from worker.backends.opening import STORES, open_store
 from worker.clock import SystemClock
 from worker.config.stores import store_url
 from worker.errors import ConfigurationError, UnknownTaskError, WorkerError
@@ -236,7 +236,7 @@ def open_admin(settings: Settings, tasks: dict[str, ScheduledTask]) -> Iterator[
         StoreError: It cannot be reached, or its schema does not fit.
     """
     url = store_url(settings)
-    if kind_of(url) == "memory":
+    if STORES.of(url) == "memory":
         raise ConfigurationError(
             [
                 "WORKER_STORE_URL is memory://, which nobody but the worker itself can look into; "

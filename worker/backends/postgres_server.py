@@ -12,8 +12,8 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import DictRow, dict_row
 from psycopg.waiting import Ready
 
-from worker.backends.opening import display_url
 from worker.errors import ConfigurationError, StoreError, StoreSchemaError, StoreUnavailable
+from worker.urls import display_url
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

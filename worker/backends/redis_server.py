@@ -20,8 +20,8 @@ from redis.exceptions import (
     TimeoutError,
 )
 
-from worker.backends.opening import display_url
 from worker.errors import ConfigurationError, StoreSchemaError, StoreUnavailable
+from worker.urls import display_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from worker.app import open_worker
-from worker.backends.opening import display_url
 from worker.config.stores import queue_url, store_url
 from worker.context import RunContext
 from worker.data_api import DataApi
@@ -16,6 +15,7 @@ from worker.errors import DataApiError, DataApiUnreachable, StoreError, StoreUna
 from worker.ledger.book import BY_HAND
 from worker.retry import RetryPolicy
 from worker.starting import ops_of, side_services
+from worker.urls import display_url
 
 if TYPE_CHECKING:
     from worker.app import Worker

@@ -5,10 +5,11 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from worker.backends.opening import backend, display_url, kind_of, open_store
+from worker.backends.opening import STORES, open_store
 from worker.errors import ConfigurationError, StoreError
-from worker.queues.opening import kind_of_queue, make_jobs
+from worker.queues.opening import QUEUES, make_jobs
 from worker.settings import variable
+from worker.urls import display_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -45,7 +46,7 @@ def engine_of(
     """
     with named_as_given(settings):
         if settings.queue_url is None:
-            kind_of(store_url(settings))  # which knows fewer kinds
+            STORES.of(store_url(settings))  # which knows fewer kinds
         return make_jobs(
             queue_url(settings), records_url=store_url(settings), queues=queues, clock=clock
         )
@@ -78,15 +79,15 @@ def migrate_store(settings: Settings) -> str:
         StoreError: One of them cannot be reached, or refuses.
     """
     urls = [store_url(settings)]
-    if queue_url(settings) != urls[0] and kind_of_queue(queue_url(settings)) == "postgres":
+    if queue_url(settings) != urls[0] and QUEUES.of(queue_url(settings)) == "postgres":
         urls.append(queue_url(settings))
     return "\n".join(migrated(url) for url in urls)
 
 
 def migrated(url: str) -> str:
     where = display_url(url)
-    if kind_of(url) == "postgres":
-        before, after = backend("migrate", "postgres").migrate(url)
+    if STORES.of(url) == "postgres":
+        before, after = STORES.module("postgres", "migrate").migrate(url)
         if before == after:
             return f"{where} is up to date, at {after}"
         return f"{where} was migrated from {before or 'nothing'} to {after}"

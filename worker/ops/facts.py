@@ -8,7 +8,6 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, TypeVar
 
 from worker.admin.queues import QueueFacts, queue_facts
-from worker.backends.opening import display_url
 from worker.config.stores import queue_url, store_url
 from worker.errors import ConfigurationError, NotSupported, StoreError
 from worker.ops.banner import problems_of, status_of
@@ -26,6 +25,7 @@ from worker.ops.schedules import Ledger, running_slots
 from worker.ops.sources import Shared, Sources
 from worker.ops.throughput import Throughput
 from worker.secret_keys import without_secret_values
+from worker.urls import display_url
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

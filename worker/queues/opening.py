@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from worker.backends.opening import sqlite_path
 from worker.errors import ConfigurationError
+from worker.urls import SCHEMES, Kinds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -14,31 +13,14 @@ if TYPE_CHECKING:
     from worker.clock import Clock
     from worker.ports import JobStore
 
-__all__ = ["kind_of_queue", "make_jobs"]
+__all__ = ["QUEUES", "make_jobs"]
 
-KINDS = {
-    "memory": "memory",
-    "sqlite": "sqlite",
-    "postgres": "postgres",
-    "postgresql": "postgres",
-    "redis": "redis",
-    "rediss": "redis",
-    "sqs": "sqs",
-}
-EXPECTED = "expected memory://, sqlite:///path/to/file, postgresql://…, redis://… or sqs://…"
-
-
-def kind_of_queue(url: str) -> str:
-    """``memory``, ``sqlite``, ``postgres``, ``redis`` or ``sqs``.
-
-    Raises:
-        ConfigurationError: None of them.
-    """
-    scheme = url.partition("://")[0].partition("+")[0].lower() if "://" in url else ""
-    if scheme not in KINDS:
-        got = f"{scheme}://…" if scheme else "no scheme"
-        raise ConfigurationError([f"WORKER_QUEUE_URL: {EXPECTED}, got {got}"])
-    return KINDS[scheme]
+QUEUES = Kinds(
+    setting="WORKER_QUEUE_URL",
+    package="worker.queues",
+    schemes={**SCHEMES, "sqs": "sqs"},
+    expected="memory://, sqlite:///path/to/file, postgresql://…, redis://… or sqs://…",
+)
 
 
 def make_jobs(
@@ -59,13 +41,13 @@ def make_jobs(
     Raises:
         ConfigurationError: The URL is none that is known, or its library is not installed.
     """
-    kind = kind_of_queue(url)
-    module = engine(kind)
+    kind = QUEUES.of(url)
+    module = QUEUES.module(kind)
     store: JobStore
     if kind == "memory":
         store = module.MemoryJobs(clock)
     elif kind == "sqlite":
-        store = module.SqliteJobs(sqlite_path(url))
+        store = module.SqliteJobs(QUEUES.sqlite_path(url))
     elif kind == "postgres":
         store = module.PostgresJobs(url)
     elif kind == "redis":
@@ -78,20 +60,3 @@ def make_jobs(
             )
         store = module.SqsJobs(url, records, queues=queues)
     return store
-
-
-def engine(kind: str) -> Any:
-    """A module of this package, whose library an extra of the same name brings.
-
-    Raises:
-        ConfigurationError: It is not installed.
-    """
-    try:
-        return import_module(f"worker.queues.{kind}")
-    except ModuleNotFoundError as exc:
-        raise ConfigurationError(
-            [
-                f"WORKER_QUEUE_URL names {kind}, but {exc.name} is not installed; "
-                f"expected: pip install 'sidecar-worker[{kind}]'"
-            ]
-        ) from exc
