@@ -1,6 +1,6 @@
 """The reference pages under ``docs/reference``, and ``.env.example``: made from the code.
 
-`pages` makes them, ``python -m tools.reference`` writes them, and ``tests/test_reference.py`` says
+`pages` makes them, ``python -m tools.reference`` writes them, and ``tests/project/test_reference.py`` says
 whether the ones in the repository are current.
 """
 

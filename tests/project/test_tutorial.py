@@ -85,6 +85,6 @@ async def test_the_tutorial_can_be_followed(shop: Path) -> None:
 
 
 def test_every_step_is_followed() -> None:
-    text = (Path(__file__).parent.parent / "docs/tutorial.md").read_text("utf-8")
+    text = (Path(__file__).parents[2] / "docs/tutorial.md").read_text("utf-8")
     steps = set(re.findall(r"<!-- command: tutorial (\w+) -->", text))
     assert steps == {"run", "history", "preview", "enqueue", "drop", "test", "health"}

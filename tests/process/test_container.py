@@ -29,7 +29,7 @@ import pytest
 from tests.support.processes import LoggingProcess
 from worker.settings import Settings, variable
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 NOBODY = "65534"
 
 pytestmark = [

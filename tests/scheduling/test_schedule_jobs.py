@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel
 
 from tests.support.clock import WallClock
-from tests.test_scheduler import HOURLY, START, Worker, running
+from tests.support.scheduling import HOURLY, START, Worker, running
 from worker import BaseTask, RunContext, StoreUnavailable, TaskDefinitionError, WorkerClient, task
 from worker.jobs.job import Enqueued, JobQuery, NewJob
 from worker.model import State, Trigger

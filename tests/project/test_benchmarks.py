@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.queues import ENGINES
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def report_of(*arguments: str) -> str:

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 import yaml
 
+from tests.project.test_coming_from import script, settings, working
 from tests.support.documents import DOCUMENTS, PATHS, ROOT, write_examples
 from tests.support.processes import (
     clean_environment,
     worker_command,
 )
-from tests.test_coming_from import script, settings, working
 from worker import WorkerClient
 from worker.client.enqueue_options import EnqueueOptions
 from worker.consuming.queue_plan import QueuePlan

@@ -1,20 +1,19 @@
-"""Faults that a review of the scheduler and its ledger found, each as it would be met."""
+"""Where doors, leases and a slow store meet: faults that reviews found, each as it is met."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from structlog.testing import capture_logs
 
 from tests.support.clock import WallClock
 from tests.support.ledgers import only
+from tests.support.scheduling import HOUR, HOURLY, SECOND, Gate, Worker
 from tests.support.waiting import wait_until
-from tests.test_scheduler import HOURLY, START, Gate, Worker
 from worker.backends.memory import MemoryStore
 from worker.clock import SystemClock
 from worker.errors import StoreUnavailable
@@ -27,43 +26,10 @@ from worker.schedules.policies import Overlap, Policies, TaskSchedule
 from worker.schedules.schedule import Interval
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-
-SECOND = timedelta(seconds=1)
-HOUR = timedelta(hours=1)
+    from collections.abc import Mapping, Sequence
 
 
-@asynccontextmanager
-async def running(worker: Worker) -> AsyncIterator[Worker]:
-    try:
-        yield worker
-    finally:
-        worker.store.works.set()
-        worker.store.down = None
-        await worker.stop()
-
-
-@pytest.fixture
-def clock() -> WallClock:
-    return WallClock(START)
-
-
-@pytest.fixture
-async def one(clock: WallClock) -> AsyncIterator[Worker]:
-    async with running(Worker(clock)) as worker:
-        yield worker
-
-
-@pytest.fixture
-async def two(clock: WallClock, one: Worker) -> AsyncIterator[Worker]:
-    async with running(Worker(clock, one.store, "two")) as worker:
-        yield worker
-
-
-@pytest.fixture(autouse=True)
-def log() -> Iterator[list[Any]]:
-    with capture_logs() as logged:
-        yield logged
+pytestmark = pytest.mark.usefixtures("log")
 
 
 async def test_a_process_that_runs_a_task_by_hand_hears_that_it_shall_end(
