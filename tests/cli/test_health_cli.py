@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import subprocess
 import sys
 import time
@@ -92,7 +93,10 @@ async def test_without_a_port_it_looks_at_the_age_of_the_file(tmp_path: Path) ->
     long_ago = time.time() - OLD_S
     os.utime(file, (long_ago, long_ago))
     code, _, err = await health(tmp_path, **said)
-    assert (code, "was touched 61 s ago" in err) == (1, True)
+    said_to_be = re.search(r"was touched (\d+) s ago", err)
+    assert code == 1
+    assert said_to_be is not None, err
+    assert int(said_to_be[1]) >= OLD_S
     code, _, err = await health(tmp_path, "--ready", **said)
     assert (code, "only WORKER_PROBE_PORT or WORKER_OPS_PORT tells" in err) == (1, True)
 
@@ -150,7 +154,7 @@ def test_it_imports_nothing_of_the_application(tmp_path: Path) -> None:
     foreign = {name.partition(".")[0] for name in modules} - sys.stdlib_module_names
     assert foreign == {"worker"}
     assert {name for name in modules if name.startswith("worker")} == {
-        *("worker", "worker.__main__", "worker.cli.health")
+        *("worker", "worker.__main__", "worker.cli", "worker.cli.health")
     }
 
 

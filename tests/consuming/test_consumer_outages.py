@@ -65,7 +65,7 @@ class Flaky(MemoryJobs):
 @pytest.fixture
 async def bench(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
     for name in ("consumer.AGAIN_S", "settling.AGAIN_S", "held_leases.TURN_S"):
-        monkeypatch.setattr(f"worker.{name}", 0.01)
+        monkeypatch.setattr(f"worker.consuming.{name}", 0.01)
     async with open_bench() as bench:
         bench.use(Flaky(bench.clock))
         yield bench

@@ -485,7 +485,8 @@ async def test_job_with_a_broken_traceparent_is_run_without_a_link(
 def test_every_attribute_and_span_event_stands_in_the_documentation() -> None:
     page = (ROOT / "docs" / "tracing.md").read_text("utf-8")
     code = "".join(
-        (ROOT / "worker" / name).read_text("utf-8") for name in ("tracing.py", "sending.py")
+        (ROOT / "worker" / name).read_text("utf-8")
+        for name in ("telemetry/tracing.py", "client/sending.py")
     )
     named = set(re.findall(r'"((?:worker|messaging|http|url|server|error)\.[a-z_.]+)"', code)) | {
         "retry",
