@@ -25,6 +25,7 @@ from worker.errors import (
 )
 from worker.events import Events, Tally
 from worker.ledger.book import BY_HAND
+from worker.ledger.presence import Presence
 from worker.ledger.thread import Lease, LedgerThread
 from worker.retry import RetryPolicy
 from worker.running.runner import RunLimits, Runner
@@ -176,7 +177,11 @@ async def open_worker(
         ledger.watched = tuple(max_ages)
         ledger.on_books = partial(note_books, freshness, clock)
         plans = [] if by_hand else plans_of(settings, doors, scheduler)
-        jobs = engine_of(settings, queues=[plan.name for plan in plans], clock=clock)
+        queues = [plan.name for plan in plans]
+        ledger.presence = Presence(
+            hand=by_hand, slots=doors.schedules, queues=tuple(queues), only=doors.only
+        )
+        jobs = engine_of(settings, queues=queues, clock=clock)
         client = WorkerClient(
             jobs=jobs,
             is_open=False,

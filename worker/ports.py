@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         SessionId,
         Written,
     )
+    from worker.ledger.presence import Presence
 
 __all__ = ["Introducing", "JobQueue", "JobRecords", "JobStore", "LedgerStore"]
 
@@ -53,8 +54,14 @@ class LedgerStore(Protocol):
         """What whoever chose this store should know: what is lost with it, and when."""
         ...
 
-    def open_session(self, replica: str, ttl: timedelta) -> SessionId:
-        """Begin a session whose lease holds for ``ttl``; its id is greater than all before it."""
+    def open_session(
+        self, replica: str, ttl: timedelta, presence: Presence | None = None
+    ) -> SessionId:
+        """Begin a session whose lease holds for ``ttl``; its id is greater than all before it.
+
+        Args:
+            presence: What it is for, kept as long as the session; ``None`` if that is not said.
+        """
         ...
 
     def renew(self, session: SessionId, ttl: timedelta) -> Pulse:
@@ -66,7 +73,10 @@ class LedgerStore(Protocol):
         ...
 
     def close_session(self, session: SessionId) -> None:
-        """End the lease now. What the session still runs is orphaned."""
+        """End the lease now, if it still holds. What the session still runs is orphaned.
+
+        `Replica.closed` from then on, which a session whose lease only runs out never is.
+        """
         ...
 
     def read(self, tasks: Sequence[str]) -> Mapping[str, Book]:

@@ -26,6 +26,7 @@ from worker.ledger.book import (
     SessionId,
     Written,
 )
+from worker.ledger.presence import Presence
 from worker.model import Trigger
 
 if TYPE_CHECKING:
@@ -204,6 +205,61 @@ def test_a_session_that_was_closed_is_dead_at_once(store: LedgerStore) -> None:
     store.close_session(session)
     with pytest.raises(LeaseLost):
         store.renew(session, LONG)
+
+
+SERVES = Presence(slots=False, queues=("billing", "f\xfcr \u2603"), only=("resize",))
+
+
+def test_what_a_session_is_for_is_kept_with_it(store: LedgerStore) -> None:
+    hand = Presence(hand=True)
+    sessions = [store.open_session("one", LONG, said) for said in (SERVES, hand, None)]
+    assert [(r.session, r.presence, r.works) for r in reversed(store.replicas())] == [
+        (sessions[0], SERVES, True),
+        (sessions[1], hand, False),
+        (sessions[2], None, True),
+    ]
+    for session in sessions:
+        store.renew(session, LONG)
+    latest = store.replicas()[-1]
+    assert (latest.presence, latest.until - latest.seen) == (SERVES, LONG)
+
+
+async def test_a_session_that_was_closed_is_told_from_one_whose_lease_ran_out(
+    store: LedgerStore,
+) -> None:
+    closed, silent, late = (
+        store.open_session(name, ttl, SERVES)
+        for name, ttl in (("closed", LONG), ("silent", SHORT), ("late", SHORT))
+    )
+    store.close_session(closed)
+    await expired(store, silent)
+    await expired(store, late)
+    store.close_session(late)
+    assert [(r.session, r.alive, r.closed, r.lost) for r in reversed(store.replicas())] == [
+        (closed, False, True, False),
+        (silent, False, False, True),
+        (late, False, True, False),
+    ]
+    gone = store.replicas()[1]
+    assert gone.seen <= gone.until <= datetime.now(UTC)
+
+
+async def test_of_a_session_that_did_not_say_what_it_is_for_nothing_is_concluded(
+    store: LedgerStore,
+) -> None:
+    old = store.open_session("old", SHORT)
+    await expired(store, old)
+    assert [(r.presence, r.closed, r.lost) for r in store.replicas()] == [(None, False, False)]
+
+
+async def test_what_is_known_of_pruned_sessions_is_forgotten_with_them(store: LedgerStore) -> None:
+    closed = store.open_session("closed", LONG, SERVES)
+    store.close_session(closed)
+    silent = store.open_session("silent", SHORT, SERVES)
+    await expired(store, silent)
+    await wait_until(
+        lambda: store.prune(age=timedelta(0)) == 0 and not store.replicas(), "both are pruned"
+    )
 
 
 def test_a_renewal_tells_what_waits_and_what_shall_end(store: LedgerStore) -> None:

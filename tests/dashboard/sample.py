@@ -137,8 +137,24 @@ def overview() -> dict[str, Any]:
             },
         ],
         "replicas": [
-            {"name": "web-1", "since": ago(7200), "seen": ago(1), "alive": True},
-            {"name": "web-2", "since": ago(90000), "seen": ago(4000), "alive": False},
+            {
+                "name": "web-1",
+                "since": ago(7200),
+                "seen": ago(1),
+                "alive": True,
+                "lost": False,
+                "queues": ["billing", "images"],
+                "slots": True,
+            },
+            {
+                "name": "web-2",
+                "since": ago(90000),
+                "seen": ago(400),
+                "alive": False,
+                "lost": True,
+                "queues": ["reports"],
+                "slots": False,
+            },
         ],
     }
 
@@ -178,6 +194,7 @@ def queues() -> list[dict[str, Any]]:
             "oldest_age_s": 42.0,
             "finished_per_minute": 96.5,
             "polled_here": True,
+            "polled_by": ["web-1"],
             "tasks": [{"task": "send_invoice", "waiting": 128, "running": 4, "dead": 3}],
         },
         {
@@ -188,6 +205,7 @@ def queues() -> list[dict[str, Any]]:
             "oldest_age_s": None,
             "finished_per_minute": 3.0,
             "polled_here": True,
+            "polled_by": ["web-1"],
             "tasks": [{"task": "resize", "waiting": 0, "running": 1, "dead": 0}],
         },
         {
@@ -198,6 +216,7 @@ def queues() -> list[dict[str, Any]]:
             "oldest_age_s": 5400.0,
             "finished_per_minute": None,
             "polled_here": False,
+            "polled_by": [],
             "tasks": [],
         },
     ]

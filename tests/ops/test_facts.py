@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,6 +12,8 @@ from tests.support.clock import FakeClock
 from worker.admin.queues import queue_facts
 from worker.events import LoopResumed, LoopStalled
 from worker.jobs.job import Job, JobId, QueueCount
+from worker.ledger.attendance import Pollers
+from worker.ledger.presence import Presence
 from worker.model import State
 from worker.ops.banner import of_queue, status_of
 from worker.ops.jobs import read_cursor, writable
@@ -136,13 +139,76 @@ def test_a_queue_that_nobody_seems_to_work_on_is_worth_a_warning() -> None:
 
     assert told(90) == [
         "nobody seems to work on the queue images: 4 jobs wait, the oldest for 2m, and none runs; "
-        "this worker does not poll it"
+        "who polls it is not known"
     ]
     assert told(31)[0].startswith("nobody seems to work on the queue images: 4 jobs wait")
     assert told(29) == []
     assert told(90, polled=["images"]) == []
     assert told(90, running=1) == []
     assert told(90, rates={"images": 12.0}) == []
+
+
+def poller(name: str, *, only: tuple[str, ...] = ()) -> tuple[str, Presence]:
+    return name, Presence(queues=("images",), only=only)
+
+
+def waiting(age_s: float = 0.0, *tasks: str) -> list[QueueCount]:
+    oldest = NOON - timedelta(seconds=age_s)
+    names = tasks or ("resize",)
+    return [QueueCount("images", task, State.PENDING, 4, oldest=oldest) for task in names]
+
+
+def said_of(pollers: Pollers, counts: list[QueueCount], **rest: Any) -> list[str]:
+    (queue,) = queue_facts(counts, now=NOON, known={}, pollers=pollers, **rest)
+    return [f"{problem.what}: {problem.why}" for problem in of_queue(queue)]
+
+
+def test_a_queue_that_nobody_polls_is_told_at_once() -> None:
+    elsewhere = Pollers(served={"one": Presence(queues=("billing",))})
+    assert said_of(elsewhere, waiting()) == [
+        "nobody polls the queue images: 4 jobs wait: of the workers that are up none polls it; "
+        "`worker start --queues images` does"
+    ]
+    later = [QueueCount("images", "resize", State.PENDING, 4)]
+    assert said_of(elsewhere, later) == [], "none of them is ready"
+    assert said_of(Pollers(served=dict([poller("one")])), waiting(200)) == []
+
+
+def test_a_queue_polled_for_other_tasks_only_is_told_with_the_task_that_waits() -> None:
+    some = Pollers(served=dict([poller("one", only=("crop",))]))
+    assert said_of(some, waiting(0, "crop", "resize")) == [
+        "nobody polls the queue images for resize: 4 jobs wait: "
+        "those that poll it run other tasks only (--only)"
+    ]
+    assert said_of(some, waiting(0, "crop")) == []
+    assert said_of(some, waiting(0, "")) == [], "nobody has looked into its messages yet"
+
+
+@pytest.mark.parametrize(
+    "doubtful",
+    [
+        Pollers(served={"old": None}),
+        Pollers(blind="the ledger is this machine's only (sqlite), and the queues are shared"),
+    ],
+)
+def test_that_nobody_polls_is_not_said_where_it_is_not_known(doubtful: Pollers) -> None:
+    assert said_of(doubtful, waiting()) == []
+    (guess,) = said_of(doubtful, waiting(90))
+    assert guess.startswith("nobody seems to work on the queue images: 4 jobs wait, the oldest")
+    (queue,) = queue_facts(waiting(), now=NOON, known={}, pollers=doubtful)
+    assert (queue.polled_by, queue.tasks[0].polled) == (None, None)
+
+
+def test_a_queue_that_a_stranger_to_the_ledger_works_on_is_not_said_to_be_polled_by_nobody() -> (
+    None
+):
+    here = Pollers(served={"one": Presence()}, known=frozenset({"one", "dead"}))
+    taken = replace(job(State.STARTED, worker="stranger"), queue="images")
+    assert said_of(here, waiting(), seen=[taken]) == []
+    assert said_of(here, waiting(), seen=[replace(taken, worker="dead")]) != []
+    assert said_of(here, waiting(), rates={"images": 5.0}) == [], "somebody ends jobs"
+    left = replace(here, lately=frozenset({"images"}))
+    assert said_of(left, waiting(), rates={"images": 5.0}) != [], "who did so has left"
 
 
 # --- stalls

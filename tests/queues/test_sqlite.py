@@ -126,7 +126,9 @@ async def test_a_ledger_of_version_1_gets_the_tables_of_jobs_and_keeps_what_it_h
     with closing(SqliteStore(path)) as store:
         assert store.read(["sync"])["sync"].runs == 7
     with closing(sqlite3.connect(path)) as connection:
-        assert connection.execute("PRAGMA user_version").fetchone() == (2,)
+        assert connection.execute("PRAGMA user_version").fetchone() == (
+            len(sqlite_file.MIGRATIONS),
+        )
     sound(path)
 
 
@@ -134,7 +136,7 @@ async def test_a_newer_file_is_refused_and_left_as_it_was(path: Path) -> None:
     await (await opened(path)).close()
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA user_version = 99")
-        with pytest.raises(StoreSchemaError, match="version 99, expected 2 or less"):
+        with pytest.raises(StoreSchemaError, match="version 99, expected 3 or less"):
             await opened(path)
         assert connection.execute("PRAGMA user_version").fetchone() == (99,)
 

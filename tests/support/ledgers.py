@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from worker.ledger.book import Change, Pulse, Replica, SessionId, Written
+    from worker.ledger.presence import Presence
 
 DAY, HOUR, MINUTE = timedelta(days=1), timedelta(hours=1), timedelta(minutes=1)
 TTL = timedelta(seconds=30)
@@ -64,9 +65,11 @@ class FailingStore:
         if self.down is not None:
             raise StoreUnavailable(self.down)
 
-    def open_session(self, replica: str, ttl: timedelta) -> SessionId:
+    def open_session(
+        self, replica: str, ttl: timedelta, presence: Presence | None = None
+    ) -> SessionId:
         self._asked()
-        return self.inner.open_session(replica, ttl)
+        return self.inner.open_session(replica, ttl, presence)
 
     def renew(self, session: SessionId, ttl: timedelta) -> Pulse:
         self._asked()
@@ -137,9 +140,11 @@ class Desk:
     def __post_init__(self) -> None:
         self.store = FailingStore(MemoryStore(self.time))
 
-    def claimant(self, name: str = "one", *, hears: bool = True) -> Claimant:
+    def claimant(
+        self, name: str = "one", *, hears: bool = True, presence: Presence | None = None
+    ) -> Claimant:
         """A replica with a fresh session."""
-        session = self.store.open_session(name, TTL)
+        session = self.store.open_session(name, TTL, presence)
         return Claimant(name, session, set() if hears else None)
 
     def answers(self, requests: Iterable[Request], by: Claimant) -> list[Answer | WorkerError]:

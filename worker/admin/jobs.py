@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from worker.admin.queues import nobody_works, queue_facts
+from worker.admin.queues import RUNNING, queue_facts, unattended
 from worker.backends.opening import STORES
 from worker.config.stores import engine_of, named_as_given, queue_url, store_url
 from worker.errors import ConfigurationError, NotSupported, UnknownJob
@@ -19,12 +19,14 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from worker.jobs.job import Job, QueueCount
+    from worker.ledger.attendance import Pollers
     from worker.ports import JobRecords
     from worker.settings import Settings
 
 __all__ = ["Act", "JobAdmin", "Toll", "open_jobs", "refuse_memory"]
 
 BATCH = 500
+LOOKED_AT = 100
 INSTANT = timedelta(milliseconds=1)
 """What an engine may have rounded a moment by."""
 
@@ -73,14 +75,17 @@ class JobAdmin:
         """How many jobs there are, by queue, task and state."""
         return await self._records.counts()
 
-    async def nobody_works(self, queue: str) -> str | None:
-        """That nobody seems to work on ``queue``, and why; ``None`` if it does not seem so.
+    async def unattended(self, queue: str, pollers: Pollers | None) -> str | None:
+        """That nobody works on ``queue``, and why; ``None`` if that cannot be said.
 
-        Who polls a queue is recorded nowhere: it is judged by what waits and what runs.
+        Args:
+            pollers: Who polls, as the ledger has it.
         """
-        facts = queue_facts(await self.counts(), now=datetime.now(UTC), known={})
-        why = next((nobody_works(one) for one in facts if one.name == queue), None)
-        return None if why is None else f"nobody seems to work on the queue {queue}: {why}"
+        now, running = datetime.now(UTC), JobQuery(queue=queue, states=RUNNING, limit=LOOKED_AT)
+        counts, seen = await self.counts(), await self.find(running)
+        facts = queue_facts(counts, now=now, known={}, seen=seen, pollers=pollers)
+        found = next((unattended(one) for one in facts if one.name == queue), None)
+        return None if found is None else ": ".join(found)
 
     async def jobs(self, ids: Sequence[str]) -> list[Job]:
         """The jobs with these ids.

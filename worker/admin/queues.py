@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from worker.jobs.job import Job, QueueCount
+    from worker.ledger.attendance import Pollers
 
-__all__ = ["QueueFacts", "TaskCount", "nobody_works", "queue_facts", "rounded"]
+__all__ = ["QueueFacts", "TaskCount", "queue_facts", "rounded", "unattended"]
 
 UNATTENDED_S = 30.0
 """After so long somebody should have taken a job, unless all are busy with others."""
@@ -30,12 +31,14 @@ class TaskCount:
 
     Attributes:
         task: Empty for messages that nobody has looked into yet, as SQS has them.
+        polled: Whether a worker that is up takes its jobs; ``None`` if that is not known.
     """
 
     task: str
     waiting: int
     running: int
     dead: int
+    polled: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +52,8 @@ class QueueFacts:
             none can.
         finished_per_minute: Over all workers, while somebody looks; ``None`` until that is known.
         polled_here: Whether this worker polls it.
+        polled_by: The workers that are up and poll it, as they told the ledger; ``None`` if that
+            is not known.
         workers: Those that had one of its jobs lately, as far as anybody looked.
     """
 
@@ -59,6 +64,7 @@ class QueueFacts:
     oldest_age_s: float | None
     finished_per_minute: float | None
     polled_here: bool
+    polled_by: list[str] | None
     workers: list[str]
     tasks: list[TaskCount]
 
@@ -71,6 +77,7 @@ def queue_facts(
     polled: Collection[str] = (),
     seen: Iterable[Job] = (),
     rates: Mapping[str, float] | None = None,
+    pollers: Pollers | None = None,
 ) -> list[QueueFacts]:
     """Every queue that has jobs, is polled, or belongs to a task; by name.
 
@@ -79,6 +86,7 @@ def queue_facts(
         polled: Those that this worker polls.
         seen: Jobs that tell which workers are about.
         rates: How many jobs end a minute, by queue.
+        pollers: Who polls which queue; ``None`` if that is not known.
     """
     rows: dict[str, dict[str, TaskCount]] = {queue: {} for queue in polled}
     for task, queue in known.items():
@@ -96,9 +104,25 @@ def queue_facts(
         if count.oldest is not None and count.state in WAITING:
             oldest[count.queue] = min(count.oldest, oldest.get(count.queue, count.oldest))
     workers: dict[str, set[str]] = {}
+    busy: dict[str, set[str]] = {}
     for job in seen:
         if job.worker is not None:
             workers.setdefault(job.queue, set()).add(job.worker)
+            if job.state in RUNNING:
+                busy.setdefault(job.queue, set()).add(job.worker)
+
+    def polling(queue: str, task: str = "") -> list[str] | None:
+        """Who polls; not known where another than those who are known worked on it just now."""
+        if pollers is None or busy.get(queue, set()) - pollers.known:
+            return None
+        found = pollers.of(queue, task)
+        ends = (rates or {}).get(queue, 0.0) > 0 and queue not in pollers.lately
+        return None if not found and ends else found
+
+    def told(queue: str, count: TaskCount) -> TaskCount:
+        who = polling(queue, count.task)
+        return replace(count, polled=None if who is None else bool(who))
+
     return [
         QueueFacts(
             name=name,
@@ -110,20 +134,46 @@ def queue_facts(
             else None,
             finished_per_minute=(rates or {}).get(name),
             polled_here=name in polled,
+            polled_by=polling(name),
             workers=sorted(workers.get(name, ())),
-            tasks=[tasks[task] for task in sorted(tasks)],
+            tasks=[told(name, tasks[task]) for task in sorted(tasks)],
         )
         for name, tasks in sorted(rows.items())
     ]
 
 
-def nobody_works(queue: QueueFacts) -> str | None:
+def unattended(queue: QueueFacts) -> tuple[str, str] | None:
+    """That nobody polls a queue in which something waits, and why one says so; else ``None``.
+
+    Known where the ledger knows who polls; judged by what waits and what runs where it does not.
+    """
+    if queue.polled_by is None:
+        why = nobody_seems_to_work(queue)
+        return None if why is None else (f"nobody seems to work on the queue {queue.name}", why)
+    left = [task for task in queue.tasks if task.waiting and task.polled is False]
+    if queue.oldest_age_s is None or not left:
+        return None
+    waiting = sum(task.waiting for task in left)
+    many = "1 job waits" if waiting == 1 else f"{waiting} jobs wait"
+    if not queue.polled_by:
+        return (
+            f"nobody polls the queue {queue.name}: {many}",
+            f"of the workers that are up none polls it; `worker start --queues {queue.name}` does",
+        )
+    names = ", ".join(task.task for task in left)
+    return (
+        f"nobody polls the queue {queue.name} for {names}: {many}",
+        "those that poll it run other tasks only (--only)",
+    )
+
+
+def nobody_seems_to_work(queue: QueueFacts) -> str | None:
     """Why it seems that nobody works on a queue; ``None`` if it does not seem so."""
     age_s, ends = queue.oldest_age_s, queue.finished_per_minute
     if age_s is None or age_s <= UNATTENDED_S or queue.running or ends or queue.polled_here:
         return None
     many = "1 job waits" if queue.waiting == 1 else f"{queue.waiting} jobs wait"
-    return f"{many}, the oldest for {rounded(age_s)}, and none runs"
+    return f"{many}, the oldest for {rounded(age_s)}, and none runs; who polls it is not known"
 
 
 def rounded(seconds: float) -> str:

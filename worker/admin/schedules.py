@@ -10,11 +10,13 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from worker.admin.presence import casualties
 from worker.app import open_worker, redaction
 from worker.backends.opening import STORES, open_store
 from worker.clock import SystemClock
 from worker.config.stores import store_url
 from worker.errors import ConfigurationError, UnknownTaskError, WorkerError
+from worker.ledger.attendance import pollers
 from worker.ledger.book import HistoryQuery
 from worker.ledger.ledger import (
     Answer,
@@ -34,7 +36,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from datetime import datetime
 
+    from worker.admin.presence import Casualty
+    from worker.ledger.attendance import Pollers
     from worker.ledger.book import Book, Entry, Replica
+    from worker.ledger.presence import Presence
     from worker.ports import LedgerStore
     from worker.scheduling.scheduled_task import ScheduledTask
     from worker.settings import Settings
@@ -101,6 +106,14 @@ class ScheduleAdmin:
     def replicas(self) -> list[Replica]:
         """The workers that are up, and those that were."""
         return self._store.replicas()
+
+    def casualties(self) -> list[Casualty]:
+        """The replicas that were lost lately, and what became of their slots."""
+        return casualties(self._store, self.replicas(), self._clock.now())
+
+    def pollers(self, blind: str | None, own: tuple[str, Presence] | None = None) -> Pollers:
+        """Who polls the queues, as `worker.ledger.attendance.pollers` has it."""
+        return pollers(self.replicas(), self._clock.now(), blind=blind, own=own)
 
     def history(self, query: HistoryQuery) -> list[Entry]:
         """What became of slots, the newest first.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from worker.ledger.book import Book, Entry, Outcome, Pause, SessionId
+from worker.ledger.presence import Presence
 from worker.model import Trigger
 
 if TYPE_CHECKING:
@@ -17,6 +19,8 @@ __all__ = [
     "entry_from",
     "entry_to",
     "from_micros",
+    "presence_from",
+    "presence_to",
     "to_micros",
 ]
 
@@ -126,4 +130,31 @@ def entry_from(kept: Mapping[str, Any], *, alive: bool = True) -> Entry:
         cancel=bool(kept["cancel"]),
         overlap=kept["overlap"],
         losses=kept["losses"],
+    )
+
+
+def presence_to(presence: Presence | None) -> str | None:
+    """What a session is for, as a text in ASCII."""
+    if presence is None:
+        return None
+    return json.dumps(
+        {
+            "hand": presence.hand,
+            "slots": presence.slots,
+            "queues": presence.queues,
+            "only": presence.only,
+        }
+    )
+
+
+def presence_from(text: str | None) -> Presence | None:
+    """What `presence_to` made; what a newer version says besides is passed over."""
+    if text is None:
+        return None
+    kept = json.loads(text)
+    return Presence(
+        hand=kept["hand"],
+        slots=kept["slots"],
+        queues=tuple(kept["queues"]),
+        only=tuple(kept["only"]),
     )

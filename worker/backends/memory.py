@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime, timedelta
 
+    from worker.ledger.presence import Presence
+
 __all__ = ["MemoryStore"]
 
 MOST = 100_000
@@ -40,7 +42,10 @@ class Life:
     name: str
     since: datetime
     seen: datetime
+    until: datetime
     lease_until: float
+    presence: Presence | None
+    closed: bool = False
 
 
 @dataclass
@@ -68,13 +73,20 @@ class MemoryStore:
             "each start runs every interval's latest slot again; no other process shares it",
         )
 
-    def open_session(self, replica: str, ttl: timedelta) -> SessionId:
+    def open_session(
+        self, replica: str, ttl: timedelta, presence: Presence | None = None
+    ) -> SessionId:
         with self._lock:
             now = self.clock.now()
             self._last_session += 1
             session = SessionId(self._last_session)
             self._sessions[session] = Life(
-                replica, now, now, self.clock.monotonic() + ttl.total_seconds()
+                replica,
+                since=now,
+                seen=now,
+                until=now + ttl,
+                lease_until=self.clock.monotonic() + ttl.total_seconds(),
+                presence=presence,
             )
             return session
 
@@ -84,6 +96,7 @@ class MemoryStore:
                 raise LeaseLost(f"the lease of session {session} has run out")
             life = self._sessions[session]
             life.seen = self.clock.now()
+            life.until = life.seen + ttl
             life.lease_until = self.clock.monotonic() + ttl.total_seconds()
             active = [
                 self._judged(entry) for book in self._active.values() for entry in book.values()
@@ -97,8 +110,12 @@ class MemoryStore:
 
     def close_session(self, session: SessionId) -> None:
         with self._lock:
+            if session not in self._sessions:
+                return
+            life = self._sessions[session]
+            life.closed = True
             if self._alive(session):
-                self._sessions[session].lease_until = self.clock.monotonic()
+                life.until, life.lease_until = self.clock.now(), self.clock.monotonic()
 
     def read(self, tasks: Sequence[str]) -> Mapping[str, Book]:
         with self._lock:
@@ -139,6 +156,9 @@ class MemoryStore:
                     since=life.since,
                     seen=life.seen,
                     alive=self._alive(session),
+                    until=life.until,
+                    presence=life.presence,
+                    closed=life.closed,
                 )
                 for session, life in reversed(self._sessions.items())
             ]

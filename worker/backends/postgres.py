@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg import errors
 
-from worker.backends.codec import book_from, book_to
+from worker.backends.codec import book_from, book_to, presence_from, presence_to
 from worker.backends.postgres_json import packed
 from worker.backends.postgres_server import server_of
 from worker.backends.queries import load_queries
@@ -50,10 +50,11 @@ if TYPE_CHECKING:
     from datetime import datetime, timedelta
 
     from worker.backends.postgres_server import Connection, Server
+    from worker.ledger.presence import Presence
 
 __all__ = ["PostgresStore"]
 
-SCHEMA = "0002"
+SCHEMA = "0003"
 """The migration whose tables this worker reads and writes. The names of migrations are in order."""
 TRIES = 4
 QUERIES = load_queries("postgres.sql")
@@ -80,8 +81,11 @@ class PostgresStore:
     def warnings(self) -> tuple[str, ...]:
         return ()
 
-    def open_session(self, replica: str, ttl: timedelta) -> SessionId:
-        (row,) = self._ask("open_session", replica=replica.replace("\0", "\ufffd"), ttl=ttl)
+    def open_session(
+        self, replica: str, ttl: timedelta, presence: Presence | None = None
+    ) -> SessionId:
+        name, said = replica.replace("\0", "\ufffd"), presence_to(presence)
+        (row,) = self._ask("open_session", replica=name, ttl=ttl, presence=said)
         return SessionId(row["id"])
 
     def renew(self, session: SessionId, ttl: timedelta) -> Pulse:
@@ -143,6 +147,9 @@ class PostgresStore:
                 since=row["started_at"].astimezone(UTC),
                 seen=row["seen_at"].astimezone(UTC),
                 alive=row["alive"],
+                until=row["lease_until"].astimezone(UTC),
+                presence=presence_from(row["presence"]),
+                closed=row["closed"],
             )
             for row in self._ask("list_sessions")
         ]

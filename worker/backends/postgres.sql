@@ -16,8 +16,8 @@ ORDER BY t.name, r.right;
 
 -- name: open_session
 -- A lease that begins now. Its id is greater than all before it.
-INSERT INTO worker_sessions (name, started_at, seen_at, lease_until)
-SELECT %(replica)s, now.now, now.now, now.now + %(ttl)s
+INSERT INTO worker_sessions (name, started_at, seen_at, lease_until, presence)
+SELECT %(replica)s, now.now, now.now, now.now + %(ttl)s, %(presence)s
 FROM (SELECT clock_timestamp() AS now OFFSET 0) AS now
 RETURNING id;
 
@@ -51,11 +51,11 @@ SELECT 'cancelled', task, slot, trigger FROM active
 WHERE outcome = 'running' AND cancel AND session = %(session)s;
 
 -- name: close_session
--- End the lease now, unless it has run out already.
+-- End the lease now, unless it has run out already; it ended in order either way.
 WITH now AS MATERIALIZED (SELECT clock_timestamp() AS now)
-UPDATE worker_sessions SET lease_until = now.now
+UPDATE worker_sessions SET lease_until = least(lease_until, now.now), closed_at = now.now
 FROM now
-WHERE id = %(session)s AND lease_until > now.now;
+WHERE id = %(session)s AND closed_at IS NULL;
 
 -- name: read_books
 -- The books and their active entries as of one moment: a row for each entry, or one without.
@@ -173,7 +173,8 @@ LIMIT %(limit)s;
 
 -- name: list_sessions
 -- All sessions that are not pruned, the latest first.
-SELECT id, name, started_at, seen_at, lease_until > clock_timestamp() AS alive
+SELECT id, name, started_at, seen_at, lease_until, presence, closed_at IS NOT NULL AS closed,
+    lease_until > clock_timestamp() AS alive
 FROM worker_sessions
 ORDER BY id DESC;
 

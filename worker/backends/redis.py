@@ -9,6 +9,8 @@ Keys, each with the prefix and a colon before it:
 ``schema``           string The version of this layout.
 ``last_session``     string The last session's id.
 ``sessions``         hash   id → since when, and the replica's name.
+``presence``         hash   id → what it is for, if it said so.
+``closed``           set    The ids of those that said that they end.
 ``seen``, ``leases`` zset   id → last renewal; id → until when its lease holds.
 ``tasks``            set    The tasks that have a book.
 ``book:TASK``        hash   ``version``, ``state``, and the active entries: all that `read` needs.
@@ -45,6 +47,8 @@ from worker.backends.codec import (
     entry_from,
     entry_to,
     from_micros,
+    presence_from,
+    presence_to,
     to_micros,
 )
 from worker.backends.redis_connection import RedisConnection
@@ -66,6 +70,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from worker.ledger.book import Change, EntryKey
+    from worker.ledger.presence import Presence
 
 __all__ = ["RedisStore"]
 
@@ -106,9 +111,14 @@ class RedisStore:
             self.close()
             raise
 
-    def open_session(self, replica: str, ttl: timedelta) -> SessionId:
+    def open_session(
+        self, replica: str, ttl: timedelta, presence: Presence | None = None
+    ) -> SessionId:
         (session,) = self._redis.ask(
-            self._redis.script("open_session", SCHEMA, json.dumps(replica), ttl // MICROSECOND)
+            self._redis.script(
+                *("open_session", SCHEMA, json.dumps(replica), ttl // MICROSECOND),
+                presence_to(presence) or "",
+            )
         )
         return SessionId(int(session))
 
@@ -159,7 +169,7 @@ class RedisStore:
     def replicas(self) -> list[Replica]:
         (answer,) = self._redis.ask(self._redis.script("replicas"))
         found = []
-        for session, value, seen, alive in answer:
+        for session, value, seen, until, alive, presence, closed in answer:
             since, _, name = value.partition(" ")
             found.append(
                 Replica(
@@ -168,6 +178,9 @@ class RedisStore:
                     since=from_micros(int(since)),
                     seen=from_micros(int(seen)),
                     alive=bool(alive),
+                    until=from_micros(int(until)),
+                    presence=presence_from(presence or None),
+                    closed=bool(closed),
                 )
             )
         return sorted(found, key=lambda replica: replica.session, reverse=True)

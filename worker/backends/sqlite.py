@@ -12,6 +12,8 @@ from worker.backends.codec import (
     entry_from,
     entry_to,
     from_micros,
+    presence_from,
+    presence_to,
     to_micros,
 )
 from worker.backends.queries import load_queries
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from worker.ledger.book import Change, Entry, EntryKey, HistoryQuery
+    from worker.ledger.presence import Presence
 
 __all__ = ["SqliteStore"]
 
@@ -70,10 +73,17 @@ class SqliteStore:
     def warnings(self) -> tuple[str, ...]:
         return ()
 
-    def open_session(self, replica: str, ttl: timedelta) -> SessionId:
+    def open_session(
+        self, replica: str, ttl: timedelta, presence: Presence | None = None
+    ) -> SessionId:
         with self._file.writing() as connection:
             now = now_micros()
-            values = {"name": storable(replica), "now": now, "lease_until": now + micros(ttl)}
+            values = {
+                "name": storable(replica),
+                "now": now,
+                "lease_until": now + micros(ttl),
+                "presence": presence_to(presence),
+            }
             added = connection.execute(QUERIES["open_session"], values)
             return SessionId(added.lastrowid or 0)
 
@@ -151,16 +161,20 @@ class SqliteStore:
 
     def replicas(self) -> list[Replica]:
         with self._file.connected() as connection:
-            rows = connection.execute(QUERIES["list_sessions"], {"now": now_micros()}).fetchall()
+            now = now_micros()
+            rows = connection.execute(QUERIES["list_sessions"]).fetchall()
         return [
             Replica(
                 session=SessionId(session),
                 name=name,
                 since=from_micros(since),
                 seen=from_micros(seen),
-                alive=bool(alive),
+                alive=lease_until > now,
+                until=from_micros(lease_until or seen),
+                presence=presence_from(presence),
+                closed=not lease_until,
             )
-            for session, name, since, seen, alive in rows
+            for session, name, since, seen, lease_until, presence in rows
         ]
 
     def prune(self, *, age: timedelta, limit: int = 5000) -> int:

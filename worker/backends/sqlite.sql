@@ -4,10 +4,10 @@
 -- name: open_session
 -- Adds a session. Its id is the present moment in milliseconds, or one more than the last id, so
 -- that ids rise even over a file that was deleted or put back from a copy.
-INSERT INTO sessions (session, name, since, seen, lease_until)
+INSERT INTO sessions (session, name, since, seen, lease_until, presence)
 SELECT
     max(:now / 1000, 1 + coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'sessions'), 0)),
-    :name, :now, :now, :lease_until;
+    :name, :now, :now, :lease_until, :presence;
 
 -- name: extend_lease
 -- Has a lease hold on, if it still does.
@@ -15,9 +15,10 @@ UPDATE sessions SET seen = :now, lease_until = :lease_until
 WHERE session = :session AND lease_until > :now;
 
 -- name: end_lease
--- Ends a lease for good: whatever the clock does later, zero has passed.
+-- Ends a session for good: whatever the clock does later, zero has passed. None whose lease only
+-- runs out has it.
 UPDATE sessions SET seen = :now, lease_until = 0
-WHERE session = :session AND lease_until > :now;
+WHERE session = :session AND lease_until > 0;
 
 -- name: lease_holds
 -- A row if the session's lease holds.
@@ -114,7 +115,7 @@ LIMIT :limit;
 
 -- name: list_sessions
 -- Every session, the latest first.
-SELECT session, name, since, seen, lease_until > :now FROM sessions ORDER BY session DESC;
+SELECT session, name, since, seen, lease_until, presence FROM sessions ORDER BY session DESC;
 
 -- name: prune_entries
 -- Forgets some of the last words recorded before a moment, the oldest first.

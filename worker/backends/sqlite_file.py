@@ -44,6 +44,10 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         QUERIES["create_rates"],
         QUERIES["set_version_2"],
     ),
+    (
+        QUERIES["add_presence"],
+        QUERIES["set_version_3"],
+    ),
 )
 """What leads from each version of the tables to the next."""
 APPLICATION = 0x5343574B

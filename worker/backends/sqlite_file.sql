@@ -193,3 +193,11 @@ CREATE TABLE rates (
 -- name: set_version_2
 -- The tables are those of version 2.
 PRAGMA user_version = 2;
+
+-- name: add_presence
+-- Version 3. What a session is for, as JSON; null if it did not say.
+ALTER TABLE sessions ADD COLUMN presence TEXT;
+
+-- name: set_version_3
+-- The tables are those of version 3.
+PRAGMA user_version = 3;

@@ -13,6 +13,7 @@ from worker.data_api import DataApi
 from worker.durations import format_duration
 from worker.errors import DataApiError, DataApiUnreachable, StoreError, StoreUnavailable
 from worker.ledger.book import BY_HAND
+from worker.ledger.presence import Presence
 from worker.retry import RetryPolicy
 from worker.starting import ops_of, side_services
 from worker.urls import display_url
@@ -82,7 +83,8 @@ async def check_store(worker: Worker) -> list[Finding]:
     try:
         store = await asyncio.to_thread(worker.ledger.connect)
         # A full disk can be read as ever: only writing shows it.
-        store.close_session(store.open_session(f"{BY_HAND}check", worker.settings.lease))
+        hand = Presence(hand=True)
+        store.close_session(store.open_session(f"{BY_HAND}check", worker.settings.lease, hand))
     except StoreUnavailable as exc:
         return [Finding(False, f"the ledger: {exc}", unreachable=True)]
     except StoreError as exc:

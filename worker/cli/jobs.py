@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from worker.admin.presence import who_is_there
 from worker.cli.terminal import (
     ExitCode,
     as_text,
@@ -196,7 +198,8 @@ def show_one(job_id: str, *, params: bool, zone: Any, as_json: bool, dead: bool 
             return ExitCode.OK
         facts = view.facts(params=params)
         if job.state in (State.PENDING, State.RETRY):
-            why = await admin.nobody_works(job.queue)
+            there, _ = await asyncio.to_thread(who_is_there, settings)
+            why = await admin.unattended(job.queue, there)
             facts += [] if why is None else [("why", visible(why))]
         width = max(len(name) for name, _ in facts)
         say("\n".join(f"{name:{width}}  {text}" for name, text in facts))

@@ -8,34 +8,53 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from worker.admin.queues import QueueFacts, queue_facts
-from worker.cli.terminal import as_text, complaints, print_table, ready_settings, remark, say
+from worker.admin.presence import who_is_there
+from worker.admin.queues import QueueFacts, queue_facts, unattended
+from worker.cli.casualties import tell_lost
+from worker.cli.terminal import (
+    as_text,
+    complaints,
+    print_table,
+    ready_settings,
+    remark,
+    say,
+)
 from worker.durations import format_duration
 from worker.jobs.job import JobQuery
 from worker.model import State
 from worker.process import run_to_end
 
 if TYPE_CHECKING:
+    from worker.ledger.attendance import Pollers
     from worker.settings import Settings
 
 __all__ = ["show_queues"]
 
 LOOKED_AT = 100
 """How many jobs are looked at for the names of the workers."""
-FIELDS = ("name", "waiting", "oldest_age_s", "running", "dead", "workers", "tasks")
+FIELDS = ("name", "waiting", "oldest_age_s", "running", "dead", "polled_by", "workers", "tasks")
+MOST_NAMES = 5
 
 
 def show_queues(
     tasks: Annotated[bool, typer.Option("--tasks", help="A line for each task, too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
-    """Show each queue: what waits and since when, what runs, what is dead, who works on it.
+    """Show each queue: what waits and since when, what runs, what is dead, who polls it.
 
-    The workers are those seen running jobs of it: now, or among the last hundred jobs. One that
-    polls it and found nothing to do is not named.
+    Who polls is what the workers that are up told the ledger. Where it cannot know them all, those
+    are named that were seen running jobs of it: now, or among the last hundred jobs.
     """
     with complaints():
-        queues = run_to_end(look(ready_settings()[0]))
+        settings = ready_settings()[0]
+        there, lost = who_is_there(settings)
+        queues = run_to_end(look(settings, there))
+    tell_lost(lost)
+    for queue in queues:
+        if (found := unattended(queue)) is not None:
+            remark(f"worker: {': '.join(found)}")
+    if queues and there.why_unknown is not None:
+        remark(f"worker: it is not known who polls: {there.why_unknown}")
     if as_json:
         say(as_text([as_dict(queue) for queue in queues], indent=None))
         return
@@ -44,14 +63,24 @@ def show_queues(
     rows = []
     for queue in queues:
         counts = (str(queue.waiting), age(queue), str(queue.running), str(queue.dead))
-        rows.append((queue.name, *counts, ", ".join(queue.workers) or "-"))
+        rows.append((queue.name, *counts, who(queue)))
         for task in queue.tasks if tasks else ():
             name = f"  {task.task or '(not looked into yet)'}"
             rows.append((name, str(task.waiting), "", str(task.running), str(task.dead), ""))
-    print_table(("queue", "waiting", "oldest", "running", "dead", "workers"), rows)
+    print_table(("queue", "waiting", "oldest", "running", "dead", "polled by"), rows)
 
 
-async def look(settings: Settings) -> list[QueueFacts]:
+def who(queue: QueueFacts) -> str:
+    """Who polls a queue; who was seen working on it where that is not known."""
+    if queue.polled_by is None:
+        seen = f", seen: {', '.join(queue.workers)}" if queue.workers else ""
+        return f"not known{seen}"
+    more = len(queue.polled_by) - MOST_NAMES
+    names = [*queue.polled_by[:MOST_NAMES], *([f"{more} more"] if more > 0 else [])]
+    return ", ".join(names) or "nobody"
+
+
+async def look(settings: Settings, pollers: Pollers) -> list[QueueFacts]:
     from worker.admin.jobs import open_jobs
     from worker.admin.schedules import registered
 
@@ -68,6 +97,7 @@ async def look(settings: Settings) -> list[QueueFacts]:
                 if task.definition.options is not None
             },
             seen=seen,
+            pollers=pollers,
         )
 
 

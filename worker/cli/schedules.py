@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo
 
 import typer
 
+from worker.cli.casualties import tell_lost, those_up
 from worker.cli.terminal import (
     ExitCode,
     as_text,
@@ -74,6 +75,8 @@ def list_schedules(
     """Show each schedule: its state, its next slots, and what became of the last one."""
     with opened() as admin:
         views = [view for view in admin.views() if not view.task.on_demand]
+        lost = admin.casualties()
+    tell_lost(lost)
     if as_json:
         say(as_text([describe_view(view) for view in views], indent=None))
         return
@@ -259,8 +262,8 @@ def ask_run(task: TaskName, overlap: OverlapOption = Overlap.BUFFER_ALL) -> None
     """Have a worker that is up run a task now. (`worker run` runs it here.)"""
     with opened() as admin:
         admin.run(task, overlap)
-        alive = sum(replica.alive and replica.works for replica in admin.replicas())
-    say(f"{task} was asked for; {those_up(alive)}")
+        up = those_up(admin.replicas(), task)
+    say(f"{task} was asked for; {up}")
 
 
 @schedule_app.command()
@@ -280,24 +283,18 @@ def backfill(
             done = admin.backfill(task, first, last, overlap)
         except ValueError as exc:
             raise typer.BadParameter(str(exc)) from exc
-        alive = sum(replica.alive and replica.works for replica in admin.replicas())
+        up = those_up(admin.replicas(), task)
     known = f"{many(done.known)} asked for before" if done.known else ""
     if not done.asked:
         say(f"nothing was asked for: {known}")
         return
     known = f" ({known})" if known else ""
-    say(f"{many(len(done.asked), task)} asked for{known}; {those_up(alive)}")
+    say(f"{many(len(done.asked), task)} asked for{known}; {up}")
 
 
 def many(slots: int, task: str = "") -> str:
     of = f" of {task}" if task else ""
     return f"1 slot{of} was" if slots == 1 else f"{slots} slots{of} were"
-
-
-def those_up(alive: int) -> str:
-    if alive == 0:
-        return "no worker is up, and the next one to start will see to it"
-    return f"{alive} {'worker is' if alive == 1 else 'workers are'} up"
 
 
 @schedule_app.command()
@@ -407,14 +404,14 @@ def metrics() -> None:
     from worker.telemetry.exposition import exposition
 
     with opened() as admin:
-        say(exposition(admin.views(), admin.replicas()))
+        say(exposition(admin.views(), admin.replicas(), datetime.now(UTC)))
 
 
 def explain_task(task: TaskName, as_json: AsJson = False) -> None:
     """Say why a task does not run now, or when it will."""
     with opened() as admin:
         said, queue = admin.explain(task), admin.queue(task)
-        stuck = None if queue is None else run_to_end(why_in_queue(queue))
+        stuck = None if queue is None else run_to_end(why_in_queue(queue, admin))
     verdict, facts = said.verdict, list(said.facts)
     if stuck is not None:
         verdict, facts = stuck, [verdict, *facts]
@@ -424,14 +421,17 @@ def explain_task(task: TaskName, as_json: AsJson = False) -> None:
     say("\n".join(map(visible, [verdict, *(f"  - {fact}" for fact in facts)])))
 
 
-async def why_in_queue(queue: str) -> str | None:
+async def why_in_queue(queue: str, admin: ScheduleAdmin) -> str | None:
     """What is wrong with a task's queue, as far as it can be seen from here."""
     from worker.admin.jobs import open_jobs
+    from worker.admin.presence import blind_to_pollers
     from worker.settings import load_settings
 
+    settings = load_settings()
     try:
-        async with open_jobs(load_settings()) as jobs:
-            return await jobs.nobody_works(queue)
+        pollers = admin.pollers(blind_to_pollers(settings))
+        async with open_jobs(settings) as jobs:
+            return await jobs.unattended(queue, pollers)
     except StoreError as exc:
         return f"the {exc.part} cannot be used: {exc}"
     except (ConfigurationError, NotSupported):

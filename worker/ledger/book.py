@@ -8,6 +8,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NewType, TypeVar
 
+from worker.ledger.presence import Presence
 from worker.model import Trigger
 
 if TYPE_CHECKING:
@@ -188,18 +189,34 @@ class Written(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replica:
-    """A worker that has, or had, a session."""
+    """A worker that has, or had, a session.
+
+    Attributes:
+        until: Until when its lease holds, or held.
+        presence: What it is for; ``None`` if it did not say, as those of older versions.
+        closed: It said itself that it ends.
+    """
 
     session: SessionId
     name: str
     since: datetime
     seen: datetime
     alive: bool
+    until: datetime
+    presence: Presence | None = None
+    closed: bool = False
 
     @property
     def works(self) -> bool:
-        """Whether it takes slots: not the session of a single run by hand."""
+        """Whether it serves: not the session of a single run by hand."""
+        if self.presence is not None:
+            return not self.presence.hand
         return not self.name.startswith(BY_HAND)
+
+    @property
+    def lost(self) -> bool:
+        """Whether its lease ran out without a word of it; of older versions that is not known."""
+        return self.presence is not None and self.works and not (self.alive or self.closed)
 
 
 @dataclass(frozen=True, slots=True)

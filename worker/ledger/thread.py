@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from worker.ledger.book import Book, SessionId
+    from worker.ledger.presence import Presence
     from worker.ports import LedgerStore
 
 __all__ = ["Lease", "LedgerThread"]
@@ -95,6 +96,7 @@ class LedgerThread:
         keep: How long last words are kept.
 
     Attributes:
+        presence: What it says that it is for, when its session begins.
         on_pulse: Called in the loop after each renewal; with ``None`` when the lease was lost, and
             all that ran under it.
         on_store: Called in the loop when the store fails, with what is wrong, and with ``None``
@@ -127,6 +129,7 @@ class LedgerThread:
         self._next_pulse = 0.0
         self._next_prune = 0.0
         self._next_look = 0.0
+        self.presence: Presence | None = None
         self.watched: tuple[str, ...] = ()
         self.on_books: Callable[[Sequence[Book]], None] = lambda books: None
         self.on_pulse: Callable[[Pulse | None], None] = lambda pulse: None
@@ -306,7 +309,7 @@ class LedgerThread:
     def _ready(self) -> tuple[LedgerStore, SessionId]:
         store = self.connect()
         if self._session is None:
-            self._session = store.open_session(self._replica, self._lease.ttl)
+            self._session = store.open_session(self._replica, self._lease.ttl, self.presence)
         return store, self._session
 
     def _pulse_if_due(self) -> None:

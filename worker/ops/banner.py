@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from worker.admin.queues import nobody_works, rounded
+from worker.admin.queues import rounded, unattended
 from worker.durations import format_duration
 from worker.errors import NotSupported
 from worker.ops.models import Problem
@@ -15,18 +15,23 @@ from worker.scheduling.overview import Standing, at
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from worker.admin.presence import Casualty
     from worker.admin.queues import QueueFacts
     from worker.app import Worker
     from worker.ops.health import Health
     from worker.ops.models import ReplicaFacts, Severity
     from worker.scheduling.overview import View
 
-__all__ = ["problems_of", "status_of"]
+__all__ = ["LostReplica", "problems_of", "status_of"]
+
+LostReplica: TypeAlias = "tuple[Casualty, int]"
+"""With the number of jobs that it holds still."""
 
 MOST = 50
 GRAVITY: list[Severity] = ["critical", "warning", "info"]
 MANY_FAILURES = 3
 MOST_STALLS = 3
+MOST_LOST = 10
 OLD_S = 300.0
 """How long a job may wait before that is worth a word."""
 
@@ -46,14 +51,16 @@ def problems_of(
     replicas: Sequence[ReplicaFacts] | Exception,
     views: Sequence[View] | Exception,
     queues: Sequence[QueueFacts] | Exception,
+    lost: Sequence[LostReplica] = (),
     redact: Callable[[str], str],
 ) -> list[Problem]:
     """What is wrong, as far as it is known; an exception stands for what cannot be asked.
 
     Args:
+        lost: The replicas that were lost lately.
         redact: Takes out of each text what is not to be seen: errors are others' words.
     """
-    found = [*own(worker, health), *stores(worker, replicas, views, queues)]
+    found = [*own(worker, health), *stores(worker, replicas, views, queues), *losses(lost)]
     if not isinstance(views, Exception):
         for view in views:
             found += schedule(view)
@@ -125,6 +132,28 @@ def stores(
         yield Problem(severity="critical", what=what, why=why, kind="queue", name="queues")
 
 
+def losses(lost: Sequence[LostReplica]) -> Iterator[Problem]:
+    """Who was lost: worth a warning as long as it is not back, or if it happens again and again."""
+    for one, held in lost[:MOST_LOST]:
+        many = "1 job" if held == 1 else f"{held} jobs"
+        left = f"; {many} that it ran will be taken over once their leases have run out"
+        yield Problem(
+            severity="warning" if one.lost.is_missing else "info",
+            what=one.lost.what,
+            why=f"{one.why}{left if held and one.lost.back is None else ''}",
+            kind="worker",
+            name=one.lost.name,
+        )
+    if (more := len(lost) - MOST_LOST) > 0:
+        yield Problem(
+            severity="warning",
+            what=f"{more} more replicas were lost",
+            why="the list of workers has them",
+            kind="worker",
+            name="workers",
+        )
+
+
 def schedule(view: View) -> Iterator[Problem]:
     """What is wrong with a task's schedule."""
     book, max_age = view.book, view.task.terms.policies.max_age
@@ -173,11 +202,11 @@ def of_queue(queue: QueueFacts) -> Iterator[Problem]:
             kind="dead",
             name=queue.name,
         )
-    if (unattended := nobody_works(queue)) is not None:
+    if (found := unattended(queue)) is not None:
         yield Problem(
             severity="warning",
-            what=f"nobody seems to work on the queue {queue.name}",
-            why=f"{unattended}; this worker does not poll it",
+            what=found[0],
+            why=found[1],
             kind="queue",
             name=queue.name,
         )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
+from worker.admin.presence import blind_to_pollers
 from worker.admin.queues import QueueFacts, queue_facts
 from worker.config.stores import queue_url, store_url
 from worker.errors import ConfigurationError, NotSupported, StoreError
@@ -31,7 +33,12 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from typing import Any
 
+    from worker.admin.presence import Casualty
+    from worker.admin.schedules import ScheduleAdmin
     from worker.app import Worker
+    from worker.ledger.attendance import Pollers
+    from worker.ledger.book import Replica
+    from worker.ops.banner import LostReplica
     from worker.ops.health import Health
 
 __all__ = ["Facts"]
@@ -43,6 +50,14 @@ PAST = timedelta(hours=1)
 """How long a worker that ended is still listed."""
 
 T = TypeVar("T")
+
+
+class There(NamedTuple):
+    """What the ledger knows of workers at one moment."""
+
+    replicas: list[Replica]
+    casualties: list[Casualty]
+    pollers: Pollers
 
 
 class Facts:
@@ -67,7 +82,7 @@ class Facts:
         self.jobs = JobBook(self.sources, hide)
         self._throughput = Throughput()
         self._views = Shared(self.ledger.views, fresh_s=FRESH_S)
-        self._replicas = Shared(self._read_replicas, fresh_s=FRESH_S)
+        self._there = Shared(self._read_there, fresh_s=FRESH_S)
         self._counts = Shared(self._count, fresh_s=FRESH_S)
         self._running = Shared(self.jobs.running, fresh_s=FRESH_S)
 
@@ -77,13 +92,16 @@ class Facts:
 
     def outdate(self) -> None:
         """Read all anew: something was changed."""
-        for shared in (self._views, self._replicas, self._counts, self._running):
+        for shared in (self._views, self._there, self._counts, self._running):
             shared.outdate()
 
     async def overview(self) -> Overview:
         """Whether all is well. What cannot be asked is part of the answer."""
-        replicas, views, queues = await asyncio.gather(
-            attempted(self._replicas.get), attempted(self._views.get), attempted(self.queues)
+        replicas, views, queues, lost = await asyncio.gather(
+            attempted(self._list_replicas),
+            attempted(self._views.get),
+            attempted(self.queues),
+            attempted(self._lost),
         )
         problems = problems_of(
             self._worker,
@@ -91,6 +109,7 @@ class Facts:
             replicas=replicas,
             views=views,
             queues=queues,
+            lost=lost if isinstance(lost, list) else [],
             redact=self.sources.redact,
         )
         return Overview(
@@ -171,20 +190,50 @@ class Facts:
         consumer = self._worker.consumer
         return [] if consumer is None else [plan.name for plan in consumer.queues]
 
-    async def _read_replicas(self) -> list[ReplicaFacts]:
-        known = await self.sources.ledger(lambda admin: admin.replicas())
+    async def _read_there(self) -> There:
+        ledger = self._worker.ledger
+        own = None if ledger.presence is None else (ledger.replica, ledger.presence)
+        blind = blind_to_pollers(self._worker.settings)
+
+        def look(admin: ScheduleAdmin) -> There:
+            known = admin.replicas()
+            return There(known, admin.casualties(), admin.pollers(blind, own))
+
+        return await self.sources.ledger(look)
+
+    async def _list_replicas(self) -> list[ReplicaFacts]:
+        known = (await self._there.get()).replicas
         since = datetime.now(UTC) - PAST
         latest = {one.name: one for one in sorted(known, key=lambda one: one.since)}
         return [
-            ReplicaFacts(name=one.name, since=one.since, seen=one.seen, alive=one.alive)
+            ReplicaFacts(
+                name=one.name,
+                since=one.since,
+                seen=one.seen,
+                alive=one.alive,
+                lost=one.lost,
+                queues=None if one.presence is None else list(one.presence.queues),
+                slots=None if one.presence is None else one.presence.slots,
+            )
             for one in known
             if one is latest[one.name]
             if one.works and (one.alive or one.seen > since)
         ][:MOST_REPLICAS]
 
+    async def _lost(self) -> list[LostReplica]:
+        """Who was lost, and how many of the jobs that it ran are still to be taken over."""
+        there = await self._there.get()
+        if not there.casualties:
+            return []
+        jobs = await attempted(self._running.get)
+        held = Counter() if isinstance(jobs, Exception) else Counter(j.worker for j in jobs[0])
+        return [(one, held[one.lost.name]) for one in there.casualties]
+
     async def _count(self) -> list[QueueFacts]:
-        counts, (running, _) = await asyncio.gather(
-            self.sources.engine(lambda jobs: jobs.counts()), self._running.get()
+        counts, (running, _), there = await asyncio.gather(
+            self.sources.engine(lambda jobs: jobs.counts()),
+            self._running.get(),
+            attempted(self._there.get),
         )
         ended: dict[str, int] = {}
         for count in counts:
@@ -203,6 +252,7 @@ class Facts:
             polled=self._polled(),
             seen=running,
             rates=rates,
+            pollers=there.pollers if isinstance(there, There) else None,
         )
 
 

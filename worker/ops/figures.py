@@ -75,7 +75,7 @@ class Reading:
         ]
         views, replicas = ledger or ([], [])
         if ledger is not None:
-            found += ledger_figures(views, replicas)
+            found += ledger_figures(views, replicas, self._clock.now())
         found.append(last_successes(views, successes))
         if worker.consumer is not None:
             found.append(Figures(families.QUEUE_UP, [((), float(counts is not None))]))

@@ -85,12 +85,21 @@ class WorkerFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaFacts:
-    """A worker that the ledger knows."""
+    """A worker that the ledger knows.
+
+    Attributes:
+        lost: Its lease ran out without a word of it; it did not stop in order.
+        queues: Those that it polls; ``None`` if it does not say, as older versions do not.
+        slots: Whether it takes slots.
+    """
 
     name: str
     since: datetime
     seen: datetime
     alive: bool
+    lost: bool
+    queues: list[str] | None
+    slots: bool | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

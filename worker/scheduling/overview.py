@@ -12,6 +12,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from worker.durations import format_duration
+from worker.ledger.attendance import lost_replicas, serving, takers
 from worker.ledger.book import Book, Entry, HistoryQuery, Outcome, Replica
 from worker.model import Trigger
 from worker.schedules.schedule import delay_of, next_due
@@ -197,7 +198,8 @@ def explain(task: ScheduledTask, store: LedgerStore, *, now: datetime) -> Explan
         *why_waiting(seen),
     ]
     wrong = what_is_wrong(seen)
-    facts = [*reasons[1:], *next_slot(seen), *last_words(seen, last)]
+    facts = [*reasons[1:], *who_was_lost(seen, replicas), *next_slot(seen)]
+    facts += last_words(seen, last)
     if task.terms.schedule is not None:
         facts.append(f"its schedule is {task.terms.schedule}, said by {task.said_by}")
     if reasons and not (wrong and (seen.book.running or reasons[0] in why_waiting(seen))):
@@ -267,7 +269,13 @@ def why_paused(seen: View) -> Iterator[str]:
 
 def why_nobody(seen: View, replicas: Sequence[Replica]) -> Iterator[str]:
     wanted = seen.task.terms.schedule is not None or seen.book.waiting
-    if not wanted or any(replica.alive and replica.works for replica in replicas):
+    if not wanted or takers(replicas, seen.name):
+        return
+    if up := serving(replicas):
+        yield (
+            f"no worker that is up takes slots of {seen.name}: {', '.join(up)} do other work only "
+            "(--no-schedules, --only)"
+        )
         return
     workers = [replica for replica in replicas if replica.works]
     if not workers:
@@ -278,6 +286,15 @@ def why_nobody(seen: View, replicas: Sequence[Replica]) -> Iterator[str]:
             f"no worker is up, or none can write to the ledger: {latest.name} was seen last, at "
             f"{at(latest.seen, seen.now)}"
         )
+
+
+def who_was_lost(seen: View, replicas: Sequence[Replica]) -> Iterator[str]:
+    """The replicas that served the task, and were lost lately."""
+    options = seen.task.definition.options
+    for lost in lost_replicas(replicas, seen.now):
+        served = lost.presence
+        if served.takes(seen.name) or (options and served.polls(options.queue, seen.name)):
+            yield f"{lost.what}: {lost.why}"
 
 
 def why_over(seen: View) -> Iterator[str]:

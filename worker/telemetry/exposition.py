@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from worker.ledger.attendance import lost_replicas, serving
 from worker.ledger.book import Outcome
 from worker.scheduling.overview import Standing
 
@@ -70,7 +71,15 @@ PAUSED = Family(
 FAILURES = Family(
     "worker_consecutive_failures", "gauge", "Failed runs since the last success.", ("task",)
 )
-REPLICAS = Family("worker_replicas", "gauge", "Workers whose lease holds.")
+REPLICAS = Family(
+    "worker_replicas", "gauge", "Workers that serve and whose lease holds; a run by hand is none."
+)
+REPLICAS_LOST = Family(
+    "worker_replicas_lost",
+    "gauge",
+    "Workers whose lease ran out within the last 10 minutes without a word of them, and that are "
+    "not back under their name, or were lost more than once.",
+)
 LEDGER_FAMILIES = (
     SLOTS,
     LAST_SUCCESS,
@@ -80,10 +89,13 @@ LEDGER_FAMILIES = (
     PAUSED,
     FAILURES,
     REPLICAS,
+    REPLICAS_LOST,
 )
 
 
-def ledger_figures(views: Sequence[View], replicas: Sequence[Replica]) -> list[Figures]:
+def ledger_figures(
+    views: Sequence[View], replicas: Sequence[Replica], now: datetime
+) -> list[Figures]:
     """What the ledger says of all schedules, but for `last_successes`."""
     scheduled = [view for view in views if view.standing is not Standing.OFF]
     return [
@@ -107,8 +119,10 @@ def ledger_figures(views: Sequence[View], replicas: Sequence[Replica]) -> list[F
         ),
         Figures(PAUSED, [((v.name,), float(v.book.pause is not None)) for v in scheduled]),
         Figures(FAILURES, [((view.name,), float(view.book.failures)) for view in views]),
+        Figures(REPLICAS, [((), float(len(serving(replicas))))]),
         Figures(
-            REPLICAS, [((), float(sum(replica.alive and replica.works for replica in replicas)))]
+            REPLICAS_LOST,
+            [((), float(sum(lost.is_missing for lost in lost_replicas(replicas, now))))],
         ),
     ]
 
@@ -126,10 +140,10 @@ def last_successes(views: Iterable[View], seen: Mapping[str, datetime] | None = 
     return stamps(LAST_SUCCESS, latest)
 
 
-def exposition(views: Sequence[View], replicas: Sequence[Replica]) -> str:
+def exposition(views: Sequence[View], replicas: Sequence[Replica], now: datetime) -> str:
     """All figures of the ledger, each family with its help."""
     lines: list[str] = []
-    for family, samples in [*ledger_figures(views, replicas), last_successes(views)]:
+    for family, samples in [*ledger_figures(views, replicas, now), last_successes(views)]:
         lines += [f"# HELP {family.name} {family.help}", f"# TYPE {family.name} {family.kind}"]
         lines += [f"{family.name}{shown(family, values)} {value!r}" for values, value in samples]
     return "\n".join(lines)

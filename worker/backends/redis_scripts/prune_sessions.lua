@@ -14,6 +14,8 @@ for _, session in ipairs(old) do
     stay = stay + 1
   else
     redis.call('HDEL', key('sessions'), session)
+    redis.call('HDEL', key('presence'), session)
+    redis.call('SREM', key('closed'), session)
     redis.call('ZREM', key('seen'), session)
     redis.call('ZREM', key('leases'), session)
   end

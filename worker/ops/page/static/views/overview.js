@@ -62,6 +62,7 @@ function glance() {
 
 const UP = ["ok", "ok", "up"];
 const GONE = ["mute", "mute", "gone"];
+const LOST = ["warn", "lost", "lost"];
 
 function worker() {
   const name = el("span", { class: "mono" });
@@ -69,15 +70,25 @@ function worker() {
   const since = moment();
   const seen = moment();
   const last = el("span", { class: "faint" }, "seen ", seen.node);
-  const node = el("li", {}, el("span", { class: "line" }, name, stands.node), el("span", { class: "faint" }, "since ", since.node), last);
+  const serves = el("span", { class: "faint" });
+  const node = el("li", {}, el("span", { class: "line" }, name, stands.node), el("span", { class: "faint" }, "since ", since.node), serves, last);
   return {
     node,
     update(one) {
       put(name, one.name);
-      stands.update(one.alive ? UP : GONE);
+      stands.update(one.alive ? UP : one.lost ? LOST : GONE);
+      put(serves, served(one));
+      show(serves, one.alive);
       since.update(one.since);
       seen.update(one.seen);
       show(last, !one.alive);
     },
   };
+}
+
+/** What a worker says that it does; one of an older version does not say. */
+function served(one) {
+  if (one.queues === null) return "does not say what it polls";
+  const polls = one.queues.length ? `polls ${one.queues.join(", ")}` : "polls no queue";
+  return one.slots ? polls : `${polls}, takes no slots`;
 }

@@ -7,6 +7,8 @@ import { history } from "../history.js";
 import { sparkline } from "../graphics.js";
 import { ageOf } from "../parts.js";
 
+const MOST_NAMES = 3;
+
 export function queues() {
   const list = queuesTable();
   const summary = el("p", { class: "sub" });
@@ -80,8 +82,8 @@ function row(withTasks) {
       const name = encodeURIComponent(one.name);
       put(link, one.name);
       set(link, "href", `#/jobs?queue=${name}`);
-      put(here, one.polled_here ? "" : "not worked off by this worker");
-      show(here, !one.polled_here);
+      put(here, polledBy(one));
+      set(here, "class", one.polled_by?.length === 0 ? "warn-text" : "faint");
       put(waiting, number(one.waiting));
       set(waiting, "href", `#/jobs?queue=${name}&state=PENDING&state=RETRY`);
       set(waiting, "aria-label", `${one.waiting} waiting in ${one.name}`);
@@ -98,6 +100,14 @@ function row(withTasks) {
       if (withTasks) keyed(tasks, one.tasks, (task) => task.task, taskRow);
     },
   };
+}
+
+/** Who polls it, as far as that is known. */
+function polledBy(one) {
+  if (one.polled_by === null) return one.polled_here ? "polled by this worker" : "who polls it is not known";
+  if (!one.polled_by.length) return "nobody polls it";
+  const more = one.polled_by.length - MOST_NAMES;
+  return `polled by ${one.polled_by.slice(0, MOST_NAMES).join(", ")}${more > 0 ? ` and ${more} more` : ""}`;
 }
 
 const perMinute = (rate) => number(rate < 10 ? Math.round(rate * 10) / 10 : Math.round(rate));
