@@ -165,9 +165,6 @@ def test_what_became_of_a_lost_replicas_slots_is_told() -> None:
     )
     dead = desk.claimant("dead", presence=SERVES)
     for terms in (plain, again):
-        desk.ask(Attend(terms=terms), dead)
-    desk.pass_time(timedelta(hours=1), dead)
-    for terms in (plain, again):
         assert desk.ask(Attend(terms=terms), dead).granted
     desk.pass_time(2 * LEASE)
 
@@ -181,3 +178,6 @@ def test_what_became_of_a_lost_replicas_slots_is_told() -> None:
     other = desk.claimant("other")
     desk.ask(Promote(terms=plain), other)
     assert any(slot.startswith("plain") and slot.endswith("(is lost)") for slot in told())
+    claimed = desk.ask(Promote(terms=again), other)
+    assert [entry.replica for entry in claimed.granted] == ["other"]
+    assert [slot.partition(" ")[0] for slot in told()] == ["plain"], "the other one runs again"
