@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from worker.backends.opening import kind_of, open_store
+from worker.backends.opening import STORES, open_store
 from worker.config.stores import queue_url, store_url
 from worker.errors import ConfigurationError, StoreError
 from worker.ledger.attendance import Lost, Pollers, lost_replicas, pollers
 from worker.ledger.book import HistoryQuery, Outcome
-from worker.queues.opening import kind_of_queue
+from worker.queues.opening import QUEUES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -30,7 +30,7 @@ MOST_RUNS = 5
 
 def blind_to_pollers(settings: Settings) -> str | None:
     """Why this ledger cannot know everybody who polls these queues; ``None`` if it does."""
-    ledger, queue = kind_of(store_url(settings)), kind_of_queue(queue_url(settings))
+    ledger, queue = STORES.of(store_url(settings)), QUEUES.of(queue_url(settings))
     if REACH[ledger] >= REACH[queue]:
         return None
     whose = "this process's" if ledger == "memory" else "this machine's"
@@ -91,7 +91,7 @@ def who_is_there(settings: Settings) -> tuple[Pollers, list[Casualty]]:
     """
     try:
         blind = blind_to_pollers(settings)
-        if kind_of(store_url(settings)) == "memory":
+        if STORES.of(store_url(settings)) == "memory":
             return Pollers(blind="the ledger is in the worker's own memory"), []
         store = open_store(store_url(settings))
     except (ConfigurationError, StoreError) as exc:
