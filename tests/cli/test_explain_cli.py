@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from tests.support.job_sites import Clerk, JobSite
 from tests.support.sites import HELD, HOURLY, REPLICA, Site, Tasks, ago
+from worker.backends.opening import open_store
 from worker.ledger.book import Outcome
 from worker.ledger.ledger import Ask
 from worker.model import Trigger
@@ -169,8 +170,25 @@ async def test_explain_leads_with_what_is_wrong_unless_it_is_known_why(tmp_path:
         assert wrong in others
 
 
-async def test_explain_says_that_nobody_works_on_a_tasks_queue(tmp_path: Path) -> None:
+async def test_explain_says_that_nobody_polls_a_tasks_queue(tmp_path: Path) -> None:
     site = JobSite(tmp_path)
+    first, _ = await verdict(site, "send_invoice")
+    assert first.startswith("send_invoice has no schedule")
+    async with site.engine() as jobs:
+        await Clerk(jobs).waits("a", "send_invoice", queue="billing", params='{"order_id": 1}')
+    first, others = await verdict(site, "send_invoice")
+    stuck = "nobody polls the queue billing: 1 job waits: of the workers that are up none polls it"
+    assert first.startswith(stuck)
+    assert others[0].startswith("send_invoice has no schedule")
+    assert stuck in await site.told("jobs show a")
+
+
+async def test_explain_guesses_whether_anybody_works_on_a_queue_where_that_is_not_known(
+    tmp_path: Path,
+) -> None:
+    site = JobSite(tmp_path)
+    with closing(open_store(site.store_url)) as store:
+        store.open_session("of an older version", timedelta(hours=1))
     first, _ = await verdict(site, "send_invoice")
     assert first.startswith("send_invoice has no schedule")
     async with site.engine() as jobs:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.support.job_sites import Clerk, JobSite
 from tests.support.jobs import fresh_queue_url
+from tests.support.sites import rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +28,13 @@ async def test_each_queue_is_shown_with_what_lies_in_it(site: JobSite) -> None:
         await clerk.dies("dead")
         await clerk.runs("runs")
         await clerk.waits("waits", "send_invoice", queue="billing", params='{"order_id": 1}')
-    billing, default = await site.table("queues")
+    _, out, err = await site.types("queues")
+    billing, default = rows_of(out)
+    shares = site.queue_url.startswith("sqlite")
+    said = (
+        "nobody polls the queue billing" if shares else "it is not known who polls: the ledger is"
+    )
+    assert said in err
     assert (billing["queue"], billing["waiting"], billing["dead"]) == ("billing", "1", "0")
     assert billing["oldest"].endswith("s")
     assert default == {
@@ -35,14 +43,22 @@ async def test_each_queue_is_shown_with_what_lies_in_it(site: JobSite) -> None:
         "oldest": "-",
         "running": "1",
         "dead": "1",
-        "workers": "one",
-    }
-    told = {queue["name"]: queue for queue in await site.json("queues")}
+        "polled by": "not known, seen: one",
+    }, "one runs a job of it, and the ledger has never heard of it"
+    assert billing["polled by"] == ("nobody" if shares else "not known")
+    _, out, _ = await site.types("queues --json")
+    told = {queue["name"]: queue for queue in json.loads(out)}
     assert told["billing"]["oldest_age_s"] >= 0
     assert told["default"]["workers"] == ["one"]
     tasks = {task["task"]: task for task in told["default"]["tasks"]}
-    assert tasks["fails"] == {"task": "fails", "waiting": 0, "running": 0, "dead": 1}
-    shown = await site.told("queues", "--tasks")
+    assert tasks["fails"] == {
+        "task": "fails",
+        "waiting": 0,
+        "running": 0,
+        "dead": 1,
+        "polled": None,
+    }
+    _, shown, _ = await site.types("queues --tasks")
     assert "  send_invoice" in shown
 
 
@@ -55,8 +71,8 @@ async def test_hostile_names_do_not_steer_the_terminal(tmp_path: Path) -> None:
     site = JobSite(tmp_path)
     async with site.engine() as jobs:
         await Clerk(jobs).waits("odd", "\x1b]0;title\x07evil", queue="a\x1b[2Jb")
-    shown = await site.told("queues", "--tasks")
-    assert "\x1b" not in shown
+    _, shown, err = await site.types("queues --tasks")
+    assert "\x1b" not in shown + err
     assert "\\x1b[2J" in shown
 
 
