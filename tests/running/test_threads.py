@@ -119,5 +119,7 @@ def test_a_thread_that_outlives_its_loop_does_no_harm() -> None:
     assert begun.wait(10)
     loop.close()
     end.set()
-    call.get_coro().close()
+    coroutine = call.get_coro()
+    assert coroutine is not None
+    coroutine.close()
     call._log_destroy_pending = False  # type: ignore[attr-defined]

@@ -1,7 +1,7 @@
 """The reference pages under ``docs/reference``, and ``.env.example``: made from the code.
 
-`pages` makes them, ``python -m tools.reference`` writes them, and ``tests/project/test_reference.py`` says
-whether the ones in the repository are current.
+`pages` makes them, ``python -m tools.reference`` writes them, and
+``tests/project/test_reference.py`` says whether the ones in the repository are current.
 """
 
 from __future__ import annotations
