@@ -52,6 +52,9 @@ async def test_explain_names_who_paused_it_and_how_to_end_that(tmp_path: Path) -
     assert first.startswith("report is paused since 20")
     assert first.endswith(f"ago) by {ME}: moving house; `worker schedule resume report` ends that")
     assert "no worker has ever used this ledger: nothing runs before `worker start`" in others
+    (slot,) = (line for line in others if line.startswith("its next slot"))
+    assert slot.startswith("its next slot would be 20")
+    assert slot.endswith("is recorded as paused unless it is resumed before")
 
 
 async def test_explain_names_what_turned_it_off(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from worker.admin.queues import rounded, unattended
 from worker.durations import format_duration
 from worker.errors import NotSupported
+from worker.ops.causes import of_data_api, of_schedule, unreached
 from worker.ops.models import Problem
 from worker.ops.stalls import PAST
 from worker.scheduling.overview import Standing, at
@@ -29,7 +30,6 @@ LostReplica: TypeAlias = "tuple[Casualty, int]"
 
 MOST = 50
 GRAVITY: list[Severity] = ["critical", "warning", "info"]
-MANY_FAILURES = 3
 MOST_STALLS = 3
 MOST_LOST = 10
 OLD_S = 300.0
@@ -61,9 +61,13 @@ def problems_of(
         redact: Takes out of each text what is not to be seen: errors are others' words.
     """
     found = [*own(worker, health), *stores(worker, replicas, views, queues), *losses(lost)]
-    if not isinstance(views, Exception):
-        for view in views:
-            found += schedule(view)
+    known = [] if isinstance(views, Exception) else views
+    silenced = unreached(known)
+    # The others of its remarks are said of the schedules.
+    found += of_data_api(health.ready().remarks.get("data_api"), silenced)
+    for view in known:
+        found += [] if view in silenced else of_schedule(view)
+        found += schedule(view)
     if not isinstance(queues, Exception):
         for queue in queues:
             found += of_queue(queue)
@@ -100,15 +104,6 @@ def own(worker: Worker, health: Health) -> Iterator[Problem]:
             why="; ".join(held),
             kind="worker",
             name=name,
-        )
-    why_unheard = health.ready().remarks.get("data_api")  # the others are said of the schedules
-    if why_unheard is not None:
-        yield Problem(
-            severity="warning",
-            what="the Data API does not answer",
-            why=why_unheard,
-            kind="data_api",
-            name="data_api",
         )
 
 
@@ -155,36 +150,14 @@ def losses(lost: Sequence[LostReplica]) -> Iterator[Problem]:
 
 
 def schedule(view: View) -> Iterator[Problem]:
-    """What is wrong with a task's schedule."""
-    book, max_age = view.book, view.task.terms.policies.max_age
-    if view.stale_since is not None and max_age is not None:
-        last = (
-            "it never succeeded"
-            if book.last_success is None
-            else f"its last success was at {at(book.last_success, view.now)}"
-        )
-        yield Problem(
-            severity="critical",
-            what=f"{view.name} is stale since {at(view.stale_since, view.now)}",
-            why=f"a success is due every {format_duration(max_age)}; {last}",
-            kind="schedule",
-            name=view.name,
-        )
-    if book.failures:
-        many = "its last run" if book.failures == 1 else f"its last {book.failures} runs"
-        yield Problem(
-            severity="critical" if book.failures >= MANY_FAILURES else "warning",
-            what=f"{view.name} fails: {many} failed",
-            why=book.last_error or "no error is recorded",
-            kind="schedule",
-            name=view.name,
-        )
-    if view.standing is Standing.PAUSED and book.pause is not None:
-        note = f": {book.pause.note}" if book.pause.note else ""
+    """What is worth knowing of a schedule; what is wrong with it stands with its cause."""
+    pause = view.book.pause
+    if view.standing is Standing.PAUSED and pause is not None:
+        note = f": {pause.note}" if pause.note else ""
         yield Problem(
             severity="info",
             what=f"{view.name} is paused",
-            why=f"by {book.pause.by}, since {at(book.pause.at, view.now)}{note}",
+            why=f"by {pause.by}, since {at(pause.at, view.now)}{note}",
             kind="schedule",
             name=view.name,
         )

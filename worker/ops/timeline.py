@@ -45,7 +45,7 @@ def moments(job: Job, error: JobError | None) -> Iterator[Moment]:
         yield told("cancelled", "it was asked to end")
     if job.state in WAITING:
         what = "retry" if job.state is State.RETRY else "ready"
-        yield Moment(at=job.ready_at, what=what, detail="it can begin")
+        yield Moment(at=job.ready_at, what=what, detail="it can begin from then on")
     if job.state in RUNNING:
         yield Moment(at=job.ready_at, what="leased", detail="until then, unless it is extended")
     if job.expires_at is not None and not job.state.final:

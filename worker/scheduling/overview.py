@@ -340,6 +340,12 @@ def why_waiting(seen: View) -> Iterator[str]:
 def next_slot(seen: View) -> Iterator[str]:
     if not seen.slots:
         return
+    if seen.book.pause is not None:
+        yield (
+            f"its next slot would be {at(seen.slots[0], seen.now)}, and is recorded as paused "
+            "unless it is resumed before"
+        )
+        return
     text = f"its next slot is {at(seen.slots[0], seen.now)}"
     if seen.due is not None and seen.due != seen.slots[0]:
         text += f", and starts {short(seen.due - seen.slots[0])} later for its jitter"
