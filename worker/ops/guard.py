@@ -12,7 +12,15 @@ from starlette.requests import ClientDisconnect, Request
 from worker.ops.cross_site import comes_from_our_page, says_it_comes_from_elsewhere
 from worker.ops.locks import Caller, Role
 from worker.ops.problem import problem, tell_http_error
-from worker.ops.sign_in import ASK, ASK_LINK, CHALLENGE, session_secret, sign_in_page
+from worker.ops.sign_in import (
+    ASK,
+    ASK_LINK,
+    CHALLENGE,
+    DASHBOARD,
+    SESSION,
+    session_secret,
+    sign_in_page,
+)
 from worker.ops.slow_down import address_of
 
 if TYPE_CHECKING:
@@ -27,7 +35,6 @@ __all__ = ["Guard", "caller_of", "note", "still_in"]
 
 OPEN = frozenset({"/livez", "/readyz", "/startupz"})
 """What needs no token: an answer from a probe tells nobody what he should not know."""
-SESSION = "/session"
 LINK = "/session/link"
 MOST_HEADERS = 16 * 1024
 """Bytes, with the path and the query. The server stops reading there only if more is to come."""
@@ -93,7 +100,7 @@ class Guard:
                 "this name is none of the worker's: add it to WORKER_OPS_HOSTS if it shall be one",
             )
         if locks.sessions is not None:
-            if path == SESSION and request.method == "POST":
+            if path in (SESSION, DASHBOARD) and request.method == "POST":
                 return cross_site() if says_it_comes_from_elsewhere(request) else None
             if path == LINK and locks.link is not None:
                 return None
@@ -132,6 +139,7 @@ class Guard:
             return sign_in_page(
                 ASK if self._locks.link is None else ASK_LINK,
                 request.scope["path"] + (f"?{query}" if query else ""),
+                path=request.scope["path"],
             )
         detail = "expected the header Authorization: Bearer, with a token of the worker's"
         if not self._locks.tokens:

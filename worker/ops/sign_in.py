@@ -22,7 +22,16 @@ if TYPE_CHECKING:
     from worker.ops.locks import Locks, Role, Sessions, SignInLink
     from worker.ops.slow_down import SlowDown
 
-__all__ = ["ASK", "ASK_LINK", "CHALLENGE", "session_routes", "session_secret", "sign_in_page"]
+__all__ = [
+    "ASK",
+    "ASK_LINK",
+    "CHALLENGE",
+    "DASHBOARD",
+    "SESSION",
+    "session_routes",
+    "session_secret",
+    "sign_in_page",
+]
 
 PAGE = """<!doctype html>
 <html lang="en">
@@ -36,7 +45,7 @@ PAGE = """<!doctype html>
 <body>
 <main>
 <h1>worker</h1>
-<form method="post" action="/session">
+<form method="post" action="{action}">
 <p>{said}</p>
 <p><label for="token">Token</label>
 <input id="token" name="token" type="password" autocomplete="current-password" required autofocus>
@@ -63,24 +72,33 @@ ASK_LINK = (
 USED = "This link was used, or is of another life of the worker: its terminal shows the next one."
 WRONG = "This is no token of the worker's."
 CHALLENGE = 'Bearer realm="worker"'
+SESSION = "/session"
+DASHBOARD = "/"
 FORM = "application/x-www-form-urlencoded"
 SECURE = "__Host-"
 """Browsers take a cookie of such a name over TLS only, and from no other host."""
 
 
-def sign_in_page(said: str = ASK, onward: str = "/") -> Response:
+def sign_in_page(said: str = ASK, onward: str = "/", *, path: str = SESSION) -> Response:
     """The form that asks for a token, as an answer 401.
 
     Args:
         onward: The path and query where one wanted to go.
+        path: Of the request that this answers.
     """
-    page = PAGE.format(style=STYLE, said=escape(said), next=escape(onward))
+    # A form that names no address sends to its own: only so does what stands there after a #,
+    # which is the dashboard's view, outlive the sign-in. The server never sees it.
+    action = "" if path == DASHBOARD else SESSION
+    page = PAGE.format(style=STYLE, said=escape(said), next=escape(onward), action=action)
     headers = {"WWW-Authenticate": CHALLENGE, "Content-Security-Policy": POLICY}
     return HTMLResponse(page, status_code=401, headers=headers)
 
 
 def session_routes(locks: Locks, sessions: Sessions) -> list[Route]:
-    """``/session``: GET says the role, POST opens one for a token, DELETE ends it."""
+    """``/session``: GET says the role, POST opens one for a token, DELETE ends it.
+
+    POST does the same at ``/``, for the form that keeps the view.
+    """
 
     async def tell(request: Request) -> Response:
         return JSONResponse({"role": request.scope["caller"].role.value})
@@ -91,7 +109,8 @@ def session_routes(locks: Locks, sessions: Sessions) -> list[Route]:
         token, onward = str(given.get("token", "")), local(str(given.get("next", "/")))
         role = await locks.slow_down.judge(address_of(request), lambda: locks.tokens.role_of(token))
         if role is None:
-            return sign_in_page(WRONG, onward) if is_form else problem(401, WRONG)
+            path = request.scope["path"]
+            return sign_in_page(WRONG, onward, path=path) if is_form else problem(401, WRONG)
         answer: Response = JSONResponse({"role": role.value})
         if is_form:
             answer = RedirectResponse(onward, status_code=303)
@@ -107,9 +126,10 @@ def session_routes(locks: Locks, sessions: Sessions) -> list[Route]:
         return answer
 
     routes = [
-        Route("/session", tell, methods=["GET"]),
-        Route("/session", open_one, methods=["POST"]),
-        Route("/session", close, methods=["DELETE"]),
+        Route(SESSION, tell, methods=["GET"]),
+        Route(SESSION, open_one, methods=["POST"]),
+        Route(DASHBOARD, open_one, methods=["POST"]),
+        Route(SESSION, close, methods=["DELETE"]),
     ]
     if locks.link is not None:
         routes.append(link_route(locks.link, locks.slow_down, sessions))
