@@ -303,8 +303,9 @@ def payload() -> dict[str, Any]:
     return {"params": {"order_id": "seven", "token": "[redacted]"}, "result": None}
 
 
-def schedule_detail() -> dict[str, Any]:
+def schedule_detail(slots: int = 12) -> dict[str, Any]:
     one = schedules()[1]
+    rows = [slot_row(n, 60, "failed" if n < 3 else "ran") for n in range(1, slots + 1)]
     return {
         **one,
         "explanation": {
@@ -320,9 +321,15 @@ def schedule_detail() -> dict[str, Any]:
                 "run_id": f"run-{n}",
                 "replica": "web-1",
             }
-            for n, row in enumerate(reversed(one["strip"][-12:]))
+            for n, row in enumerate(rows)
         ],
     }
+
+
+def on_demand_detail() -> dict[str, Any]:
+    one = schedules()[-1]
+    explanation = {"verdict": "send_invoice has no schedule: it runs when asked for", "facts": []}
+    return {**one, "explanation": explanation, "history": []}
 
 
 def tasks() -> list[dict[str, Any]]:

@@ -44,6 +44,8 @@ class StillWorker:
         spoil: Applied to everything that the API gives.
 
     Attributes:
+        letters: The dead letters.
+        history: How many slots a schedule's page tells of.
         down: It answers 503, and ends its streams.
         silent: Its store and its queues do not answer: 503 for what is asked of them.
     """
@@ -52,6 +54,8 @@ class StillWorker:
         self.url = ""
         self.spoil = spoil
         self.state: dict[str, Any] = spoil(sample.state())
+        self.letters = sample.dead()
+        self.history = 12
         self.down = False
         self.silent = False
         self._news = asyncio.Condition()
@@ -65,7 +69,8 @@ class StillWorker:
     def routes(self) -> list[BaseRoute]:
         answers = {
             "/api/v1/overview": lambda: self.state["overview"],
-            "/api/v1/schedules/{name:path}": sample.schedule_detail,
+            "/api/v1/schedules/send_invoice": sample.on_demand_detail,
+            "/api/v1/schedules/{name:path}": lambda: sample.schedule_detail(self.history),
             "/api/v1/jobs/{id:path}/payload": sample.payload,
             "/api/v1/jobs/{id:path}": sample.job_detail,
             "/api/v1/tasks": lambda: {"tasks": sample.tasks()},
@@ -80,6 +85,8 @@ class StillWorker:
         async def answer(request: Request) -> Response:
             if self.silent and request.url.path not in OWN:
                 return JSONResponse({"detail": SILENT}, 503)
+            if request.url.path.endswith("/nothing"):
+                return JSONResponse({"detail": "nothing is known of it"}, 404)
             return JSONResponse(self.spoil(fact()))
 
         return answer
@@ -87,7 +94,7 @@ class StillWorker:
     async def _jobs(self, request: Request) -> Response:
         if self.silent:
             return JSONResponse({"detail": SILENT}, 503)
-        found = sample.dead() if request.query_params.get("dead") == "true" else sample.jobs()
+        found = self.letters if request.query_params.get("dead") == "true" else sample.jobs()
         return JSONResponse(self.spoil({"jobs": found, "next": None}))
 
     async def _events(self, request: Request) -> Response:

@@ -106,6 +106,47 @@ async def test_what_the_worker_refuses_is_shown_and_what_it_takes_can_be_opened(
         look.complaints = [one for one in look.complaints if "422" not in one]
 
 
+async def test_the_field_that_does_not_fit_is_the_one_that_is_marked(
+    looking: Looking, worker: RealWorker
+) -> None:
+    async with looking(worker.url, "enqueue/add", token=worker.full) as look:
+        params = look.page.get_by_label("Parameters")
+        await expect(params).to_have_value(re.compile('"a": 0'))
+        for label, wrong in {"Delay": "soon", "Priority": "1.5", "Id": "no spaces"}.items():
+            field = look.page.get_by_label(label)
+            await field.fill(wrong)
+            await look.button("Enqueue").click()
+            await expect(field).to_have_attribute("aria-invalid", "true")
+            await expect(field).to_be_focused()
+            await expect(look.page.locator("[aria-invalid=true]")).to_have_count(1)
+            await expect(look.page.locator("#fault")).to_contain_text(label.lower())
+            await field.fill("")
+        look.complaints = [one for one in look.complaints if "422" not in one]
+
+
+async def test_one_job_says_nothing_of_the_next_and_one_that_is_there_stays_as_it_is(
+    looking: Looking, worker: RealWorker
+) -> None:
+    async with looking(worker.url, "enqueue/add", token=worker.full) as look:
+        fields = {"Id": "once", "Delay": "1h", "Priority": "7"}
+        for label, said in fields.items():
+            await look.page.get_by_label(label).fill(said)
+        await look.button("Enqueue").click()
+        await expect(look.page.locator(".toast")).to_contain_text("add is enqueued")
+        for label in fields:
+            await expect(look.page.get_by_label(label)).to_have_value("")
+        await look.page.get_by_label("Id").fill("once")
+        await look.button("Enqueue").click()
+        fault = look.page.locator("#fault")
+        await expect(fault).to_contain_text("what stands here was not taken")
+        await expect(look.page.get_by_label("Id")).to_have_attribute("aria-invalid", "true")
+        await fault.get_by_role("link", name="Open it").click()
+        await expect(look.page.locator(".timeline [data-ahead]")).to_contain_text("in 60 min")
+        await look.button("Show them").click()
+        await expect(look.page.locator(".payload")).to_contain_text("none yet")
+    await worker.ask("POST", "/api/v1/jobs/once/cancel", {})
+
+
 async def test_parameters_are_hidden_until_they_are_asked_for(
     looking: Looking, worker: RealWorker
 ) -> None:
@@ -199,7 +240,7 @@ async def test_who_may_only_read_finds_nothing_to_press(
 async def deeds(look: Look) -> list[str]:
     """The buttons that would change something."""
     names = await look.page.locator("#view button:visible").all_inner_texts()
-    return [name for name in names if name not in ("Open", "Show them", "Copy id")]
+    return [name for name in names if not name.startswith(("Open", "Show", "Copy id"))]
 
 
 async def test_signing_out_ends_the_session_and_a_token_opens_another(

@@ -12,6 +12,7 @@ from playwright.async_api import expect
 
 from tests.dashboard.looking import VIEWS
 from tests.dashboard.still import still_worker
+from worker.ledger.book import Outcome
 
 if TYPE_CHECKING:
     from tests.dashboard.looking import Look, Looking
@@ -145,6 +146,7 @@ async def test_a_part_that_cannot_be_asked_stays_as_it_was(looking: Looking) -> 
         await expect(age.first).to_be_hidden()
 
 
+ZERO = re.compile("^0 ")
 NOT_KNOWN = {
     "overview": 3,
     "schedules": 1,
@@ -162,7 +164,7 @@ async def test_what_was_never_known_is_not_shown_as_nothing(looking: Looking) ->
             async with looking(worker.url, VIEWS[view]) as look:
                 unknown = look.page.locator("#view").get_by_text("Not known: ")
                 await expect(unknown.locator("visible=true")).to_have_count(parts)
-                for nothing in ("0 ", "No task has", "Nothing runs", "No dead", "No job"):
+                for nothing in (ZERO, "No task has", "Nothing runs", "No dead", "No job"):
                     shown = look.page.locator("#view").get_by_text(nothing)
                     await expect(shown.locator("visible=true")).to_have_count(0)
                 for bulk in ("Retry all", "Drop all"):
@@ -178,13 +180,13 @@ async def test_one_that_was_never_known_is_shown_once_it_can_be_asked(
         known = copy.deepcopy(worker.state)
         await fall_silent(worker)
         async with looking(worker.url, VIEWS[view]) as look:
-            await expect(look.page.locator("#view .empty")).to_have_text("disk I/O error")
+            await expect(look.page.locator("#view section > .empty")).to_have_text("disk I/O error")
             await expect(look.page.locator("#view .detail")).to_be_hidden()
             await expect(look.page.locator("#view .actions button:visible")).to_have_count(0)
             worker.state, worker.silent = known, False
             await worker.tell()
             await expect(look.page.locator("#view .detail")).to_be_visible()
-            await expect(look.page.locator("#view .empty")).to_be_hidden()
+            await expect(look.page.locator("#view section > .empty")).to_be_hidden()
             look.complaints = [one for one in look.complaints if "503" not in one]
 
 
@@ -344,8 +346,103 @@ async def test_a_session_that_has_ended_leads_to_the_sign_in(looking: Looking) -
         look.complaints = [one for one in look.complaints if "401" not in one]
 
 
-async def test_an_address_that_leads_nowhere_shows_the_overview(looking: Looking) -> None:
+async def test_an_address_that_leads_nowhere_says_so(looking: Looking) -> None:
     async with still_worker() as worker, looking(worker.url) as look:
-        for place in ("nowhere", "constructor", "__proto__/x", "jobs/%E0%A4%A"):
+        for place in ("nowhere", "constructor", "__proto__/x"):
             await look.page.goto(f"{worker.url}/#/{place}")
-            await expect(look.page.locator("#view h1")).to_be_attached()
+            await expect(look.page.locator("#view h1")).to_have_text("Nothing is here")
+            await expect(look.page.locator("#view")).to_contain_text(f"#/{place}")
+            await expect(look.page.locator("nav [aria-current=page]")).to_have_count(0)
+        await look.page.goto(f"{worker.url}/#/jobs/%E0%A4%A")
+        await expect(look.page.locator("#view h1")).to_be_attached()
+
+
+@pytest.mark.parametrize(("at", "head"), [("jobs", "No such job"), ("schedules", "No such task")])
+async def test_the_page_of_what_is_not_there_offers_nothing(
+    looking: Looking, at: str, head: str
+) -> None:
+    async with still_worker() as worker, looking(worker.url) as look:
+        await look.go(f"{at}/nothing")
+        await expect(look.page.locator("#view h1")).to_have_text(head)
+        await expect(look.page.locator("#view")).to_contain_text("nothing is known of it")
+        for what in (".title .badge", ".title button", ".title .button"):
+            await expect(look.page.locator(f"#view {what}:visible")).to_have_count(0)
+        look.complaints = [one for one in look.complaints if "404" not in one]
+
+
+async def test_a_task_on_demand_is_asked_for_with_parameters_and_shows_its_jobs(
+    looking: Looking,
+) -> None:
+    async with still_worker() as worker, looking(worker.url, "schedules/send_invoice") as look:
+        await expect(look.page.locator(".title .badge")).to_have_text("on demand")
+        await expect(look.page.get_by_role("button", name="Run now")).to_have_count(0)
+        ask = look.page.get_by_role("link", name="Enqueue with parameters")
+        await expect(ask).to_have_attribute("href", "#/enqueue/send_invoice")
+        for slots in ("Last 50 slots", "History", "Said by", "Next slots"):
+            await expect(look.page.get_by_text(slots, exact=True)).to_be_hidden()
+        await expect(look.row("job-2")).to_contain_text("pending")
+        jobs = look.page.get_by_role("link", name="All of them")
+        await expect(jobs).to_have_attribute("href", "#/jobs?task=send_invoice")
+        await look.go("schedules")
+        await expect(look.button("Run now: cleanup_old_orders")).to_be_visible()
+        await expect(look.button("Run now: send_invoice")).to_have_count(0)
+
+
+async def test_a_long_history_is_shown_in_part_until_all_is_asked_for(looking: Looking) -> None:
+    async with still_worker() as worker, looking(worker.url) as look:
+        worker.history = 200
+        await look.go("schedules/process_pending_orders")
+        rows = look.page.get_by_role("table", name="History").locator("tbody tr")
+        await expect(rows).to_have_count(25)
+        await look.button("Show all 200").click()
+        await expect(rows).to_have_count(200)
+        await expect(look.button("Show all 200")).to_have_count(0)
+
+
+async def test_the_legend_has_an_entry_for_every_kind_of_bar(looking: Looking) -> None:
+    async with still_worker() as worker, looking(worker.url, "schedules") as look:
+        entries = await look.page.locator(".legend li").all_inner_texts()
+        drawn = await look.page.evaluate(
+            "[...document.querySelectorAll('.legend [data-outcome]')].map((one) => "
+            "[one.dataset.outcome, one.getBBox().height, one.outerHTML])"
+        )
+        assert sorted(name for name, _, _ in drawn) == sorted(OUTCOMES)
+        assert len(entries) == len(set(entries)) == len(OUTCOMES)
+        assert all(height > 0 for _, height, _ in drawn)
+
+
+OUTCOMES = {outcome.value for outcome in Outcome}
+
+
+async def test_a_sign_in_leads_to_the_view_that_was_wanted(looking: Looking) -> None:
+    wanted = "#/jobs?state=FAILURE"
+    async with still_worker() as worker, looking(worker.url) as look:
+        await look.page.context.clear_cookies()
+        await look.page.goto(f"{worker.url}/?shared{wanted}")
+        for token in ("wrong", "wrong again", "full"):
+            await look.page.get_by_label("Token").fill(token)
+            await look.page.keyboard.press("Enter")
+            said = "This is no token" if token != "full" else "Enqueue a job"
+            await expect(look.page.locator("body")).to_contain_text(said)
+        await expect(look.page.get_by_label("failure")).to_be_checked()
+        assert look.page.url == f"{worker.url}/?shared{wanted}"
+        look.complaints = [one for one in look.complaints if "401" not in one]
+
+
+async def test_a_session_that_has_ended_goes_on_where_it_was_in_whatever_tab(
+    looking: Looking,
+) -> None:
+    async with still_worker() as worker, looking(worker.url, "jobs?state=FAILURE") as look:
+        context = look.page.context
+        await context.clear_cookies()
+        await hang_up(worker)  # the page asks again, and is not known any more
+        await expect(look.page.get_by_label("Token")).to_be_visible()
+        worker.down = False
+        # As a link from the terminal does it: another tab, and an address without a view.
+        await context.request.post(f"{worker.url}/session", data={"token": "full"})
+        other = await context.new_page()
+        await other.goto(worker.url)
+        await expect(other.get_by_label("failure")).to_be_checked()
+        await other.goto(f"{worker.url}/?again")
+        await expect(other.locator("#view h1")).to_have_text("Overview")
+        look.complaints = [one for one in look.complaints if "401" not in one]

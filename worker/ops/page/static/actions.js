@@ -4,6 +4,9 @@ import { api } from "./api.js";
 import { ask, say } from "./dialogs.js";
 import { el, icon, put, set, show } from "./dom.js";
 import { many } from "./format.js";
+import { canRun } from "./words.js";
+
+const SHORT = 100;
 
 let mayAct = false;
 let learn = null;
@@ -65,6 +68,7 @@ export function scheduleActions() {
     update(schedule) {
       seen = schedule;
       show(node, true);
+      show(run, canRun(schedule));
       set(run, "aria-label", `Run now: ${schedule.name}`);
       show(hold, schedule.schedule !== null || schedule.pause);
       hold.become(schedule.pause ? "Resume" : "Pause", schedule.pause ? "play" : "pause");
@@ -92,22 +96,29 @@ const BECAME = {
   drop: { done: "is dropped" },
 };
 
-/** Do something to one job, once it is confirmed; whether it was done. */
-export async function actOn(id, what) {
-  const questions = {
-    cancel: { title: "Cancel this job?", text: `${id} ends without a result, and is not tried again.`, confirm: "Cancel the job" },
-    drop: { title: "Drop this job?", text: `${id} is deleted, with its parameters and its error. It cannot be had back.`, confirm: "Drop", danger: true },
-  };
-  if (questions[what] && (await ask(questions[what])) === null) return false;
+const QUESTIONS = {
+  cancel: { text: "It ends without a result, and is not tried again.", confirm: "Cancel the job" },
+  drop: { text: "It is deleted, with its parameters and its error. It cannot be had back.", confirm: "Drop", danger: true },
+};
+
+/** Do something to one job, `{id, task, error}`, once it is confirmed; whether it was done. */
+export async function actOn({ id, task, error }, what) {
+  const failed = error ? `${error.type}: ${error.message}` : null;
+  if (Object.hasOwn(QUESTIONS, what)) {
+    const title = `${what === "drop" ? "Drop" : "Cancel"} ${task}?`;
+    if ((await ask({ ...QUESTIONS[what], title, about: [failed, id] })) === null) return false;
+  }
   return attempt(
     () => api.act(id, what),
     (answer) => {
       const told = BECAME[what][answer.what];
-      if (!told) throw new Error(`${id}: that cannot be done now; its state has changed meanwhile`);
-      return `${id} ${told}`;
+      if (!told) throw new Error(`${task} ${id}: that cannot be done now; its state has changed meanwhile`);
+      return `${task} ${told}${failed ? ` (${short(failed)})` : ""}`;
     },
   );
 }
+
+const short = (text) => (text.length > SHORT ? `${text.slice(0, SHORT)}…` : text);
 
 /** Do something to every dead letter that `query` means, after its count was shown. */
 export async function actOnDead(what, query) {

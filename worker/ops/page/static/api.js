@@ -1,15 +1,29 @@
 // Asks the worker. What it refuses comes as a `Refused` that says why.
 
 export class Refused extends Error {
-  constructor(status, detail) {
+  /** `errors`: what does not fit, each with its `loc`. */
+  constructor(status, detail, errors = []) {
     super(detail);
     this.status = status;
+    this.errors = errors;
   }
 }
 
+const PLACE = "worker.place";
+const RETURN_MS = 15 * 60000;
+
 /** Go where one signs in: the page itself, which the worker does not give to strangers. */
 export function signIn() {
+  // The form leads back here by itself; a link from the terminal opens in another tab.
+  localStorage.setItem(PLACE, JSON.stringify({ hash: location.hash, at: Date.now() }));
   location.reload();
+}
+
+/** Go on where a session ended a short while ago, unless the address leads somewhere. */
+export function returnHere() {
+  const { hash, at } = JSON.parse(localStorage.getItem(PLACE) ?? "{}");
+  localStorage.removeItem(PLACE);
+  if (hash && !location.hash && Date.now() - at < RETURN_MS) window.history.replaceState(null, "", hash);
 }
 
 async function call(method, path, body) {
@@ -30,7 +44,7 @@ async function call(method, path, body) {
   const said = await answer.json().catch(() => null);
   if (!answer.ok) {
     const detail = said?.detail ?? said?.title ?? `the worker answered ${answer.status}`;
-    throw new Refused(answer.status, typeof detail === "string" ? detail : JSON.stringify(detail));
+    throw new Refused(answer.status, typeof detail === "string" ? detail : JSON.stringify(detail), said?.errors);
   }
   return said;
 }

@@ -1,11 +1,11 @@
 // Starts the page: who looks, which view, and what is told to it.
 
 import { allow } from "./actions.js";
-import { api } from "./api.js";
+import { api, returnHere } from "./api.js";
 import { banner, gravest } from "./banner.js";
 import { help, say } from "./dialogs.js";
-import { put, set, show } from "./dom.js";
-import { learnClock, relative, tick } from "./format.js";
+import { fetchIcons, put, set, show } from "./dom.js";
+import { freeze, learnClock, relative, tick } from "./format.js";
 import { history } from "./history.js";
 import { Live } from "./live.js";
 import { kept, ofMoment } from "./parts.js";
@@ -14,6 +14,7 @@ import { dead } from "./views/dead.js";
 import { enqueue } from "./views/enqueue.js";
 import { job } from "./views/job.js";
 import { jobs } from "./views/jobs.js";
+import { nowhere } from "./views/nowhere.js";
 import { overview } from "./views/overview.js";
 import { queues } from "./views/queues.js";
 import { running } from "./views/running.js";
@@ -30,6 +31,8 @@ const VIEWS = {
   dead: [dead, null],
   enqueue: [enqueue, enqueue],
 };
+/** Under which tab a view is that has none of its own. */
+const TABS = { "": "overview", enqueue: "jobs" };
 
 let state = null;
 let view = null;
@@ -47,7 +50,7 @@ function place() {
   } catch {
     item = rest.join("/");
   }
-  return { name: Object.hasOwn(VIEWS, name) ? name : "", item, query: new URLSearchParams(query) };
+  return { name, item, query: new URLSearchParams(query) };
 }
 
 function navigate() {
@@ -60,13 +63,13 @@ function navigate() {
   const first = view === null;
   path = `${name}/${item ?? ""}`;
   view?.leave?.();
-  const [all, one] = VIEWS[name];
+  const [all, one] = Object.hasOwn(VIEWS, name) ? VIEWS[name] : [nowhere, nowhere];
   view = (item !== null && one ? one : all)({ item, query, state: () => state, live });
   at("view").replaceChildren(view.node);
   set(document.body, "data-view", name || "overview");
+  const tab = Object.hasOwn(TABS, name) ? TABS[name] : name;
   for (const link of at("nav").querySelectorAll("a")) {
-    const here = link.dataset.view === (name || "overview");
-    set(link, "aria-current", here ? "page" : null);
+    set(link, "aria-current", link.dataset.view === tab ? "page" : null);
   }
   if (state) view.update(state);
   titled();
@@ -87,7 +90,7 @@ function take(fresh) {
   state = kept(fresh, state);
   const { now, worker } = state.overview;
   learnClock(now);
-  top.update(state.overview);
+  top.update(state.overview, staleSince());
   if (!("queues" in state.old)) history.learn(state.queues);
   count("count-running", state.running?.length);
   count("count-dead", state.queues?.reduce((sum, queue) => sum + queue.dead, 0));
@@ -123,9 +126,14 @@ function showConnection() {
   set(document.body, "data-stale", live.is === "lost" || live.is === "paused" ? live.is : null);
   set(at("lost"), "data-is", live.is);
   show(at("lost"), live.is === "lost" || live.is === "paused");
+  freeze(staleSince());
+  if (state) top.update(state.overview, staleSince());
   put(at("lost-now"), live.is === "paused" ? "Go on" : "Try now");
   tellLost();
 }
+
+/** The moment that is shown, in ms since 1970, unless it is this one. */
+const staleSince = () => (live.is === "lost" || live.is === "paused" ? live.heard : null);
 
 function tellLost() {
   const known = live.heard ? ofMoment(live.heard) : "Nothing is known yet.";
@@ -151,6 +159,8 @@ function toggleTheme() {
 }
 
 async function start() {
+  fetchIcons();
+  returnHere();
   const keys = shortcuts({ toggleLive, toggleTheme, help: () => showHelp() });
   const showHelp = () => help(keys.on, keys.turn);
   at("theme").addEventListener("click", toggleTheme);
@@ -173,13 +183,14 @@ async function start() {
   setInterval(() => {
     tick();
     tellLost();
+    if (state) top.update(state.overview, staleSince()); // what is over goes by itself
   }, 1000);
 }
 
 async function leave() {
   try {
     await api.leave();
-    location.reload();
+    location.reload(); // it asks for a token, and leads back here
   } catch (error) {
     say(error.message, "bad");
   }

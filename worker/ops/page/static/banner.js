@@ -1,17 +1,20 @@
 // The first thing anybody looks at: all is well, or what is wrong, why, and where to look.
 
 import { el, icon, keyed, put, set, show } from "./dom.js";
-import { many } from "./format.js";
+import { absolute, many } from "./format.js";
 import { severityLook } from "./words.js";
 
 const PLACES = {
   schedule: (name) => (name ? `#/schedules/${encodeURIComponent(name)}` : "#/schedules"),
   queue: (name) => (name ? `#/jobs?queue=${encodeURIComponent(name)}` : "#/queues"),
+  data_api: () => "#/schedules",
   dead: (name) => (name ? `#/dead?queue=${encodeURIComponent(name)}` : "#/dead"),
 };
 
 /** How many rows there are away from the overview, where they share one line; see the style. */
 const ROOM = 3;
+/** How long what is over stays listed: what comes and goes does not move the page each time. */
+const LINGERS_MS = 15000;
 
 export function banner(node, announce) {
   const sign = icon("mute");
@@ -21,16 +24,19 @@ export function banner(node, announce) {
   const others = el("a", { class: "others", href: "#/" });
   node.append(el("div", { class: "head" }, sign, line, note), list, others);
   let said = null;
+  let rows = [];
   return {
-    update({ status, problems }) {
+    /** `of`: the moment that this is of, in ms since 1970, unless it is now. */
+    update({ status, problems }, of = null) {
       set(node, "data-status", status);
       sign.become(severityLook(status)[1]);
       const wrong = gravest(problems).length;
-      put(line, headOf(wrong, problems.length - wrong));
+      put(line, headOf(wrong, problems.length - wrong, of));
       put(note, "Every schedule does its work, and the queues are worked off.");
-      show(note, !problems.length);
-      keyed(list, numbered(problems), (one) => one.key, problemRow);
-      show(list, problems.length > 0);
+      rows = lingering(numbered(problems), rows);
+      show(note, !rows.length && of === null);
+      keyed(list, rows, (one) => one.key, problemRow);
+      show(list, rows.length > 0);
       put(others, `+${problems.length - ROOM} more`);
       show(others, problems.length > ROOM);
       // Spoken only when something else is wrong than before, not with every second of a message.
@@ -44,10 +50,23 @@ export function banner(node, announce) {
 }
 
 /** As many as there are rows: those that are wrong, and those worth knowing. */
-function headOf(wrong, known) {
-  if (!wrong) return known ? `All is well, ${many(known, "thing")} to know` : "All is well";
-  const look = `${many(wrong, "thing needs", "things need")} a look`;
-  return known ? `${look}, ${known} to know` : look;
+function headOf(wrong, known, of) {
+  const then = of === null ? "" : ` at ${absolute(of)}`;
+  const also = known ? `, ${wrong ? known : many(known, "thing")} to know` : "";
+  if (!wrong) return `${then ? "All was well" : "All is well"}${also}${then}`;
+  const verbs = then ? ["thing needed", "things needed"] : ["thing needs", "things need"];
+  return `${many(wrong, ...verbs)} a look${also}${then}`;
+}
+
+/** With those that are over since a short while, where they were. */
+function lingering(problems, before) {
+  const keys = new Set(problems.map((one) => one.key));
+  const rows = [...problems];
+  before.forEach((one, n) => {
+    const over = one.over ?? Date.now();
+    if (!keys.has(one.key) && Date.now() - over < LINGERS_MS) rows.splice(n, 0, { ...one, over });
+  });
+  return rows;
 }
 
 /** Those that are wrong; the others are worth knowing. */
@@ -79,10 +98,10 @@ function problemRow() {
     node,
     update(problem) {
       const [tone, name] = severityLook(problem.severity);
-      set(node, "data-tone", tone);
-      sign.become(name);
+      set(node, "data-tone", problem.over ? "over" : tone);
+      sign.become(problem.over ? "ok" : name);
       const cut = problem.what.search(/: | since /);
-      put(what, cut < 0 ? problem.what : problem.what.slice(0, cut));
+      put(what, `${problem.over ? "Over: " : ""}${cut < 0 ? problem.what : problem.what.slice(0, cut)}`);
       put(more, cut < 0 ? "" : problem.what.slice(cut));
       put(why, problem.why);
       set(link, "href", (PLACES[problem.kind] ?? (() => "#/"))(problem.name));

@@ -2,12 +2,14 @@
 
 import { el, icon } from "./dom.js";
 
-/** Tell how something went, for a while. `tone` is "ok" or "bad". */
+/** Tell how something went, for a while. `tone` is "ok", "warn" or "bad". */
 export function say(text, tone = "ok", link = null) {
   const node = el("div", { class: "toast", "data-tone": tone }, icon(tone));
   node.append(el("p", { text }));
   if (link) node.append(el("a", { href: link.href, text: link.text }));
   const gone = () => node.remove();
+  // What went well is told in place of what went well before: there is little room over the page.
+  if (tone !== "bad") for (const one of document.querySelectorAll('.toast:not([data-tone="bad"])')) one.remove();
   node.append(el("button", { type: "button", "aria-label": "Close", text: "×", on: { click: gone } }));
   document.getElementById("toasts").append(node);
   setTimeout(gone, tone === "bad" ? 15000 : 6000);
@@ -15,9 +17,9 @@ export function say(text, tone = "ok", link = null) {
 
 /**
  * Ask before something is done. Gives what was written (or "" where nothing is asked for) once it
- * is confirmed, and null otherwise. Focus returns to where it was.
+ * is confirmed, and null otherwise. Focus returns to where it was. `about`: what it concerns.
  */
-export function ask({ title, text, confirm, danger = false, note = null }) {
+export function ask({ title, text, about = [], confirm, danger = false, note = null }) {
   const before = document.activeElement;
   const field = note && el("textarea", { id: "note", rows: 3, maxlength: 500 });
   const yes = el("button", { class: danger ? "danger" : "primary", value: "yes", text: confirm });
@@ -25,12 +27,17 @@ export function ask({ title, text, confirm, danger = false, note = null }) {
     "form",
     { method: "dialog" },
     el("h2", { id: "dialog-title", text: title }),
-    text ? el("p", { id: "dialog-text", text }) : null,
+    el(
+      "div",
+      { id: "dialog-text" },
+      ...about.filter(Boolean).map((one) => el("p", { class: "about", text: one })),
+      el("p", { text }),
+    ),
     note ? el("label", { for: "note", text: note }) : null,
     field,
     el("div", { class: "buttons" }, el("button", { value: "no", text: "Not now", formnovalidate: true }), yes),
   );
-  const dialog = el("dialog", { "aria-labelledby": "dialog-title", "aria-describedby": text ? "dialog-text" : null }, form);
+  const dialog = el("dialog", { "aria-labelledby": "dialog-title", "aria-describedby": "dialog-text" }, form);
   field?.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) yes.click();
   });

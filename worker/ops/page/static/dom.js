@@ -47,6 +47,14 @@ export function put(node, value) {
   if (node.textContent !== wanted) node.textContent = wanted;
 }
 
+/** The same for a name: where it has to be broken, that is after a mark in it. */
+export function name(node, value) {
+  const wanted = plain(value);
+  if (node.textContent === wanted) return;
+  const parts = wanted.split(/(?<=[_.:/-])/);
+  node.replaceChildren(...parts.flatMap((part, n) => (n ? [el("wbr"), part] : [part])));
+}
+
 /** Show a node, or not. */
 export function show(node, shown) {
   if (node.hidden === Boolean(shown)) node.hidden = !shown;
@@ -54,10 +62,19 @@ export function show(node, shown) {
 
 /** A drawing from the set, for the eye only. */
 export function icon(name) {
-  const use = svg("use", { href: `/page/icons.svg#i-${name}` });
+  const use = svg("use", { href: `#i-${name}` });
   const node = svg("svg", { class: "icon", "aria-hidden": "true" }, use);
-  node.become = (other) => set(use, "href", `/page/icons.svg#i-${other}`);
+  node.become = (other) => set(use, "href", `#i-${other}`);
   return node;
+}
+
+/** Have all drawings here: one that is needed once the worker is gone could not be fetched. */
+export async function fetchIcons() {
+  const text = await (await fetch("/page/icons.svg")).text();
+  const drawings = new DOMParser().parseFromString(text, "image/svg+xml").documentElement;
+  set(drawings, "class", "drawings");
+  set(drawings, "aria-hidden", "true");
+  document.body.append(document.importNode(drawings, true));
 }
 
 const rowsOf = new WeakMap();
@@ -92,6 +109,17 @@ export function keyed(parent, items, key, make) {
   if (held && held.isConnected && document.activeElement !== held) {
     held.focus({ preventScroll: true });
   }
+}
+
+/** The way back from the page of one thing. */
+export function crumbs(list, href, one) {
+  return el(
+    "nav",
+    { class: "crumbs", "aria-label": "Where this is" },
+    el("a", { href, text: list }),
+    el("span", { "aria-hidden": "true", text: "/" }),
+    el("span", { "aria-current": "page", text: one }),
+  );
 }
 
 /** A table with these heads: `[text, class]` each. `node` goes into the page, rows into `body`. */

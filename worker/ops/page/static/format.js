@@ -3,6 +3,7 @@
 import { el, put, set } from "./dom.js";
 
 let skew = 0;
+let frozen = null;
 const JUST_DUE_MS = 10000;
 
 /** Learn the worker's clock: ages are judged by it, not by this computer's. */
@@ -11,9 +12,16 @@ export function learnClock(iso) {
   if (!Number.isNaN(theirs)) skew = theirs - Date.now();
 }
 
-/** The worker's time, in ms since 1970. */
+/** The worker's time, in ms since 1970; or the moment at which it was stopped. */
 export function now() {
-  return Date.now() + skew;
+  return (frozen ?? Date.now()) + skew;
+}
+
+/** Stop the time at a moment of this computer's, for what is told is of then; null lets it go on. */
+export function freeze(moment) {
+  if (frozen === moment) return;
+  frozen = moment;
+  tick();
 }
 
 /** 12 ms, 1.2 s, 2 min 5 s, 1 h 4 min, 3 d 2 h. */

@@ -10,9 +10,11 @@ const WIDTH = SLOTS * STEP;
 const HEIGHT = 22;
 // Height and kind tell what the colour tells.
 const SHAPES = {
-  ran: [4, 18], failed: [0, 22], lost: [0, 22], missed: [9, 13], skipped_overlap: [12, 10],
-  paused: [17, 5], running: [4, 18], waiting: [12, 10],
+  ran: [4, 18], running: [4.7, 16.6], waiting: [12.7, 8.6], failed: [0, 22], lost: [0, 22],
+  missed: [9, 13], skipped_overlap: [12, 10], paused: [17, 5],
 };
+// Notches: what is broken reads so without any colour, and what is lost is not what failed.
+const NOTCHES = { failed: [9], lost: [4, 14] };
 
 /** The outcomes of the latest slots, the newest on the right. */
 export function strip() {
@@ -39,15 +41,27 @@ export function strip() {
   };
 }
 
-function bar(one, n) {
-  const [top, high] = SHAPES[one.outcome] ?? [12, 10];
-  const x = n * STEP;
-  const group = svg("g", { "data-outcome": one.outcome });
+/** What the bars of a strip mean: each drawn as it is there. */
+export function legend() {
+  const entries = Object.keys(SHAPES).map((outcome) => {
+    const drawn = svg("svg", { class: "strip", viewBox: `-0.7 -0.7 6 ${HEIGHT + 1.4}` }, shape(outcome, 0));
+    return el("li", {}, drawn, el("span", { text: outcomeLook(outcome)[2] }));
+  });
+  return el("ul", { class: "legend", "aria-hidden": "true" }, ...entries);
+}
+
+function shape(outcome, x) {
+  const [top, high] = SHAPES[outcome] ?? [12, 10];
+  const group = svg("g", { "data-outcome": outcome });
   group.append(svg("rect", { x, y: top, width: STEP - 1.5, height: high, rx: 1 }));
-  if (one.outcome === "failed" || one.outcome === "lost") {
-    // A notch: it reads as broken without any colour.
-    group.append(svg("rect", { class: "notch", x, y: 9, width: STEP - 1.5, height: 3 }));
+  for (const y of NOTCHES[outcome] ?? []) {
+    group.append(svg("rect", { class: "notch", x, y, width: STEP - 1.5, height: 3 }));
   }
+  return group;
+}
+
+function bar(one, n) {
+  const group = shape(one.outcome, n * STEP);
   const [, , word] = outcomeLook(one.outcome);
   const took = one.duration_ms === null || one.duration_ms === undefined ? "" : `, ${duration(one.duration_ms)}`;
   const count = one.count > 1 ? ` and ${one.count - 1} more` : "";
@@ -90,13 +104,13 @@ export function sparkline(kind = "durations") {
       const top = Math.max(...times, 1e-9);
       const step = times.length > 1 ? 94 / (times.length - 1) : 0;
       const points = times.map((ms, n) => [
-        (times.length > 1 ? 3 + n * step : 97).toFixed(1),
+        (3 + n * step).toFixed(1),
         (21 - (18 * ms) / top).toFixed(1),
       ]);
       const path = points.map((point) => point.join(" ")).join("L");
       set(line, "d", points.length > 1 ? `M${path}` : "M0 0");
       set(area, "d", points.length > 1 ? `M3 23L${path}L97 23Z` : "M0 0");
-      const last = points.at(-1);
+      const last = points.length > 1 ? points.at(-1) : null; // one run alone makes no line
       set(dot, "visibility", last ? null : "hidden");
       if (last) {
         set(dot, "cx", last[0]);

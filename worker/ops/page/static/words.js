@@ -39,10 +39,17 @@ const STATES = {
 const DEAD = ["bad", "dead", "dead letter"];
 const SEVERITIES = { ok: ["ok", "ok"], info: ["mute", "info"], warning: ["warn", "warn"], critical: ["bad", "bad"] };
 
+const ON_DEMAND = ["mute", "queues", "on demand"];
+
 const look = (words, word) => (Object.hasOwn(words, word) ? words[word] : ["mute", "mute", word]);
 
 export const outcomeLook = (outcome) => look(OUTCOMES, outcome);
-export const standingLook = (standing) => look(STANDINGS, standing);
+/** Whether it waits to be asked for, and has no slots. */
+export const onDemand = (schedule) => schedule.schedule === null && schedule.queue !== null;
+/** Whether it can be run without being told parameters. */
+export const canRun = (schedule) => !onDemand(schedule);
+export const standingLook = (schedule) =>
+  onDemand(schedule) && schedule.standing === "off" ? ON_DEMAND : look(STANDINGS, schedule.standing);
 export const stateLook = (job) => (job.dead ? DEAD : look(STATES, job.state));
 export const severityLook = (severity) => look(SEVERITIES, severity);
 export const JOB_STATES = ["PENDING", "STARTED", "RETRY", "SUCCESS", "FAILURE", "REVOKED", "EXPIRED"];

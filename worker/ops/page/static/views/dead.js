@@ -2,11 +2,12 @@
 
 import { actOn, actOnDead, allowed, button } from "../actions.js";
 import { api } from "../api.js";
-import { cell, el, keyed, put, set, show, table } from "../dom.js";
+import { cell, el, keyed, name, put, set, show, table } from "../dom.js";
 import { many, moment } from "../format.js";
 import { ofMoment } from "../parts.js";
 import { choice, filters, pager } from "./filters.js";
 import { asApi, namesOf } from "./jobs.js";
+import { still } from "./still.js";
 
 export function dead({ query, state, live }) {
   const { node: sheet, body } = table("Dead letters", [
@@ -23,12 +24,13 @@ export function dead({ query, state, live }) {
     choice("queue", "Queue", () => (state()?.queues ?? []).map((one) => one.name)),
   ]);
   let shown = [];
-  const bulk = allowed() ? bulkBar({ picked, wish: () => meant(query), shown: () => shown, done: () => refresh() }) : null;
+  const bulk = allowed() ? bulkBar({ picked, wish: () => meant(query), shown: () => shown, done: afterAll }) : null;
   const panel = el("div", { class: "panel" }, bulk?.node, sheet, empty);
+  const held = still(panel, refresh);
   const node = el(
     "section",
     {},
-    el("div", { class: "title" }, el("h1", { text: "Dead letters" })),
+    el("div", { class: "title" }, el("h1", { text: "Dead letters" }), held.node),
     bar.node,
     error,
     panel,
@@ -43,11 +45,14 @@ export function dead({ query, state, live }) {
     try {
       const found = await api.jobs(asked);
       if (asked !== asking) return;
-      shown = found.jobs.map((job) => job.id);
+      // They come by when they were asked for; what died last is what one looks for.
+      found.jobs.sort((a, b) => Date.parse(b.finished_at) - Date.parse(a.finished_at));
+      const rows = held.rows(found);
+      shown = rows.filter((job) => !job.gone).map((job) => job.id);
       for (const id of picked) if (!shown.includes(id)) picked.delete(id);
-      keyed(body, found.jobs, (job) => job.id, (job) => row(job, picked, () => bulk?.update(), refresh));
-      show(sheet, shown.length);
-      show(empty, !shown.length);
+      keyed(body, rows, (job) => job.id, (job) => row(job, picked, () => bulk?.update(), after));
+      show(sheet, rows.length);
+      show(empty, !rows.length);
       show(error, false);
       heard = Date.now();
       set(panel, "data-old", false);
@@ -62,6 +67,19 @@ export function dead({ query, state, live }) {
     }
   }
 
+  /** One of them was acted on; whoever did it by the keyboard goes on with the next. */
+  async function after(id, node) {
+    const next = node.nextElementSibling ?? node.previousElementSibling;
+    held.drop([id]);
+    await refresh();
+    if (document.activeElement === document.body) next?.querySelector("a")?.focus({ preventScroll: true });
+  }
+
+  function afterAll() {
+    held.move();
+    return refresh();
+  }
+
   bar.update(query);
   show(empty, false);
   show(sheet, false);
@@ -74,6 +92,7 @@ export function dead({ query, state, live }) {
     filter(fresh) {
       query = fresh;
       heard = null;
+      held.move();
       picked.clear();
       bar.update(query);
       refresh();
@@ -128,7 +147,7 @@ function bulkBar({ picked, wish, shown, done }) {
   return { node, update };
 }
 
-function row(job, picked, onPick, refresh) {
+function row(job, picked, onPick, after) {
   const box = el("input", { type: "checkbox", name: "pick", "aria-label": `Choose ${job.id}` });
   box.checked = picked.has(job.id);
   box.addEventListener("change", () => {
@@ -137,7 +156,7 @@ function row(job, picked, onPick, refresh) {
     onPick();
   });
   const act = async (what) => {
-    if (await actOn(job.id, what)) refresh();
+    if (await actOn(job, what)) await after(job.id, node);
   };
   const retry = button("Retry", "retry", "small", () => act("retry"));
   const drop = button("Drop", "drop", "small", () => act("drop"));
@@ -150,6 +169,8 @@ function row(job, picked, onPick, refresh) {
   const message = el("span");
   const when = moment();
   const attempts = el("span", { class: "num" });
+  const actions = el("div", { class: "actions" }, retry, drop);
+  const gone = el("span", { class: "faint", text: "not here any more" });
   const node = el(
     "tr",
     {},
@@ -159,12 +180,16 @@ function row(job, picked, onPick, refresh) {
     cell("Error", "grow", el("span", { class: "error two" }, kind, " ", message)),
     cell("Failed", "", when.node),
     cell("Attempts", "right", attempts),
-    allowed() ? cell("", "right", el("div", { class: "actions" }, retry, drop)) : null,
+    allowed() ? cell("", "right", actions, gone) : null,
   );
   return {
     node,
     update(fresh) {
-      put(link, fresh.task);
+      set(node, "data-gone", fresh.gone);
+      show(actions, !fresh.gone);
+      show(gone, fresh.gone);
+      box.disabled = Boolean(fresh.gone);
+      name(link, fresh.task);
       put(id, fresh.id);
       put(queue, fresh.queue);
       put(kind, fresh.error?.type ?? "No error was recorded");

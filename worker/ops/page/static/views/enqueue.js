@@ -3,7 +3,7 @@
 import { allowed, button } from "../actions.js";
 import { api } from "../api.js";
 import { say } from "../dialogs.js";
-import { el, put, set, show } from "../dom.js";
+import { crumbs, el, put, set, show } from "../dom.js";
 
 export function enqueue({ item }) {
   const task = el("select", { id: "task", name: "task" });
@@ -14,7 +14,8 @@ export function enqueue({ item }) {
   const id = el("input", { id: "id", autocomplete: "off" });
   const delay = el("input", { id: "delay", placeholder: "5m", autocomplete: "off" });
   const priority = el("input", { id: "priority", type: "number", min: -100, max: 100, placeholder: "0" });
-  const error = el("pre", { class: "callout bad wrap", role: "alert", hidden: true });
+  const error = el("pre", { class: "callout bad wrap", id: "fault", role: "alert", hidden: true });
+  const inputs = { params, id, delay, priority };
   const send = button("Enqueue", "add", "primary", submit);
   const form = el(
     "form",
@@ -29,7 +30,7 @@ export function enqueue({ item }) {
   const node = el(
     "section",
     {},
-    el("p", { class: "crumbs" }, el("a", { href: "#/jobs", text: "Jobs" })),
+    crumbs("Jobs", "#/jobs", "Enqueue"),
     el("div", { class: "title" }, el("h1", { text: "Enqueue a job" })),
     none,
     form,
@@ -57,12 +58,23 @@ export function enqueue({ item }) {
     show(shapes, schema);
     put(shape, schema ? JSON.stringify(schema, null, 2) : "");
     params.value = JSON.stringify(template(schema), null, 2);
-    show(error, false);
+    blame(null);
+  }
+
+  /** Say what does not fit, and mark and open the field where it stands; null: all of them fit. */
+  function blame(name, ...said) {
+    for (const [one, input] of Object.entries(inputs)) {
+      set(input, "aria-invalid", one === name ? "true" : null);
+      const hints = [one === "params" ? "params-hint" : null, one === name ? "fault" : null];
+      set(input, "aria-describedby", hints.filter(Boolean).join(" ") || null);
+    }
+    error.replaceChildren(...said);
+    show(error, said.length);
+    inputs[name]?.focus();
   }
 
   async function submit() {
-    show(error, false);
-    set(params, "aria-invalid", null);
+    blame(null);
     try {
       const wish = { params: parsed(params.value) };
       if (id.value.trim()) wish.id = id.value.trim();
@@ -70,18 +82,32 @@ export function enqueue({ item }) {
       if (priority.value) wish.priority = Number(priority.value);
       const made = await api.enqueue(task.value, wish);
       const link = { href: `#/jobs/${encodeURIComponent(made.id)}`, text: "Open it" };
-      say(made.created ? `${task.value} is enqueued` : "There is such a job already", "ok", link);
-      id.value = "";
+      if (!made.created) {
+        const there = "There is such a job already, and it stays as it was: what stands here was not taken. ";
+        blame(wish.id === made.id ? "id" : null, there, el("a", link));
+        return;
+      }
+      say(`${task.value} is enqueued`, "ok", link);
+      // What holds for one job alone is not meant for the next one.
+      for (const one of [id, delay, priority]) one.value = "";
     } catch (refused) {
-      put(error, refused.message);
-      show(error, true);
-      set(params, "aria-invalid", "true");
+      blame(placeOf(refused, task.value), el("span", { text: refused.message }));
     }
   }
 
   task.addEventListener("change", describe);
   load();
   return { title: "Enqueue a job", node, update() {} };
+}
+
+/** Which field it is that does not fit, by what the worker says of it: `TASK: FIELD: why`. */
+function placeOf({ status, errors = [], message }, task) {
+  if (status === 409) return "id"; // another job has it
+  if (status !== undefined && status !== 400 && status !== 422) return null;
+  const ofTask = message.startsWith(`${task}: `);
+  if (ofTask && errors.length) return "params"; // which may have such names, too
+  const said = ofTask ? message.slice(task.length + 2) : message;
+  return /^(id|delay|priority): /.exec(said)?.[1] ?? "params";
 }
 
 function field(label, input) {

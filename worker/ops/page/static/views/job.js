@@ -2,9 +2,9 @@
 
 import { actOn, allowed, button } from "../actions.js";
 import { api } from "../api.js";
-import { el, keyed, put, set, show } from "../dom.js";
+import { crumbs, el, keyed, put, set, show } from "../dom.js";
 import { say } from "../dialogs.js";
-import { moment } from "../format.js";
+import { moment, now } from "../format.js";
 import { progress } from "../graphics.js";
 import { attemptsOf, badge, stateLook } from "../words.js";
 import { facts } from "./facts.js";
@@ -29,7 +29,7 @@ export function job({ item: id, live }) {
     await navigator.clipboard?.writeText(id);
     say("Copied");
   });
-  const secret = payload(id);
+  const secret = payload(id, () => known?.finished_at);
   const inner = el(
     "div",
     { class: "detail" },
@@ -40,29 +40,29 @@ export function job({ item: id, live }) {
   const node = el(
     "section",
     {},
-    el("p", { class: "crumbs" }, el("a", { href: "#/jobs", text: "Jobs" })),
+    crumbs("Jobs", "#/jobs", id),
     el("div", { class: "title" }, title, stands.node, copy, el("div", { class: "actions end" }, ...(allowed() ? Object.values(acts) : []))),
     bar.node,
     error,
     missing,
     inner,
   );
-  show(bar.node, false);
-  for (const one of Object.values(acts)) show(one, false);
-  let known = false;
+  for (const one of [bar.node, stands.node, copy, ...Object.values(acts)]) show(one, false);
+  let known = null;
 
   async function act(what) {
-    if (!(await actOn(id, what))) return;
+    if (!(await actOn(known, what))) return;
     if (what === "drop") location.hash = "#/dead";
     else refresh();
   }
 
   async function refresh() {
     try {
-      tell(await api.job(id));
-      known = true;
+      known = await api.job(id);
+      tell(known);
       show(missing, false);
     } catch (refused) {
+      if (refused.status === 404 && !known) put(title, "No such job");
       put(missing, refused.message);
       show(missing, true);
     }
@@ -72,6 +72,8 @@ export function job({ item: id, live }) {
   function tell(one) {
     put(title, one.task);
     stands.update(stateLook(one));
+    show(stands.node, true);
+    show(copy, true);
     show(bar.node, RUNS.has(one.state));
     bar.update(one.progress, "Progress");
     show(error, one.error);
@@ -121,10 +123,16 @@ function stepRow() {
   const at = moment("absolute");
   const what = el("strong");
   const detail = el("span", { class: "faint" });
-  const node = el("li", {}, at.node, el("span", {}, what, " ", detail));
+  const far = moment();
+  const ahead = el("span", { class: "faint" }, " · ", far.node);
+  const node = el("li", {}, at.node, el("span", {}, what, " ", detail, ahead));
   return {
     node,
     update(step) {
+      const comes = step.at !== null && Date.parse(step.at) > now();
+      set(node, "data-ahead", comes);
+      show(ahead, comes);
+      far.update(comes ? step.at : null);
       at.update(step.at);
       put(what, step.what);
       put(detail, step.detail ?? "");
@@ -133,7 +141,7 @@ function stepRow() {
 }
 
 /** Hidden until asked for: parameters may be personal, and others see this screen. */
-function payload(id) {
+function payload(id, hasEnded) {
   const params = el("pre");
   const result = el("pre");
   const shown = el(
@@ -149,7 +157,8 @@ function payload(id) {
       try {
         const told = await api.payload(id);
         put(params, JSON.stringify(told.params, null, 2));
-        put(result, told.result === undefined ? "none" : JSON.stringify(told.result, null, 2));
+        // A task may well have returned null, which is a result of four bytes.
+        put(result, told.result_bytes ? JSON.stringify(told.result, null, 2) : hasEnded() ? "none" : "none yet");
         show(shown, true);
         open.become("Hide them", "eye");
       } catch (refused) {

@@ -2,24 +2,22 @@
 
 import { allowed } from "../actions.js";
 import { api } from "../api.js";
-import { cell, el, keyed, put, set, show, table } from "../dom.js";
+import { cell, el, keyed, name, put, set, show, table } from "../dom.js";
 import { duration, moment } from "../format.js";
 import { progress } from "../graphics.js";
 import { ofMoment } from "../parts.js";
 import { JOB_STATES, attemptsOf, badge, stateLook, stateWord } from "../words.js";
 import { choice, filters, pager } from "./filters.js";
+import { still } from "./still.js";
 
 const LIMIT = "50";
 
 export function jobs({ query, state, live }) {
-  const { node: sheet, body } = table("Jobs", [
-    ["Job", "w-23"], ["State", "w-state"], ["Queue"], ["Asked for", "w-when"], ["Took", "right w-count"],
-    ["Attempts", "right w-count"], ["What is known", "w-27"],
-  ]);
-  set(sheet, "class", "cards jobs");
+  const sheet = jobsTable();
   const empty = el("p", { class: "empty", text: "No job is as the filters say." });
   const error = el("p", { class: "callout bad", role: "alert", hidden: true });
-  const panel = el("div", { class: "panel" }, sheet, empty);
+  const panel = el("div", { class: "panel" }, sheet.node, empty);
+  const held = still(panel, refresh);
   const pages = pager("jobs");
   const bar = filters("jobs", [
     choice("task", "Task", () => namesOf(state(), "task")),
@@ -35,6 +33,7 @@ export function jobs({ query, state, live }) {
       "div",
       { class: "title" },
       el("h1", { text: "Jobs" }),
+      held.node,
       finder(),
       allowed() ? el("div", { class: "actions end" }, el("a", { class: "button", href: "#/enqueue", text: "Enqueue a job" })) : null,
     ),
@@ -51,9 +50,9 @@ export function jobs({ query, state, live }) {
     try {
       const found = await api.jobs(asked);
       if (asked !== asking) return; // another filter was chosen meanwhile
-      keyed(body, found.jobs, (job) => job.id, row);
-      show(sheet, found.jobs.length);
-      show(empty, !found.jobs.length);
+      const rows = held.rows(found);
+      sheet.update(rows);
+      show(empty, !rows.length);
       show(error, false);
       heard = Date.now();
       set(panel, "data-old", false);
@@ -69,7 +68,7 @@ export function jobs({ query, state, live }) {
 
   bar.update(query);
   show(empty, false);
-  show(sheet, false);
+  sheet.update([]);
   pages.update(query, null);
   refresh();
   return {
@@ -78,12 +77,29 @@ export function jobs({ query, state, live }) {
     filter(fresh) {
       query = fresh;
       heard = null;
+      held.move();
       bar.update(query);
       refresh();
     },
     update() {
       bar.offer();
       if (live.is !== "paused" && !query.has("before")) refresh();
+    },
+  };
+}
+
+/** The table of jobs, which the page of a task shows too. */
+export function jobsTable() {
+  const { node, body } = table("Jobs", [
+    ["Job", "w-23"], ["State", "w-state"], ["Queue"], ["Asked for", "w-when"], ["Took", "right w-count"],
+    ["Attempts", "right w-count"], ["What is known", "w-27"],
+  ]);
+  set(node, "class", "cards jobs");
+  return {
+    node,
+    update(rows) {
+      keyed(body, rows, (job) => job.id, row);
+      show(node, rows.length);
     },
   };
 }
@@ -149,6 +165,7 @@ function row() {
   const attempts = el("span", { class: "num" });
   const bar = progress();
   const error = el("span", { class: "error clip" });
+  const known = cell("What is known", "grow", error, bar.node);
   const node = el(
     "tr",
     {},
@@ -158,12 +175,13 @@ function row() {
     cell("Asked for", "", asked.node),
     cell("Took", "right", took),
     cell("Attempts", "right", attempts),
-    cell("What is known", "grow", error, bar.node),
+    known,
   );
   return {
     node,
     update(job) {
-      put(link, job.task);
+      set(node, "data-gone", job.gone);
+      name(link, job.task);
       set(link, "href", `#/jobs/${encodeURIComponent(job.id)}`);
       put(id, job.id);
       stands.update(stateLook(job));
@@ -177,6 +195,7 @@ function row() {
       show(error, job.error);
       const runs = job.state === "STARTED" || job.state === "PROGRESS";
       show(bar.node, runs);
+      set(known, "data-empty", !job.error && !runs);
       if (runs) bar.update(job.progress, `Progress of ${job.id}`);
     },
   };

@@ -1,13 +1,13 @@
 // Everything at a glance: the banner above, then what runs, waits, and is due.
 
-import { el, keyed, put, set, show } from "../dom.js";
+import { el, keyed, name, put, set, show } from "../dom.js";
 import { moment } from "../format.js";
-import { strip } from "../graphics.js";
+import { legend, strip } from "../graphics.js";
 import { ageOf } from "../parts.js";
 import { badge, standingLook } from "../words.js";
 import { queuesTable } from "./queues.js";
 import { runningTable } from "./running.js";
-import { legend, nextSlot, placeOf } from "./schedules.js";
+import { nextSlot, placeOf } from "./schedules.js";
 
 export function overview() {
   const tasks = el("ul", { class: "glance" });
@@ -51,9 +51,9 @@ function glance() {
   return {
     node,
     update(one) {
-      put(link, one.name);
+      name(link, one.name);
       set(link, "href", placeOf(one.name));
-      stands.update(standingLook(one.standing));
+      stands.update(standingLook(one));
       slots.update(one.strip);
       next.update(one);
     },
@@ -65,17 +65,17 @@ const GONE = ["mute", "mute", "gone"];
 const LOST = ["warn", "lost", "lost"];
 
 function worker() {
-  const name = el("span", { class: "mono" });
+  const who = el("span", { class: "mono" });
   const stands = badge();
-  const since = moment();
+  const since = moment("absolute");
   const seen = moment();
   const last = el("span", { class: "faint" }, "seen ", seen.node);
   const serves = el("span", { class: "faint" });
-  const node = el("li", {}, el("span", { class: "line" }, name, stands.node), el("span", { class: "faint" }, "since ", since.node), serves, last);
+  const node = el("li", {}, el("span", { class: "line" }, who, stands.node), el("span", { class: "faint" }, "since ", since.node), serves, last);
   return {
     node,
     update(one) {
-      put(name, one.name);
+      put(who, one.name);
       stands.update(one.alive ? UP : one.lost ? LOST : GONE);
       put(serves, served(one));
       show(serves, one.alive);

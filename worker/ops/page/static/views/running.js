@@ -1,7 +1,7 @@
 // What runs now, how far it is, and a way to end it.
 
 import { actOn, allowed, button } from "../actions.js";
-import { cell, el, keyed, put, set, show, table } from "../dom.js";
+import { cell, el, keyed, name, put, set, show, table } from "../dom.js";
 import { many, moment } from "../format.js";
 import { progress } from "../graphics.js";
 import { ageOf } from "../parts.js";
@@ -55,7 +55,7 @@ function row(one) {
   const since = moment("elapsed");
   const attempt = el("span", { class: "num" });
   const where = el("span", { class: "mono faint" });
-  const end = button("Cancel", "stop", "small", () => actOn(one.id, "cancel"));
+  const end = button("Cancel", "stop", "small", () => actOn(one, "cancel"));
   const asked = el("span", { class: "faint", text: "was asked to end" });
   const hint = el("span", { class: "faint hint", text: "ends with its worker" });
   const node = el(
@@ -71,7 +71,7 @@ function row(one) {
   return {
     node,
     update(fresh) {
-      put(link, fresh.task);
+      name(link, fresh.task);
       set(link, "href", fresh.kind === "job" ? `#/jobs/${encodeURIComponent(fresh.id)}` : placeOf(fresh.task));
       put(id, fresh.id);
       bar.update(fresh.progress, `Progress of ${fresh.task} ${fresh.id}`);

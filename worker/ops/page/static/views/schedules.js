@@ -1,9 +1,9 @@
 // The schedules: whether each does its work, and what can be done.
 
 import { allowed, scheduleActions } from "../actions.js";
-import { cell, el, icon, keyed, put, set, show, table } from "../dom.js";
+import { cell, el, keyed, name, put, set, show, table } from "../dom.js";
 import { duration, many, moment, scheduleText } from "../format.js";
-import { sparkline, strip } from "../graphics.js";
+import { legend, sparkline, strip } from "../graphics.js";
 import { ageOf } from "../parts.js";
 import { badge, outcomeLook, standingLook } from "../words.js";
 
@@ -38,17 +38,7 @@ export function schedules() {
   };
 }
 
-/** What the bars of a strip mean. */
-export function legend() {
-  const names = [["ran", "ran"], ["failed", "failed"], ["missed", "missed"], ["skipped_overlap", "skipped"], ["paused", "paused"], ["lost", "lost"]];
-  return el(
-    "ul",
-    { class: "legend", "aria-hidden": "true" },
-    ...names.map(([outcome, word]) => el("li", {}, icon(outcomeLook(outcome)[1]), el("span", { "data-outcome": outcome, text: word }))),
-  );
-}
-
-export const placeOf = (name) => `#/schedules/${encodeURIComponent(name)}`;
+export const placeOf = (task) => `#/schedules/${encodeURIComponent(task)}`;
 
 function row() {
   const link = el("a", { class: "name" });
@@ -76,9 +66,9 @@ function row() {
   return {
     node,
     update(one) {
-      put(link, one.name);
+      name(link, one.name);
       set(link, "href", placeOf(one.name));
-      stands.update(standingLook(one.standing));
+      stands.update(standingLook(one));
       put(said, scheduleText(one.schedule));
       put(note, one.pause?.note ? `“${one.pause.note}”, ${one.pause.by}` : "");
       show(note, one.pause?.note);
