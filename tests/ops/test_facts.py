@@ -11,13 +11,14 @@ import pytest
 from tests.support.clock import FakeClock
 from worker.admin.queues import queue_facts
 from worker.events import LoopResumed, LoopStalled
+from worker.jobs.history import AttemptOutcome
 from worker.jobs.job import Job, JobId, QueueCount
 from worker.ledger.attendance import Pollers
 from worker.ledger.presence import Presence
 from worker.model import State
 from worker.ops.banner import of_queue, status_of
 from worker.ops.jobs import read_cursor, writable
-from worker.ops.models import JobError
+from worker.ops.models import AttemptFacts, JobError
 from worker.ops.stalls import Stalls
 from worker.ops.throughput import Throughput
 from worker.ops.timeline import timeline
@@ -78,17 +79,47 @@ def test_a_rate_is_not_known_after_nobody_looked_for_long() -> None:
     ],
 )
 def test_a_timeline_tells_what_is_recorded(found: Job, expected: list[str]) -> None:
-    told = timeline(found, JobError(type="E", message="no"))
+    told = timeline(found, JobError(type="E", message="no"), [])
     assert [moment.what for moment in told] == expected
 
 
 def test_the_last_error_is_told_where_it_belongs() -> None:
     error = JobError(type="Timeout", message="too slow")
-    waiting = {m.what: m.detail for m in timeline(job(State.RETRY, attempts=1), error)}
+    waiting = {m.what: m.detail for m in timeline(job(State.RETRY, attempts=1), error, [])}
     assert "Timeout: too slow" in waiting["attempts"]
     dead = job(State.FAILURE, attempts=1, started_at=NOON, finished_at=NOON + timedelta(seconds=2))
-    ended = {m.what: m.detail for m in timeline(dead, error)}
+    ended = {m.what: m.detail for m in timeline(dead, error, [])}
     assert ended["finished"] == "FAILURE; after 2000 ms; Timeout: too slow"
+
+
+def attempt(number: int, outcome: AttemptOutcome, error: JobError | None = None) -> AttemptFacts:
+    return AttemptFacts(
+        attempt=number,
+        outcome=outcome,
+        started_at=NOON,
+        finished_at=NOON + timedelta(seconds=2),
+        worker="one",
+        error=error,
+    )
+
+
+def test_attempts_are_told_one_by_one_and_the_last_one_as_the_end() -> None:
+    failed = [
+        attempt(1, AttemptOutcome.LOST),
+        attempt(1, AttemptOutcome.FAILED, JobError(type="Timeout", message="too slow")),
+        attempt(2, AttemptOutcome.GIVEN_BACK),
+    ]
+    rest: dict[str, Any] = {"attempts": 2, "losses": 1, "started_at": NOON, "finished_at": NOON}
+    told = timeline(
+        job(State.SUCCESS, **rest), None, [*failed, attempt(2, AttemptOutcome.SUCCEEDED)]
+    )
+    assert [moment.what for moment in told] == [
+        *("created", "lost", "failed", "given back", "started", "finished")
+    ]
+    assert told[2].detail == "attempt 1 on one, after 2000 ms: Timeout: too slow"
+    assert told[2].at == NOON + timedelta(seconds=2)
+    revoked = timeline(job(State.REVOKED, **rest), None, failed[:2])
+    assert [moment.what for moment in revoked][1:3] == ["lost", "failed"]
 
 
 # --- queues

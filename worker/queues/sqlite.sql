@@ -94,7 +94,8 @@ SELECT
         SELECT json_group_array(json_array(
             place, id, task, params, version, urgency, options, headers, deliveries, losses,
             attempts, refusals, cancel, created_at, ready_at, expires_at,
-            state IN ('STARTED', 'PROGRESS'), concurrency_key, concurrency_limit
+            state IN ('STARTED', 'PROGRESS'), concurrency_key, concurrency_limit,
+            history, started_at, worker
         ))
         FROM (
             SELECT * FROM jobs INDEXED BY jobs_ready
@@ -138,6 +139,12 @@ UPDATE jobs SET
     progress = NULL
 WHERE place IN (SELECT value FROM json_each(:places));
 
+-- name: write_histories
+-- What is kept of the attempts of each job of a JSON list.
+UPDATE jobs SET history = json_extract(said.value, '$[1]')
+FROM json_each(:jobs) AS said
+WHERE jobs.place = json_extract(said.value, '$[0]');
+
 -- name: pick_carried
 -- Those jobs of a JSON list of ids that are ready and that another engine carries, as the slash in
 -- their queues' names says.
@@ -145,7 +152,7 @@ SELECT json_group_array(json_array(
     jobs.place, jobs.id, jobs.task, jobs.params, jobs.version, jobs.urgency, jobs.options,
     jobs.headers, jobs.deliveries, jobs.losses, jobs.attempts, jobs.refusals, jobs.cancel,
     jobs.created_at, jobs.ready_at, jobs.expires_at, jobs.state IN ('STARTED', 'PROGRESS'),
-    jobs.queue
+    jobs.queue, jobs.history, jobs.started_at, jobs.worker
 ))
 FROM json_each(:ids) AS asked CROSS JOIN jobs ON jobs.id = asked.value
 WHERE instr(jobs.queue, '/') AND jobs.stage IS NOT NULL AND jobs.ready_at <= :now;
@@ -173,8 +180,12 @@ UPDATE jobs SET
     refusals = json_extract(said.value, '$[3]'),
     result = json_extract(said.value, '$[4]'),
     result_until = json_extract(said.value, '$[5]'),
-    error = json_extract(said.value, '$[6]'),
+    error = CASE
+        WHEN json_extract(said.value, '$[1]') = 'SUCCESS' THEN json_extract(said.value, '$[6]')
+        ELSE coalesce(json_extract(said.value, '$[6]'), jobs.error)
+    END,
     dead = json_extract(said.value, '$[7]'),
+    history = coalesce(json_extract(said.value, '$[8]'), jobs.history),
     stage = NULL, finished_at = :now
 FROM json_each(:jobs) AS said
 WHERE jobs.place = json_extract(said.value, '$[0]');
@@ -186,8 +197,9 @@ UPDATE jobs SET
     attempts = json_extract(said.value, '$[2]'),
     refusals = json_extract(said.value, '$[3]'),
     ready_at = json_extract(said.value, '$[4]'),
-    error = json_extract(said.value, '$[5]'),
+    error = coalesce(json_extract(said.value, '$[5]'), jobs.error),
     dead = json_extract(said.value, '$[6]'),
+    history = coalesce(json_extract(said.value, '$[7]'), jobs.history),
     stage = CASE
         WHEN json_extract(said.value, '$[4]') > :now THEN 1
         WHEN jobs.concurrency_key IS NOT NULL THEN 3
@@ -200,7 +212,8 @@ WHERE jobs.place = json_extract(said.value, '$[0]');
 -- name: undo_lease
 -- Puts a job back to where it stood before it was leased.
 UPDATE jobs SET
-    state = 'PENDING', stage = CASE WHEN concurrency_key IS NULL THEN 0 ELSE 3 END,
+    state = CASE WHEN attempts THEN 'RETRY' ELSE 'PENDING' END,
+    stage = CASE WHEN concurrency_key IS NULL THEN 0 ELSE 3 END,
     ready_at = :ready_at
 WHERE place = :place;
 
@@ -269,7 +282,7 @@ SELECT json_group_array(json_array(
     jobs.finished_at, jobs.result_until, jobs.deliveries, jobs.losses, jobs.attempts,
     jobs.refusals, jobs.unique_key, jobs.concurrency_key, jobs.worker, jobs.progress,
     CASE WHEN jobs.result_until <= :now THEN NULL ELSE jobs.result END,
-    jobs.error, jobs.dead, jobs.cancel
+    jobs.error, jobs.dead, jobs.cancel, jobs.history
 ))
 FROM json_each(:ids) AS asked CROSS JOIN jobs ON jobs.id = asked.value;
 
@@ -289,7 +302,7 @@ SELECT json_group_array(json_array(
     id, task, queue, state, params, version, urgency, options, headers, created_at, ready_at,
     expires_at, started_at, finished_at, result_until, deliveries, losses, attempts, refusals,
     unique_key, concurrency_key, worker, progress,
-    CASE WHEN result_until <= :now THEN NULL ELSE result END, error, dead, cancel
+    CASE WHEN result_until <= :now THEN NULL ELSE result END, error, dead, cancel, NULL
 ))
 FROM (
     SELECT * FROM jobs INDEXED BY jobs_created
@@ -308,7 +321,7 @@ SELECT json_group_array(json_array(
     id, task, queue, state, params, version, urgency, options, headers, created_at, ready_at,
     expires_at, started_at, finished_at, result_until, deliveries, losses, attempts, refusals,
     unique_key, concurrency_key, worker, progress,
-    CASE WHEN result_until <= :now THEN NULL ELSE result END, error, dead, cancel
+    CASE WHEN result_until <= :now THEN NULL ELSE result END, error, dead, cancel, NULL
 ))
 FROM (
     SELECT * FROM jobs INDEXED BY jobs_dead

@@ -202,6 +202,7 @@ def job_of(row: Sequence[Any]) -> Job:
         error=row[24],
         dead=row[25] == 1,
         cancel=row[26] == 1,
+        history=row[27],
     )
 
 

@@ -36,12 +36,22 @@ const STATES = {
   EXPIRED: ["warn", "clock", "expired"],
 };
 
+const ATTEMPTS = {
+  succeeded: ["ok", "ok", "succeeded"],
+  failed: ["bad", "bad", "failed"],
+  lost: ["bad", "lost", "lost"],
+  given_back: ["mute", "retry", "given back"],
+  snoozed: ["wait", "wait", "snoozed"],
+  cancelled: ["mute", "stop", "cancelled"],
+};
+
 const DEAD = ["bad", "dead", "dead letter"];
 const SEVERITIES = { ok: ["ok", "ok"], info: ["mute", "info"], warning: ["warn", "warn"], critical: ["bad", "bad"] };
 
 const look = (words, word) => (Object.hasOwn(words, word) ? words[word] : ["mute", "mute", word]);
 
 export const outcomeLook = (outcome) => look(OUTCOMES, outcome);
+export const attemptLook = (outcome) => look(ATTEMPTS, outcome);
 export const standingLook = (standing) => look(STANDINGS, standing);
 export const stateLook = (job) => (job.dead ? DEAD : look(STATES, job.state));
 export const severityLook = (severity) => look(SEVERITIES, severity);
