@@ -226,7 +226,18 @@ class JobRecords(Protocol):
         ...
 
     async def counts(self) -> list[QueueCount]:
-        """How many jobs there are, by queue, task and state, in that order. No row for none."""
+        """How many jobs there are, by queue, task and state, in that order. No row for none.
+
+        Those that succeeded are not counted: they are the many, and what is asked every second or
+        two shall not cost the more the longer they are kept.
+        """
+        ...
+
+    async def ended(self, within: timedelta) -> dict[str, int]:
+        """How many jobs have ended in each queue since ``within`` ago, dead letters aside.
+
+        What it costs grows with these jobs.
+        """
         ...
 
     async def tell(self, lease: Lease, progress: str) -> None:

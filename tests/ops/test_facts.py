@@ -34,25 +34,24 @@ def job(state: State, **rest: Any) -> Job:
 # --- rates
 
 
-def test_the_rate_counts_what_ended_within_the_last_minute() -> None:
+def test_the_rate_is_of_what_ended_lately() -> None:
     rates = Throughput()
-    assert rates.note({"default": 100}, 0.0) == {}
-    assert rates.note({"default": 110}, 2.0) == {"default": 300.0}
-    assert rates.note({"default": 110}, 60.0) == {"default": 10.0}
-    assert rates.note({"default": 110}, 100.0) == {"default": 0.0}
+    rates.window = timedelta(seconds=30)
+    assert rates.note({"default": 10, "other": 1}) == {"default": 20.0, "other": 2.0}
 
 
-def test_jobs_that_are_forgotten_do_not_make_a_rate_negative() -> None:
+def test_it_looks_back_a_minute_where_little_ends_and_less_where_much_does() -> None:
     rates = Throughput()
-    rates.note({"default": 5000}, 0.0)
-    assert rates.note({"default": 10}, 10.0) == {"default": 0.0}
-    assert rates.note({"default": 20, "new": 3}, 20.0) == {"default": 30.0, "new": 9.0}
-
-
-def test_a_rate_is_not_known_after_nobody_looked_for_long() -> None:
-    rates = Throughput()
-    rates.note({"default": 1}, 0.0)
-    assert rates.note({"default": 500_000}, 3600.0) == {}
+    for _ in range(10):
+        rates.note({"default": 3})
+    assert rates.window == timedelta(minutes=1)
+    assert rates.note({"default": 90_000}) == {"default": 90_000.0}
+    assert rates.window == timedelta(seconds=30)
+    assert rates.note({"default": 2_000}) == {"default": 4_000.0}
+    assert rates.window == timedelta(seconds=30)
+    for _ in range(20):
+        rates.note({"default": 90_000})
+    assert rates.window == timedelta(seconds=1)
 
 
 # --- timelines

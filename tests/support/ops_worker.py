@@ -19,6 +19,7 @@ from worker.jobs.job import JobId
 from worker.model import Trigger
 from worker.ops.health import Health
 from worker.ops.metrics import metrics_routes
+from worker.ops.sources import Sources
 from worker.settings import load_settings
 from worker.supervisor import Service
 
@@ -90,7 +91,7 @@ async def ops_worker(**settings: Any) -> AsyncIterator[OpsWorker]:
     """A worker whose ledger, watchdog and queues turn; its schedules do not, a test runs tasks."""
     said = {"data_api_url": NOBODY, "store_url": "memory://", "orders_interval": "off", **OFF}
     async with open_worker(load_settings(**{**said, **settings})) as worker:
-        routes = metrics_routes(worker, Health(worker))
+        routes = metrics_routes(worker, Health(worker), Sources(worker))
         transport = httpx.ASGITransport(app=Starlette(routes=routes))
         services: list[Service] = [worker.ledger, worker.watchdog]
         await worker.client.open()

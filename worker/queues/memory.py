@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING
@@ -361,6 +361,8 @@ class MemoryJobs:
         now = self._clock.now()
         groups: dict[tuple[str, str, State], list[Job]] = {}
         for job in self._jobs():
+            if job.state is State.SUCCESS:
+                continue
             groups.setdefault((job.queue, job.task, job.state), []).append(job)
         return [
             QueueCount(
@@ -374,6 +376,14 @@ class MemoryJobs:
             )
             for (queue, task, state), jobs in sorted(groups.items())
         ]
+
+    async def ended(self, within: timedelta) -> dict[str, int]:
+        since = self._clock.now() - within
+        return Counter(
+            row.new.queue
+            for row in self._rows.values()
+            if row.finished_at is not None and row.finished_at > since and not row.dead
+        )
 
     async def tell(self, lease: Lease, progress: str) -> None:
         row = self._held(lease)

@@ -222,15 +222,30 @@ WHERE id = ANY(ARRAY(SELECT f.id FROM found f))
 ORDER BY created_at DESC, id;
 
 -- name: count_jobs
--- How many there are, by queue, task and state.
-SELECT queue, task, state, count(*) AS jobs, count(*) FILTER (WHERE dead) AS dead,
-    min(ready_at) FILTER (
-        WHERE state IN ('PENDING', 'RETRY', 'STARTED', 'PROGRESS')
-            AND ready_at <= statement_timestamp()
+-- How many there are that have not succeeded, by queue, task and state. An index has the few of those
+-- that ended.
+SELECT j.queue, j.task, q.state, count(*) AS jobs, 0::bigint AS dead,
+    min(coalesce(q.due_at, q.ready_at)) FILTER (
+        WHERE coalesce(q.due_at, q.ready_at) <= statement_timestamp()
     ) AS oldest
-FROM worker_job_list
-GROUP BY queue, task, state
+FROM worker_queue q
+JOIN worker_jobs j USING (seq)
+GROUP BY j.queue, j.task, q.state
+UNION ALL
+SELECT j.queue, j.task, o.state, count(*), count(*) FILTER (WHERE o.dead), NULL
+FROM worker_outcomes o
+JOIN worker_jobs j USING (seq)
+WHERE o.state <> 'SUCCESS'
+GROUP BY j.queue, j.task, o.state
 ORDER BY queue, task, state;
+
+-- name: count_ended
+-- How many have ended in each queue, dead letters aside, in the order of the index of `prune_jobs`.
+SELECT j.queue, count(*) AS jobs
+FROM worker_outcomes o
+JOIN worker_jobs j USING (seq)
+WHERE NOT o.dead AND o.finished_at > statement_timestamp() - %(within)s
+GROUP BY j.queue;
 
 -- name: list_cancelled
 -- Those of these jobs that were asked to end.

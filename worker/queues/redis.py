@@ -29,9 +29,10 @@ Keys, each with the prefix and ``:jobs:`` before it:
 ``wake:CHANNEL``                 A channel of each worker and client.
 ========================= ====== ===================================================================
 
-What a call costs Redis grows with the jobs it is asked for, not with those there are; but for two:
-`RedisJobs.find` reads, in portions, all that were created after the last one it finds, and
-`RedisJobs.counts` is linear in the number of queues, tasks and states.
+What a call costs Redis grows with the jobs it is asked for, not with those there are, but for
+three: `RedisJobs.find` reads, in portions, all that were created after the last one it finds,
+`RedisJobs.counts` is linear in the number of queues, tasks and states, and `RedisJobs.ended` in
+the jobs that it counts.
 
 What this engine promises, Redis must keep:
 

@@ -334,9 +334,53 @@ FROM (
     LIMIT :limit
 );
 
+-- name: find_running_jobs
+-- The same for jobs that run, which are few among many: an index of each stage names them.
+SELECT json_group_array(json_array(
+    id, task, queue, state, params, version, urgency, options, headers, created_at, ready_at,
+    expires_at, started_at, finished_at, result_until, deliveries, losses, attempts, refusals,
+    unique_key, concurrency_key, worker, progress,
+    CASE WHEN result_until <= :now THEN NULL ELSE result END, error, dead, cancel, NULL
+))
+FROM (
+    SELECT * FROM jobs
+    WHERE place IN (
+            SELECT place FROM jobs INDEXED BY jobs_ready
+            WHERE stage = 0 AND state IN ('STARTED', 'PROGRESS')
+            UNION ALL
+            SELECT place FROM jobs INDEXED BY jobs_later
+            WHERE stage IN (1, 2) AND state IN ('STARTED', 'PROGRESS')
+            UNION ALL
+            SELECT place FROM jobs INDEXED BY jobs_keyed
+            WHERE concurrency_key IS NOT NULL AND stage IN (0, 3) AND stage = 3
+                AND state IN ('STARTED', 'PROGRESS')
+        )
+        AND created_at >= :since AND created_at < :before
+        AND (:task IS NULL OR task = :task)
+        AND (:queue IS NULL OR queue = :queue)
+        AND (:dead IS NULL OR dead = :dead)
+        AND state IN (SELECT value FROM json_each(:states))
+    ORDER BY created_at DESC, id
+    LIMIT :limit
+);
+
 -- name: count_jobs
--- How many jobs there are, how many of them are dead, and since when the one that waits longest
--- could have been leased. It reads indexes only, one for each stage.
+-- How many jobs there are that have not succeeded, how many of them are dead, and since when the one
+-- that waits longest could have been leased. It reads indexes only, one for each stage; of those that
+-- have ended, it goes from group to group, and counts the few that failed.
+WITH RECURSIVE ended (queue, task, state) AS (
+    VALUES ('', '', '')
+    UNION ALL
+    SELECT jobs.queue, jobs.task, jobs.state
+    FROM ended CROSS JOIN jobs ON jobs.place = (
+        SELECT place FROM jobs AS next INDEXED BY jobs_ended
+        WHERE next.stage IS NULL
+            AND (next.queue, next.task, next.state, next.dead)
+                > (ended.queue, ended.task, ended.state, 2)
+        ORDER BY next.queue, next.task, next.state, next.dead
+        LIMIT 1
+    )
+)
 SELECT queue, task, state, sum(jobs), sum(dead), min(oldest)
 FROM (
     SELECT queue, task, state, count(*) AS jobs, 0 AS dead, min(ready_at) AS oldest
@@ -354,13 +398,35 @@ FROM (
     WHERE concurrency_key IS NOT NULL AND stage IN (0, 3) AND stage = 3
     GROUP BY queue, task, state
     UNION ALL
-    SELECT queue, task, state, count(*), sum(dead), NULL
-    FROM jobs INDEXED BY jobs_ended
-    WHERE stage IS NULL
-    GROUP BY queue, task, state
+    SELECT jobs.queue, jobs.task, jobs.state, count(*), sum(jobs.dead), NULL
+    FROM ended CROSS JOIN jobs INDEXED BY jobs_ended
+        ON jobs.queue = ended.queue AND jobs.task = ended.task AND jobs.state = ended.state
+    WHERE jobs.stage IS NULL AND ended.state <> 'SUCCESS'
+    GROUP BY jobs.queue, jobs.task, jobs.state
 )
 GROUP BY queue, task, state
 ORDER BY queue, task, state;
+
+-- name: count_ended
+-- How many jobs of each queue have ended since a moment, dead letters aside. From group to group.
+WITH RECURSIVE ended (queue, task, state) AS (
+    VALUES ('', '', '')
+    UNION ALL
+    SELECT jobs.queue, jobs.task, jobs.state
+    FROM ended CROSS JOIN jobs ON jobs.place = (
+        SELECT place FROM jobs AS next INDEXED BY jobs_ended
+        WHERE next.stage IS NULL
+            AND (next.queue, next.task, next.state, next.dead)
+                > (ended.queue, ended.task, ended.state, 2)
+        ORDER BY next.queue, next.task, next.state, next.dead
+        LIMIT 1
+    )
+)
+SELECT jobs.queue, count(*)
+FROM ended CROSS JOIN jobs INDEXED BY jobs_ended
+    ON jobs.queue = ended.queue AND jobs.task = ended.task AND jobs.state = ended.state
+WHERE jobs.stage IS NULL AND jobs.dead = 0 AND jobs.finished_at > :since
+GROUP BY jobs.queue;
 
 -- name: tell_progress
 -- Records how far a job is whose lease is not lost.
@@ -406,8 +472,8 @@ DELETE FROM jobs WHERE place IN (SELECT value FROM json_each(:places));
 -- name: next_group
 -- The next group of jobs that ended, after a queue, a task and a state.
 SELECT queue, task, state FROM jobs INDEXED BY jobs_ended
-WHERE stage IS NULL AND (queue, task, state) > (:queue, :task, :state)
-ORDER BY queue, task, state
+WHERE stage IS NULL AND (queue, task, state, dead) > (:queue, :task, :state, 2)
+ORDER BY queue, task, state, dead
 LIMIT 1;
 
 -- name: prune_jobs
