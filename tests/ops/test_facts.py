@@ -140,7 +140,7 @@ def test_queues_add_up_what_their_tasks_have() -> None:
     assert (default.waiting, default.running, default.dead) == (5, 1, 4)
     assert (default.oldest_age_s, default.finished_per_minute) == (20.0, 6.0)
     assert [task.task for task in default.tasks] == ["fails", "ping"]
-    assert (other.waiting, other.oldest_age_s, other.finished_per_minute) == (7, None, None)
+    assert (other.waiting, other.oldest_age_s, other.finished_per_minute) == (7, None, 0.0)
 
 
 def test_dead_letters_and_old_jobs_are_worth_a_warning() -> None:

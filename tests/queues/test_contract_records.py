@@ -365,7 +365,7 @@ async def test_what_ended_lately_is_counted_by_queue_but_no_dead_letters(store: 
         [ended(lease, state, delay=LONG) for lease, state in zip(leases, states, strict=False)]
     )
     await store.settle([dead(lease) for lease in leases[5:]])
-    await store.enqueue([new(queue="other"), new(queue="waits")])
+    await store.enqueue([new(queue="other"), new()])
     await store.settle([ended(await lease_one(store, queue="other"))])
     assert await store.ended(LONG) == {QUEUE: 4, "other": 1}
     await passed(2 * SHORT)
