@@ -149,7 +149,7 @@ def migrated_to(url: str, revision: str, *, down: bool = False) -> None:
 
 async def test_a_worker_without_histories_goes_on_over_its_connections(unmigrated: str) -> None:
     """It names the columns of what functions return, and takes all of the view's."""
-    migrated_to(unmigrated, "0002")
+    migrated_to(unmigrated, "0003")
     leasing = (
         "SELECT id, receipt, losses FROM worker_lease('default', 1, interval '1 min', 'old', 1,"
         " '{0}', ARRAY['-infinity'::timestamptz])"
@@ -158,7 +158,7 @@ async def test_a_worker_without_histories_goes_on_over_its_connections(unmigrate
         columns = [c.name for c in old.execute("SELECT * FROM worker_job_list").description or ()]
         old.execute("SELECT worker_enqueue('ping', id => 'a')")
         old.execute(leasing)
-        assert migrate(unmigrated) == ("0002", SCHEMA)
+        assert migrate(unmigrated) == ("0003", SCHEMA)
         seq = asked(old, "UPDATE worker_queue SET ready_at = now() RETURNING seq")
         row = old.execute(leasing).fetchone()
         assert row == ("a", f"{seq}.1", 1)
@@ -170,7 +170,7 @@ async def test_a_worker_without_histories_goes_on_over_its_connections(unmigrate
     await jobs.open()
     assert '"lost"' in ((await get(jobs, JobId("a"))).history or "")
     await jobs.close()
-    migrated_to(unmigrated, "0002", down=True)
+    migrated_to(unmigrated, "0003", down=True)
     with connect(unmigrated) as old:
         old.execute("SELECT worker_enqueue('ping', id => 'b')")
         assert (old.execute(leasing).fetchone() or ())[0] == "b"

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 __all__ = [
     "Attempt",
     "AttemptOutcome",
-    "MOST_LOSSES",
     "attempts_of",
     "remembered",
     "with_loss",
