@@ -163,8 +163,9 @@ class JobQueue(Protocol):
         """Up to ``limit`` jobs that are ready, for ``ttl``, each to one worker only.
 
         A job is ready when its delay has passed, or its lease has run out; then it counts one
-        loss. Greater priorities come first, then those that are ready longer. Each counts one
-        delivery. A job whose concurrency key has as many leases as it may have is passed over.
+        loss, and its history has one entry more (`worker.jobs.history.with_loss`). Greater
+        priorities come first, then those that are ready longer. Each counts one delivery. A job
+        whose concurrency key has as many leases as it may have is passed over.
 
         Args:
             wait: How long to wait for a job if there is none. It returns as soon as there is one,
@@ -184,7 +185,8 @@ class JobQueue(Protocol):
         """Record what came of jobs, durable when it returns, in one round trip.
 
         A job that goes back although it was asked to end does so without a delay: the worker that
-        leases it next revokes it.
+        leases it next revokes it. Where a settlement says no error and no history, those that are
+        recorded stay; but a job that succeeds has no error any more.
 
         Returns:
             For each, ``False`` if its lease was lost; then nothing was changed. A lease that ran
@@ -220,11 +222,22 @@ class JobRecords(Protocol):
         ...
 
     async def find(self, query: JobQuery) -> list[Job]:
-        """The jobs that ``query`` asks for."""
+        """The jobs that ``query`` asks for, without the histories of their attempts."""
         ...
 
     async def counts(self) -> list[QueueCount]:
-        """How many jobs there are, by queue, task and state, in that order. No row for none."""
+        """How many jobs there are, by queue, task and state, in that order. No row for none.
+
+        Those that succeeded are not counted: they are the many, and what is asked every second or
+        two shall not cost the more the longer they are kept.
+        """
+        ...
+
+    async def ended(self, within: timedelta) -> dict[str, int]:
+        """How many jobs have ended in each queue since ``within`` ago, dead letters aside.
+
+        What it costs grows with these jobs.
+        """
         ...
 
     async def tell(self, lease: Lease, progress: str) -> None:
@@ -244,7 +257,7 @@ class JobRecords(Protocol):
         """Put each job that failed, was revoked or expired back into its queue, ready now.
 
         It begins anew: no attempts, losses or refusals, no error, no dead letter, and it does not
-        expire any more. Other states are ``NOT_NOW``.
+        expire any more. Its history stays. Other states are ``NOT_NOW``.
         """
         ...
 

@@ -12,7 +12,7 @@ from worker.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["SCHEMES", "Kinds", "display_url"]
+__all__ = ["SCHEMES", "UrlKinds", "display_url"]
 
 SCHEMES = {
     "memory": "memory",
@@ -26,7 +26,7 @@ SCHEMES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Kinds:
+class UrlKinds:
     """What a setting's URL may name.
 
     Attributes:

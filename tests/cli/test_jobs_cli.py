@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support.job_sites import Clerk, JobSite
-from tests.support.jobs import fresh_queue_url, lease_now
+from tests.support.jobs import fresh_queue_url, lease_all, lease_now
 from tests.support.processes import WORKER, clean_environment
 from tests.support.servers import refused_port
-from worker.jobs.job import JobQuery
+from worker.jobs.job import JobQuery, Settlement
 from worker.model import State
 
 if TYPE_CHECKING:
@@ -139,6 +139,37 @@ async def test_one_job_is_shown_with_its_life_and_without_its_parameters(tmp_pat
     assert "job fine is no dead letter: it is SUCCESS" in err
 
 
+async def test_the_attempts_of_a_job_are_shown_one_by_one(tmp_path: Path) -> None:
+    site = JobSite(tmp_path)
+    async with site.engine() as jobs:
+        clerk = Clerk(jobs)
+        lease = await clerk.runs("twice", "fails")
+        history = json.dumps([attempt(1, "lost"), attempt(1, "failed") | ERROR])
+        error = json.dumps(ERROR)
+        await jobs.settle([Settlement(lease, State.RETRY, 1, error=error, history=history)])
+        (lease,) = await lease_all(jobs, 1)
+        history = json.dumps([*json.loads(history), attempt(2, "failed") | ERROR])
+        dead = Settlement(lease, State.FAILURE, 2, error=error, dead=True, history=history)
+        await jobs.settle([dead])
+    for line in ("jobs show twice", "dead show twice"):
+        lines = [row for row in (await site.told(line)).splitlines() if row.startswith("attempt ")]
+        assert [row.split()[1] for row in lines] == ["1", "1", "2"]
+        assert "on one: lost after 2000 ms" in lines[0]
+        assert lines[2].endswith("failed after 2000 ms: TaskFailed: the far side is full")
+        told = (await site.json(line))["history"]
+        assert [one["outcome"] for one in told] == ["lost", "failed", "failed"]
+        assert told[2]["error"] == ERROR
+        assert told[0]["error"] is None
+
+
+ERROR = {"type": "TaskFailed", "message": "the far side is full"}
+
+
+def attempt(number: int, outcome: str) -> dict[str, Any]:
+    times = {"started_at": 1_000_000, "finished_at": 3_000_000}
+    return {"attempt": number, "outcome": outcome, "worker": "one", **times}
+
+
 def facts(text: str) -> dict[str, str]:
     parts = (line.partition("  ") for line in text.splitlines())
     return {name: value.strip() for name, _, value in parts}
@@ -149,10 +180,11 @@ async def test_what_a_job_says_cannot_steer_the_terminal_nor_hold_a_secret(
 ) -> None:
     site = JobSite(tmp_path)
     site.environment["WORKER_DATA_API_TOKEN"] = "s3cret"
-    error = json.dumps({"type": "E", "message": "\x1b[2Jgone, http://me:pw@host/ s3cret"})
+    said = {"type": "E", "message": "\x1b[2Jgone, http://me:pw@host/ s3cret"}
+    error, tried = json.dumps(said), attempt(1, "failed") | said | {"worker": "\x1b[2Js3cret"}
     async with site.engine() as jobs:
         clerk = Clerk(jobs)
-        await clerk.dies("dead", error=error)
+        await clerk.dies("dead", error=error, history=json.dumps([tried, tried]))
         await clerk.ends("fine", State.SUCCESS, result='{"token":"s3cret","é":["s3cret\\u009b"]}')
     for line in ("jobs list", "dead list", "jobs show dead", "jobs show fine", "jobs show fine"):
         for form in ("", " --json"):

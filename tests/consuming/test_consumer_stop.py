@@ -219,7 +219,7 @@ async def test_a_later_attempt_ends_though_an_earlier_one_still_goes_on(bench: B
         end.set()  # the end of the first does not hide the second
         await wait_until(lambda: len(bench.runner._bounds._left_behind) == 0, "it has ended")
     info = await bench.info(job)
-    assert (info.state, info.attempts) == (State.PENDING, 1)
+    assert (info.state, info.attempts) == (State.RETRY, 1)
     assert bench.runner.busy == []
 
 

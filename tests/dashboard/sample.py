@@ -287,10 +287,27 @@ def dead() -> list[dict[str, Any]]:
     return [job(n, state="FAILURE", dead=True, error=ERROR, attempts=5) for n in range(1, 4)]
 
 
+def attempt(number: int, outcome: str, began: int, error: dict[str, str] | None) -> dict[str, Any]:
+    return {
+        "attempt": number,
+        "outcome": outcome,
+        "started_at": ago(began),
+        "finished_at": ago(began - 1),
+        "worker": "web-1",
+        "error": error,
+    }
+
+
 def job_detail() -> dict[str, Any]:
     return {
         **job(4, state="FAILURE", dead=True, error=ERROR, attempts=5),
         "options": {"max_retries": 4},
+        "history": [
+            attempt(1, "lost", 400, None),
+            *(attempt(n, "failed", 400 - 60 * n, ERROR) for n in (1, 2, 3)),
+            attempt(4, "given_back", 110, None),
+            attempt(5, "failed", 99, ERROR),
+        ],
         "timeline": [
             {"at": ago(104), "what": "asked for", "detail": "by web-1"},
             {"at": ago(100), "what": "began", "detail": "on web-1, attempt 5"},

@@ -42,18 +42,29 @@ def error_text(message: str) -> str:
     return json.dumps({"type": message[:100], "message": message})
 
 
+def attempt(text: str) -> dict[str, Any]:
+    said = {"worker": text, "type": text[:100], "message": text}
+    return {"attempt": 1, "outcome": "failed", "started_at": 1, "finished_at": 2, **said}
+
+
 async def test_hostile_texts_come_out_as_they_went_in(site: ApiSite) -> None:
     async with site.engine() as jobs:
         clerk = Clerk(jobs)
         for number, text in enumerate(TEXTS):
             params = json.dumps({"message": text, text[:50]: [text]})
-            await clerk.dies(f"dead-{number}", "says", error=error_text(text), params=params)
+            history = json.dumps([attempt(text), attempt("as ever")])
+            error = error_text(text)
+            await clerk.dies(f"dead-{number}", "says", error=error, params=params, history=history)
     async with site.api() as api:
         found = {job["id"]: job for job in (await api.get("jobs", dead=True))["jobs"]}
         for number, text in enumerate(TEXTS):
             assert found[f"dead-{number}"]["error"]["message"] == text
             detail = await api.get(f"jobs/dead-{number}")
             assert detail["error"]["message"] == text
+            first, _ = detail["history"]
+            assert (first["error"]["message"], first["worker"]) == (text, text)
+            assert first["error"]["type"] == text[:100]
+            assert text in detail["timeline"][1]["detail"]
             payload = await api.get(f"jobs/dead-{number}/payload")
             assert payload["params"]["message"] == text
         answer = await api.http.get("/api/v1/jobs")
@@ -133,6 +144,35 @@ async def test_records_that_others_wrote_are_shown_as_far_as_they_can_be(
         payload: dict[str, Any] = await api.get("jobs/odd/payload")
         json.dumps(payload, allow_nan=False).encode()
         assert (await api.get("jobs"))["jobs"][0]["id"] == "odd"
+
+
+@pytest.mark.parametrize(
+    ("history", "shown"),
+    [
+        ("no json <b>", []),
+        ("7", []),
+        ("{}", []),
+        ("[" * 3000 + "]" * 3000, []),
+        ('[null, 7, [], {}, {"attempt": 1, "outcome": "<b>"}]', []),
+        (json.dumps([attempt("no") | {"started_at": 10**30}]), []),
+        (json.dumps([attempt("no") | {"attempt": float("nan")}]), []),
+        (json.dumps([attempt("no") | {"attempt": float("inf")}]), []),
+        (json.dumps([attempt(SURROGATE)]), ["half \\ud800 of it"]),
+        (json.dumps([attempt("no") | {"message": {"a": [1]}}]), ["{'a': [1]}"]),
+        (json.dumps([attempt("no") | {"worker": None, "type": None}]), [None]),
+    ],
+)
+async def test_histories_that_others_wrote_are_shown_as_far_as_they_can_be(
+    tmp_path: Path, history: str, shown: list[str | None]
+) -> None:
+    (site,) = api_sites("sqlite", tmp_path)
+    async with site.engine() as jobs:
+        await Clerk(jobs).dies("odd", "says", history=history)
+    async with site.api() as api:
+        told = (await api.get("jobs/odd"))["history"]
+        assert [one["error"] and one["error"]["message"] for one in told] == shown
+    assert "TaskFailed" in await site.told("dead show odd")
+    assert len((await site.json("jobs show odd"))["history"]) == len(shown)
 
 
 MOMENTS = ("0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59")

@@ -11,13 +11,14 @@ import pytest
 from tests.support.clock import FakeClock
 from worker.admin.queues import queue_facts
 from worker.events import LoopResumed, LoopStalled
+from worker.jobs.history import AttemptOutcome
 from worker.jobs.job import Job, JobId, QueueCount
 from worker.ledger.attendance import Pollers
 from worker.ledger.presence import Presence
 from worker.model import State
 from worker.ops.banner import of_queue, status_of
 from worker.ops.jobs import read_cursor, writable
-from worker.ops.models import JobError
+from worker.ops.models import AttemptFacts, JobError
 from worker.ops.stalls import Stalls
 from worker.ops.throughput import Throughput
 from worker.ops.timeline import timeline
@@ -33,25 +34,24 @@ def job(state: State, **rest: Any) -> Job:
 # --- rates
 
 
-def test_the_rate_counts_what_ended_within_the_last_minute() -> None:
+def test_the_rate_is_of_what_ended_lately() -> None:
     rates = Throughput()
-    assert rates.note({"default": 100}, 0.0) == {}
-    assert rates.note({"default": 110}, 2.0) == {"default": 300.0}
-    assert rates.note({"default": 110}, 60.0) == {"default": 10.0}
-    assert rates.note({"default": 110}, 100.0) == {"default": 0.0}
+    rates.window = timedelta(seconds=30)
+    assert rates.note({"default": 10, "other": 1}) == {"default": 20.0, "other": 2.0}
 
 
-def test_jobs_that_are_forgotten_do_not_make_a_rate_negative() -> None:
+def test_it_looks_back_a_minute_where_little_ends_and_less_where_much_does() -> None:
     rates = Throughput()
-    rates.note({"default": 5000}, 0.0)
-    assert rates.note({"default": 10}, 10.0) == {"default": 0.0}
-    assert rates.note({"default": 20, "new": 3}, 20.0) == {"default": 30.0, "new": 9.0}
-
-
-def test_a_rate_is_not_known_after_nobody_looked_for_long() -> None:
-    rates = Throughput()
-    rates.note({"default": 1}, 0.0)
-    assert rates.note({"default": 500_000}, 3600.0) == {}
+    for _ in range(10):
+        rates.note({"default": 3})
+    assert rates.window == timedelta(minutes=1)
+    assert rates.note({"default": 90_000}) == {"default": 90_000.0}
+    assert rates.window == timedelta(seconds=30)
+    assert rates.note({"default": 2_000}) == {"default": 4_000.0}
+    assert rates.window == timedelta(seconds=30)
+    for _ in range(20):
+        rates.note({"default": 90_000})
+    assert rates.window == timedelta(seconds=1)
 
 
 # --- timelines
@@ -78,17 +78,47 @@ def test_a_rate_is_not_known_after_nobody_looked_for_long() -> None:
     ],
 )
 def test_a_timeline_tells_what_is_recorded(found: Job, expected: list[str]) -> None:
-    told = timeline(found, JobError(type="E", message="no"))
+    told = timeline(found, JobError(type="E", message="no"), [])
     assert [moment.what for moment in told] == expected
 
 
 def test_the_last_error_is_told_where_it_belongs() -> None:
     error = JobError(type="Timeout", message="too slow")
-    waiting = {m.what: m.detail for m in timeline(job(State.RETRY, attempts=1), error)}
+    waiting = {m.what: m.detail for m in timeline(job(State.RETRY, attempts=1), error, [])}
     assert "Timeout: too slow" in waiting["attempts"]
     dead = job(State.FAILURE, attempts=1, started_at=NOON, finished_at=NOON + timedelta(seconds=2))
-    ended = {m.what: m.detail for m in timeline(dead, error)}
+    ended = {m.what: m.detail for m in timeline(dead, error, [])}
     assert ended["finished"] == "FAILURE; after 2000 ms; Timeout: too slow"
+
+
+def attempt(number: int, outcome: AttemptOutcome, error: JobError | None = None) -> AttemptFacts:
+    return AttemptFacts(
+        attempt=number,
+        outcome=outcome,
+        started_at=NOON,
+        finished_at=NOON + timedelta(seconds=2),
+        worker="one",
+        error=error,
+    )
+
+
+def test_attempts_are_told_one_by_one_and_the_last_one_as_the_end() -> None:
+    failed = [
+        attempt(1, AttemptOutcome.LOST),
+        attempt(1, AttemptOutcome.FAILED, JobError(type="Timeout", message="too slow")),
+        attempt(2, AttemptOutcome.GIVEN_BACK),
+    ]
+    rest: dict[str, Any] = {"attempts": 2, "losses": 1, "started_at": NOON, "finished_at": NOON}
+    told = timeline(
+        job(State.SUCCESS, **rest), None, [*failed, attempt(2, AttemptOutcome.SUCCEEDED)]
+    )
+    assert [moment.what for moment in told] == [
+        *("created", "lost", "failed", "given back", "started", "finished")
+    ]
+    assert told[2].detail == "attempt 1 on one, after 2000 ms: Timeout: too slow"
+    assert told[2].at == NOON + timedelta(seconds=2)
+    revoked = timeline(job(State.REVOKED, **rest), None, failed[:2])
+    assert [moment.what for moment in revoked][1:3] == ["lost", "failed"]
 
 
 # --- queues
@@ -110,7 +140,7 @@ def test_queues_add_up_what_their_tasks_have() -> None:
     assert (default.waiting, default.running, default.dead) == (5, 1, 4)
     assert (default.oldest_age_s, default.finished_per_minute) == (20.0, 6.0)
     assert [task.task for task in default.tasks] == ["fails", "ping"]
-    assert (other.waiting, other.oldest_age_s, other.finished_per_minute) == (7, None, None)
+    assert (other.waiting, other.oldest_age_s, other.finished_per_minute) == (7, None, 0.0)
 
 
 def test_dead_letters_and_old_jobs_are_worth_a_warning() -> None:

@@ -22,8 +22,10 @@ from worker.events import LoopResumed, LoopStalled
 from worker.ops import sources as sources_module
 from worker.ops.api import api_routes
 from worker.ops.facts import Facts
+from worker.ops.figures import Reading
 from worker.ops.health import Health
 from worker.ops.live import Live
+from worker.ops.sources import Sources
 from worker.queues.memory import MemoryJobs
 from worker.settings import load_settings
 
@@ -70,7 +72,7 @@ async def asked(jobs: MemoryJobs) -> AsyncIterator[tuple[Facts, httpx.AsyncClien
     async with open_worker(load_settings(**settings, **NAMES)) as worker:
         worker.client.jobs = jobs
         worker.ledger.start()
-        facts = Facts(worker, Health(worker))
+        facts = Facts(worker, Health(worker), Sources(worker))
         app = Starlette(routes=api_routes(facts, Live(facts.state)))
         transport = httpx.ASGITransport(app=app)
         async with httpx.AsyncClient(transport=transport, base_url="http://ops/api/v1/") as http:
@@ -87,6 +89,15 @@ async def test_all_who_ask_at_the_same_time_are_answered_by_one_look() -> None:
         facts.outdate()
         await http.get("queues")
         assert jobs.asked == 2
+
+
+async def test_scrapes_and_the_dashboard_share_one_look_at_the_queues() -> None:
+    jobs = Counting()
+    async with asked(jobs) as (facts, http):
+        reading = Reading(facts.worker, Health(facts.worker), facts.sources, queues=["default"])
+        await asyncio.gather(*(reading.figures({}) for _ in range(5)), http.get("queues"))
+        await reading.figures({})
+        assert jobs.asked == 1
 
 
 async def test_a_replica_that_was_started_anew_is_listed_once() -> None:

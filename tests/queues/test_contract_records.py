@@ -350,12 +350,42 @@ async def test_jobs_are_counted_by_queue_task_and_state(store: JobStore) -> None
         QueueCount(QUEUE, "a", State.PENDING, 1),
         QueueCount(QUEUE, "b", State.FAILURE, 2, dead=1),
         QueueCount(QUEUE, "b", State.PENDING, 2),
-        QueueCount(QUEUE, "b", State.SUCCESS, 1),
     ]
     (job,) = await store.find(JobQuery(task="a"))
     assert [count.oldest for count in counts[:3]] == [None, job.ready_at, None]
     assert counts[3].oldest is not None
-    assert counts[4].oldest is None
+
+
+async def test_what_ended_lately_is_counted_by_queue_but_no_dead_letters(store: JobStore) -> None:
+    assert await store.ended(LONG) == {}
+    await store.enqueue([new() for _ in range(5)] + [new("b") for _ in range(3)])
+    leases = await lease_all(store, 8)
+    states = (State.SUCCESS, State.FAILURE, State.EXPIRED, State.SUCCESS, State.RETRY)
+    await store.settle(
+        [ended(lease, state, delay=LONG) for lease, state in zip(leases, states, strict=False)]
+    )
+    await store.settle([dead(lease) for lease in leases[5:]])
+    await store.enqueue([new(queue="other"), new()])
+    await store.settle([ended(await lease_one(store, queue="other"))])
+    assert await store.ended(LONG) == {QUEUE: 4, "other": 1}
+    await passed(2 * SHORT)
+    assert await store.ended(SHORT) == {}
+
+
+async def test_jobs_that_run_are_found_wherever_they_stand(store: JobStore) -> None:
+    running = frozenset({State.STARTED})
+    await store.enqueue([new(id=f"{n}") for n in range(4)] + [new(id="later", delay=LONG)])
+    leases = {lease.id: lease for lease in await lease_all(store, 4)}
+    await store.settle([ended(leases[JobId("0")]), dead(leases[JobId("1")])])
+    await store.tell(leases[JobId("2")], "{}")
+    await lease_now(store)  # which looks at leases that ran out, too
+    found = await store.find(JobQuery(states=running))
+    assert {job.id for job in found} == {"2", "3"}
+    assert [job.id for job in await store.find(JobQuery(states=running, limit=1))] == [found[0].id]
+    assert await store.find(JobQuery(states=running, queue="other")) == []
+    assert await store.find(JobQuery(states=running, task="other")) == []
+    assert await store.find(JobQuery(states=running, dead=True)) == []
+    assert await store.find(JobQuery(states=running, before=found[-1].created_at)) == []
 
 
 async def test_a_job_that_runs_is_counted_as_what_its_record_says(store: JobStore) -> None:
@@ -704,7 +734,6 @@ async def test_carried_jobs_are_found_waited_for_cancelled_retried_and_pruned_as
         ("sqs/billing", State.FAILURE, 1),
         ("sqs/billing", State.REVOKED, 0),
         ("sqs/billing", State.STARTED, 0),
-        ("sqs/billing", State.SUCCESS, 0),
     ]
     assert await store.retry([failed.id, done.id]) == [Requeued.DONE, Requeued.NOT_NOW]
     assert (await claim_one(store, failed.id)).attempts == 0

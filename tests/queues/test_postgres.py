@@ -147,6 +147,35 @@ def migrated_to(url: str, revision: str, *, down: bool = False) -> None:
         move(migration_config(connection), revision)
 
 
+async def test_a_worker_without_histories_goes_on_over_its_connections(unmigrated: str) -> None:
+    """It names the columns of what functions return, and takes all of the view's."""
+    migrated_to(unmigrated, "0003")
+    leasing = (
+        "SELECT id, receipt, losses FROM worker_lease('default', 1, interval '1 min', 'old', 1,"
+        " '{0}', ARRAY['-infinity'::timestamptz])"
+    )
+    with connect(unmigrated) as old:
+        columns = [c.name for c in old.execute("SELECT * FROM worker_job_list").description or ()]
+        old.execute("SELECT worker_enqueue('ping', id => 'a')")
+        old.execute(leasing)
+        assert migrate(unmigrated) == ("0003", SCHEMA)
+        seq = asked(old, "UPDATE worker_queue SET ready_at = now() RETURNING seq")
+        row = old.execute(leasing).fetchone()
+        assert row == ("a", f"{seq}.1", 1)
+        said = f'[{{"place":0,"seq":{seq},"token":1,"state":"SUCCESS","attempts":1}}]'
+        assert asked(old, "SELECT worker_settle(%s, NULL)", said) == []
+        found = old.execute("SELECT * FROM worker_job_list")
+        assert [c.name for c in found.description or ()] == columns
+    jobs = PostgresJobs(unmigrated)
+    await jobs.open()
+    assert '"lost"' in ((await get(jobs, JobId("a"))).history or "")
+    await jobs.close()
+    migrated_to(unmigrated, "0003", down=True)
+    with connect(unmigrated) as old:
+        old.execute("SELECT worker_enqueue('ping', id => 'b')")
+        assert (old.execute(leasing).fetchone() or ())[0] == "b"
+
+
 async def test_a_ledger_of_the_first_schema_is_kept_when_jobs_come(unmigrated: str) -> None:
     migrated_to(unmigrated, "0001")
     with connect(unmigrated) as admin:

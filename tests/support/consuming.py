@@ -58,7 +58,7 @@ class Bench:
         )
         self.client = WorkerClient(jobs=self.memory)
 
-    def use(self, memory: MemoryJobs) -> None:
+    def use(self, memory: Any) -> None:
         """Have this engine in the place of the plain one."""
         self.memory = memory
         self.client = WorkerClient(jobs=memory)
@@ -78,7 +78,9 @@ class Bench:
         Args:
             rest: Fields of `ConsumerLimits`, and arguments of `Consumer`.
         """
-        own = {key: rest.pop(key) for key in ("spared", "on_done", "on_begin") if key in rest}
+        own = {
+            key: rest.pop(key) for key in ("spared", "on_done", "on_begin", "redact") if key in rest
+        }
         definitions = [TaskDefinition.of(task) for task in tasks]
         named = queues or sorted({d.options.queue for d in definitions if d.options is not None})
         said: dict[str, Any] = {"cancel_grace": SHORT, **rest}

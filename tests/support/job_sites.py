@@ -87,6 +87,9 @@ def register(scheduler):
 '''
 
 
+SETTLED = ("error", "result", "dead", "delay", "history")
+
+
 class JobSite(Site):
     """Where jobs are asked for, and run."""
 
@@ -146,7 +149,7 @@ class Clerk:
         return lease
 
     async def ends(self, job_id: str, state: State, task: str = "ping", **rest: Any) -> None:
-        said = {key: rest.pop(key) for key in ("error", "result", "dead", "delay") if key in rest}
+        said = {key: rest.pop(key) for key in SETTLED if key in rest}
         lease = await self.runs(job_id, task, **rest)
         assert await self.jobs.settle([Settlement(lease, state, 1, **said)]) == [True]
 

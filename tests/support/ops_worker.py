@@ -19,6 +19,7 @@ from worker.jobs.job import JobId
 from worker.model import Trigger
 from worker.ops.health import Health
 from worker.ops.metrics import metrics_routes
+from worker.ops.sources import Sources
 from worker.settings import load_settings
 from worker.supervisor import Service
 
@@ -45,6 +46,7 @@ class OpsWorker:
 
     worker: Worker
     http: httpx.AsyncClient
+    sources: Sources
 
     async def run(self, task: str, **rest: Any) -> Run:
         definition = self.worker.scheduler.tasks[task].definition
@@ -58,6 +60,8 @@ class OpsWorker:
             assert found.state.final
 
     async def scrape(self, accept: str = "text/plain") -> str:
+        """A scrape long enough after the one before to share no look with it."""
+        self.sources.counts.outdate()
         answer = await self.http.get("/metrics", headers={"Accept": accept})
         assert answer.status_code == 200
         return answer.text
@@ -90,7 +94,8 @@ async def ops_worker(**settings: Any) -> AsyncIterator[OpsWorker]:
     """A worker whose ledger, watchdog and queues turn; its schedules do not, a test runs tasks."""
     said = {"data_api_url": NOBODY, "store_url": "memory://", "orders_interval": "off", **OFF}
     async with open_worker(load_settings(**{**said, **settings})) as worker:
-        routes = metrics_routes(worker, Health(worker))
+        sources = Sources(worker)
+        routes = metrics_routes(worker, Health(worker), sources)
         transport = httpx.ASGITransport(app=Starlette(routes=routes))
         services: list[Service] = [worker.ledger, worker.watchdog]
         await worker.client.open()
@@ -103,7 +108,7 @@ async def ops_worker(**settings: Any) -> AsyncIterator[OpsWorker]:
             if worker.consumer is not None:
                 worker.consumer.start(group)
             try:
-                yield OpsWorker(worker, http)
+                yield OpsWorker(worker, http, sources)
             finally:
                 if worker.consumer is not None:
                     await worker.consumer.stop(timedelta(seconds=5))

@@ -379,7 +379,7 @@ async def test_hooks_are_called_as_in_production() -> None:
         await worker.drain()
         worker.clock.advance("1m")
         (snoozed,) = await worker.drain()
-        assert (snoozed.state, snoozed.attempts, snoozed.error) == (State.PENDING, 1, None)
+        assert (snoozed.state, snoozed.attempts, snoozed.error) == (State.RETRY, 1, None)
         told.append("snoozed")
         worker.clock.advance("10s")
         (dropped,) = await worker.drain()

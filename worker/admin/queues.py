@@ -50,7 +50,7 @@ class QueueFacts:
         dead: How many lie in the dead letters.
         oldest_age_s: For how long the one that waits longest could have been leased; ``None`` if
             none can.
-        finished_per_minute: Over all workers, while somebody looks; ``None`` until that is known.
+        finished_per_minute: Over all workers, dead letters aside; ``None`` where nobody asked.
         polled_here: Whether this worker polls it.
         polled_by: The workers that are up and poll it, as they told the ledger; ``None`` if that
             is not known.
@@ -85,7 +85,7 @@ def queue_facts(
         known: The queues of the application's tasks, by the tasks' names.
         polled: Those that this worker polls.
         seen: Jobs that tell which workers are about.
-        rates: How many jobs end a minute, by queue.
+        rates: How many jobs end a minute, by queue; none where a queue is not named.
         pollers: Who polls which queue; ``None`` if that is not known.
     """
     rows: dict[str, dict[str, TaskCount]] = {queue: {} for queue in polled}
@@ -132,7 +132,7 @@ def queue_facts(
             oldest_age_s=max(0.0, round((now - oldest[name]).total_seconds(), 3))
             if name in oldest
             else None,
-            finished_per_minute=(rates or {}).get(name),
+            finished_per_minute=None if rates is None else rates.get(name, 0.0),
             polled_here=name in polled,
             polled_by=polling(name),
             workers=sorted(workers.get(name, ())),

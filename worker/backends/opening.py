@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from worker.urls import SCHEMES, Kinds
+from worker.urls import SCHEMES, UrlKinds
 
 if TYPE_CHECKING:
     from worker.ports import LedgerStore
 
 __all__ = ["STORES", "open_store"]
 
-STORES = Kinds(
+STORES = UrlKinds(
     setting="WORKER_STORE_URL",
     package="worker.backends",
     schemes=SCHEMES,

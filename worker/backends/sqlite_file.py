@@ -48,6 +48,10 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         QUERIES["add_presence"],
         QUERIES["set_version_3"],
     ),
+    (
+        QUERIES["add_jobs_history"],
+        QUERIES["set_version_4"],
+    ),
 )
 """What leads from each version of the tables to the next."""
 APPLICATION = 0x5343574B

@@ -201,3 +201,11 @@ ALTER TABLE sessions ADD COLUMN presence TEXT;
 -- name: set_version_3
 -- The tables are those of version 3.
 PRAGMA user_version = 3;
+
+-- name: add_jobs_history
+-- Version 4. What is kept of a job's attempts: JSON, to which a lost lease is added at its end.
+ALTER TABLE jobs ADD COLUMN history TEXT;
+
+-- name: set_version_4
+-- The tables are those of version 4.
+PRAGMA user_version = 4;

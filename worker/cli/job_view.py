@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 from worker.cli.terminal import visible
 from worker.cli.terminal_times import full, iso, short
 from worker.durations import format_duration
+from worker.jobs.history import attempts_of
 from worker.model import State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
 
     from worker.jobs.job import Job
@@ -73,6 +74,7 @@ class JobView:
         if result:
             shown["result"] = self._told(job.result)
             shown["result_until"] = iso(job.result_until)
+            shown["history"] = self._history()
         if params:
             shown["params"] = self._told(job.params)
             shown["params_version"] = job.version
@@ -91,10 +93,39 @@ class JobView:
             "message": self._redact(str(said.get("message", "?"))),
         }
 
+    def _history(self) -> list[dict[str, Any]]:
+        """The attempts that are kept."""
+        secrets = self._redact.secrets
+        return [
+            {
+                "attempt": one.attempt,
+                "outcome": one.outcome.value,
+                "started_at": iso(one.started_at),
+                "finished_at": iso(one.finished_at),
+                "worker": secrets(one.worker),
+                "error": None
+                if one.type is None
+                else {"type": secrets(one.type), "message": self._redact(one.message or "")},
+            }
+            for one in attempts_of(self.job)
+        ]
+
+    def _attempts(self) -> list[tuple[str, str]]:
+        """A line for each attempt that is kept, unless there was just one, told by all the rest."""
+        lines = []
+        for one, told in zip(attempts_of(self.job), self._history(), strict=True):
+            length = took(one.finished_at - one.started_at)
+            outcome = one.outcome.value.replace("_", " ")
+            words = f"{self._full(one.started_at)} on {told['worker']}: {outcome} after {length}"
+            if (error := told["error"]) is not None:
+                words += ": " + clipped(one_line(error))
+            lines.append((f"attempt {one.attempt}", words))
+        return lines if len(lines) > 1 or not self.job.state.final else []
+
     def error(self) -> str:
         """The last failure in one line; empty if there was none."""
         told = self._error()
-        return "" if told is None else " ".join(f"{told['type']}: {told['message']}".split())
+        return "" if told is None else one_line(told)
 
     def note(self) -> str:
         """What is to be known of it at a glance."""
@@ -163,6 +194,7 @@ class JobView:
         if job.cancel:
             facts.append(("cancelled", "it was asked to end"))
         facts.append(("attempts", f"{job.attempts}, in {deliveries(job.deliveries)}"))
+        facts += self._attempts()
         if job.losses:
             facts.append(("losses", f"{job.losses}: its worker died, or was silent for too long"))
         if job.refusals:
@@ -232,6 +264,10 @@ def edited(value: Any, edit: Callable[[str], str]) -> Any:
             return {edit(key): edited(item, edit) for key, item in value.items()}
         case _:
             return value
+
+
+def one_line(error: Mapping[str, str]) -> str:
+    return " ".join(f"{error['type']}: {error['message']}".split())
 
 
 def compact(value: Any) -> str:

@@ -21,10 +21,12 @@ from worker.consuming.held_leases import HeldLeases
 from worker.consuming.rate_turns import RateTurns
 from worker.consuming.settling import Settling
 from worker.consuming.slots import Slots
-from worker.consuming.unrun import REFUSED, Unrun, error_text, unspent
+from worker.consuming.unrun import REFUSED, Unrun, error_text
 from worker.errors import ConfigurationError, InvalidOptions, StoreError
 from worker.events import JobTakenOver, QueueChanged, UnknownJobs
+from worker.jobs.history import remembered
 from worker.jobs.job import NOW, Settlement
+from worker.jobs.verdict import unspent
 from worker.model import RunId, State, Trigger, new_run_id
 from worker.running.bounds import SHUTTING_DOWN
 from worker.running.runner import BatchJob, JobTerms
@@ -507,7 +509,12 @@ class Consumer:
             reason = "another worker has the job, so its outcome was not recorded"
             self._settling.lose(plan, lease, reason)
             return
-        spent = run.state in (State.SUCCESS, State.FAILURE, State.RETRY)
+        history = remembered(current, run, worker=self._worker, redact=self._redact)
+        if not run.state.final and run.state is not State.RETRY:
+            given_back = unspent(current, delay=run.delay)._replace(history=history)
+            self._settling.put(plan, given_back, begun=True)
+            return
+        spent = run.state is not State.REVOKED
         error = run.error if spent else None
         settlement = Settlement(
             current,
@@ -519,6 +526,7 @@ class Consumer:
             result_ttl=options.result_ttl,
             error=None if error is None else error_text(error.type, self._redact(error.message)),
             dead=run.dead,
+            history=history,
         )
         self._settling.put(plan, settlement, begun=True)
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from worker.errors import UnknownTaskError, WorkerLost
 from worker.events import JobDead, JobRefused, JobUnrun
-from worker.jobs.job import NOW, Settlement
+from worker.jobs.job import Settlement
+from worker.jobs.verdict import unspent
 from worker.model import State
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from worker.jobs.job import Lease
     from worker.tasks.base import TaskDefinition
 
-__all__ = ["Unrun", "error_text", "unspent"]
+__all__ = ["Unrun", "error_text"]
 
 REFUSED = timedelta(seconds=5)
 """How long a job waits that is left to a worker that knows more; longer each time."""
@@ -111,13 +112,6 @@ class Unrun:
             error=error_text(kind, str(failure)),
             dead=True,
         )
-
-
-def unspent(lease: Lease, *, delay: timedelta = NOW) -> Settlement:
-    """The job goes back as it was."""
-    return Settlement(
-        lease, State.PENDING, attempts=lease.attempts, refusals=lease.refusals, delay=delay
-    )
 
 
 def error_text(kind: str, message: str) -> str:

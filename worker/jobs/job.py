@@ -120,6 +120,7 @@ class Lease(NamedTuple):
         cancel: It was asked to end.
         due_at: When it was to be leased first, or again.
         expired: It was leased too late to begin, by the engine's clock.
+        history: What is kept of earlier attempts (`worker.jobs.history`), a JSON list.
     """
 
     id: JobId
@@ -140,6 +141,7 @@ class Lease(NamedTuple):
     due_at: datetime
     expires_at: datetime | None
     expired: bool = False
+    history: str | None = None
 
 
 class Settlement(NamedTuple):
@@ -152,8 +154,11 @@ class Settlement(NamedTuple):
         attempts, refusals: As they shall be from now on.
         result: A JSON value; ``None`` where there is none to keep.
         result_ttl: How long the result is kept.
-        error: The last failure, a JSON object with ``type`` and ``message``.
+        error: The last failure, a JSON object with ``type`` and ``message``; ``None`` leaves that
+            of an earlier attempt with the job, unless it succeeds.
         dead: It goes to the dead letters, to be retried or dropped by hand.
+        history: What is to be kept of its attempts from now on, a JSON list; ``None`` leaves it as
+            it is.
     """
 
     lease: Lease
@@ -165,6 +170,7 @@ class Settlement(NamedTuple):
     result_ttl: timedelta = timedelta(days=1)
     error: str | None = None
     dead: bool = False
+    history: str | None = None
 
 
 class Held(StrEnum):
@@ -215,6 +221,8 @@ class Job:
         worker: The name of the worker that leased it last.
         dead: It lies in the dead letters.
         cancel: It was asked to end.
+        history: What is kept of its attempts (`worker.jobs.history`), a JSON list. Lists of jobs
+            leave it out.
     """
 
     id: JobId
@@ -244,6 +252,7 @@ class Job:
     error: str | None = None
     dead: bool = False
     cancel: bool = False
+    history: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,13 +7,25 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
 from worker.errors import InvalidParams, InvalidResult, RunInterrupted, WorkerLost
+from worker.jobs.job import NOW, Settlement
 from worker.jobs.options import as_delay
 from worker.model import State
 
 if TYPE_CHECKING:
+    from worker.jobs.job import Lease
     from worker.jobs.options import JobOptions
 
-__all__ = ["CANCELLED", "DeadLetter", "Drop", "Retry", "Snoozed", "Verdict", "Wish", "judge"]
+__all__ = [
+    "CANCELLED",
+    "DeadLetter",
+    "Drop",
+    "Retry",
+    "Snoozed",
+    "Verdict",
+    "Wish",
+    "judge",
+    "unspent",
+]
 
 CANCELLED = "cancelled: somebody asked for the end of this job"
 HOPELESS = (InvalidParams, InvalidResult, WorkerLost)
@@ -111,3 +123,15 @@ def judge(
             if not isinstance(failure, Exception) or options.is_worth_another(failure):
                 return Verdict(State.RETRY, max(at_least, options.delay_after(attempt)))
     return Verdict(State.FAILURE, dead=True)
+
+
+def unspent(lease: Lease, *, delay: timedelta = NOW) -> Settlement:
+    """The job goes back as it was. One whose attempt before failed still waits for its next one:
+    that this one came to nothing makes it no new job, and its error stays with it."""
+    return Settlement(
+        lease,
+        State.RETRY if lease.attempts else State.PENDING,
+        attempts=lease.attempts,
+        refusals=lease.refusals,
+        delay=delay,
+    )

@@ -24,7 +24,7 @@ from worker.ops.models import (
     WorkerFacts,
 )
 from worker.ops.schedules import Ledger, running_slots
-from worker.ops.sources import Shared, Sources
+from worker.ops.sources import FRESH_S, Shared, Sources
 from worker.ops.throughput import Throughput
 from worker.secret_keys import without_secret_values
 from worker.urls import display_url
@@ -43,8 +43,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Facts"]
 
-FRESH_S = 1.5
-"""Shorter than the time between two looks of `worker.ops.live`, so that each finds news."""
 MOST_REPLICAS = 50
 PAST = timedelta(hours=1)
 """How long a worker that ended is still listed."""
@@ -72,12 +70,17 @@ class Facts:
     """
 
     def __init__(
-        self, worker: Worker, health: Health, *, hide: Callable[[Any], Any] = lambda value: value
+        self,
+        worker: Worker,
+        health: Health,
+        sources: Sources,
+        *,
+        hide: Callable[[Any], Any] = lambda value: value,
     ) -> None:
         self._worker = worker
         self._health = health
         self._started_at = datetime.now(UTC)
-        self.sources = Sources(worker)
+        self.sources = sources
         self.ledger = Ledger(self.sources, worker.scheduler.tasks)
         self.jobs = JobBook(self.sources, hide)
         self._throughput = Throughput()
@@ -92,7 +95,8 @@ class Facts:
 
     def outdate(self) -> None:
         """Read all anew: something was changed."""
-        for shared in (self._views, self._there, self._counts, self._running):
+        mine = (self._views, self._there, self._counts, self._running)
+        for shared in (*mine, self.sources.counts):
             shared.outdate()
 
     async def overview(self) -> Overview:
@@ -230,16 +234,13 @@ class Facts:
         return [(one, held[one.lost.name]) for one in there.casualties]
 
     async def _count(self) -> list[QueueFacts]:
-        counts, (running, _), there = await asyncio.gather(
-            self.sources.engine(lambda jobs: jobs.counts()),
+        counts, (running, _), ended, there = await asyncio.gather(
+            self.sources.counts.get(),
             self._running.get(),
+            self.sources.engine(lambda jobs: jobs.ended(self._throughput.window)),
             attempted(self._there.get),
         )
-        ended: dict[str, int] = {}
-        for count in counts:
-            if count.state.final:
-                ended[count.queue] = ended.get(count.queue, 0) + count.jobs
-        rates = self._throughput.note(ended, asyncio.get_running_loop().time())
+        rates = self._throughput.note(ended)
         known = {
             name: task.definition.options.queue
             for name, task in self._worker.scheduler.tasks.items()

@@ -151,7 +151,8 @@ QUEUE_UP = Family(
 QUEUE_JOBS = Family(
     "worker_queue_jobs",
     "gauge",
-    "Jobs by queue and state. Queues that are not configured here count as other.",
+    "Jobs that have not succeeded, by queue and state. Queues that are not configured here count as"
+    " other.",
     ("queue", "state"),
 )
 QUEUE_AGE = Family(

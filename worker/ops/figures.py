@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from worker.jobs.job import QueueCount
     from worker.ledger.book import Replica
     from worker.ops.health import Health
+    from worker.ops.sources import Sources
     from worker.ports import LedgerStore
     from worker.scheduling.overview import View
 
@@ -49,9 +50,12 @@ class Reading:
         queues: The names of the queues that are configured; others are told as ``other``.
     """
 
-    def __init__(self, worker: Worker, health: Health, *, queues: Collection[str]) -> None:
+    def __init__(
+        self, worker: Worker, health: Health, sources: Sources, *, queues: Collection[str]
+    ) -> None:
         self._worker = worker
         self._health = health
+        self._sources = sources
         self._queues = frozenset(queues)
         self._clock = SystemClock()
         self._ledger = Question(self._ask_ledger)
@@ -93,8 +97,7 @@ class Reading:
     async def _ask_queues(self) -> Sequence[QueueCount]:
         if self._worker.consumer is None:
             return []
-        engine = await self._worker.client.engine()
-        return await engine.counts()
+        return await self._sources.counts.get()
 
 
 class Question(Generic[T]):
@@ -138,7 +141,8 @@ def by_task(names: Sequence[str], tasks: Collection[str]) -> list[tuple[tuple[st
 def queue_figures(
     counts: Sequence[QueueCount], queues: Collection[str], now: datetime
 ) -> list[Figures]:
-    """How many jobs there are, by queue and state; nought, too, of what is configured."""
+    """How many jobs there are that have not succeeded, by queue and state; nought, too, of what is
+    configured."""
     jobs: Counter[tuple[str, State]] = Counter({(q, s): 0 for q in queues for s in WAITING})
     dead: Counter[str] = Counter(dict.fromkeys(queues, 0))
     oldest: dict[str, datetime] = {}

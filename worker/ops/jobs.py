@@ -13,9 +13,11 @@ from starlette.exceptions import HTTPException
 
 from worker.admin.jobs import BATCH, JobAdmin
 from worker.errors import UnknownJob
+from worker.jobs.history import attempts_of
 from worker.jobs.job import JobId, JobQuery, Requeued
 from worker.model import State
 from worker.ops.models import (
+    AttemptFacts,
     BulkAnswer,
     Done,
     JobDetail,
@@ -94,10 +96,12 @@ class JobBook:
             StoreError: The engine cannot be asked.
         """
         job = await self._job(job_id)
+        history = self._history(job)
         return JobDetail(
             **self._facts(job),
             deliveries=job.deliveries,
-            timeline=timeline(job, self._error(job)),
+            timeline=timeline(job, self._error(job), history),
+            history=history,
             options=as_object(self._hide(self._told(job.options))),
             headers=sorted(as_object(self._told(job.headers))),
             unique_key=job.unique_key,
@@ -253,12 +257,33 @@ class JobBook:
             type=str(said.get("type", "?")), message=self._redact(str(said.get("message", "?")))
         )
 
+    def _history(self, job: Job) -> list[AttemptFacts]:
+        return [
+            AttemptFacts(
+                attempt=one.attempt,
+                outcome=one.outcome,
+                started_at=one.started_at,
+                finished_at=one.finished_at,
+                worker=self._text(one.worker),
+                error=None
+                if one.type is None
+                else JobError(
+                    type=self._text(one.type), message=self._redact(self._text(one.message or ""))
+                ),
+            )
+            for one in attempts_of(job)
+        ]
+
+    def _text(self, text: str) -> str:
+        """A text that can be written, without the settings' secrets."""
+        return str(writable(text[:LONGEST_TEXT], self._redact.secrets))
+
     def _told(self, text: str) -> Any:
         """A JSON text as a value that can be written, without the settings' secrets."""
         try:
             return writable(json.loads(text), self._redact.secrets)
         except (ValueError, RecursionError):  # a program that enqueues by SQL may write anything
-            return writable(text[:LONGEST_TEXT], self._redact.secrets)
+            return self._text(text)
 
 
 async def opened(jobs: JobStore) -> JobStore:

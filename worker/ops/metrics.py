@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from worker.app import Worker
     from worker.events import Event
     from worker.ops.health import Health
+    from worker.ops.sources import Sources
     from worker.telemetry.exposition import Family, Figures
 
 __all__ = ["Metrics", "metrics_routes"]
@@ -221,7 +222,7 @@ class Scrape:
         yield from map(metric_of, self._figures)
 
 
-def metrics_routes(worker: Worker, health: Health) -> list[BaseRoute]:
+def metrics_routes(worker: Worker, health: Health, sources: Sources) -> list[BaseRoute]:
     """``/metrics``, as text or OpenMetrics, whichever is asked for.
 
     It begins to count at once, so call it once: several applications may have the routes.
@@ -238,7 +239,7 @@ def metrics_routes(worker: Worker, health: Health) -> list[BaseRoute]:
             metrics.expect(name, Trigger.QUEUE)
     worker.events.subscribe(metrics)
     worker.watchdog.on_turn = metrics.lagged
-    reading = Reading(worker, health, queues=queues)
+    reading = Reading(worker, health, sources, queues=queues)
 
     async def scrape(request: Request) -> Response:
         figures = await reading.figures(metrics.successes)

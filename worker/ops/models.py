@@ -10,10 +10,12 @@ from datetime import datetime
 from typing import Any, Literal
 
 from worker.admin.queues import QueueFacts, TaskCount
+from worker.jobs.history import AttemptOutcome
 from worker.jobs.job import Requeued
 from worker.model import State
 
 __all__ = [
+    "AttemptFacts",
     "BulkAnswer",
     "Done",
     "EnqueueAnswer",
@@ -338,10 +340,29 @@ class Moment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptFacts:
+    """One attempt of a job.
+
+    Attributes:
+        attempt: Which one it was. One that was not spent (lost, given back, snoozed) has the
+            number of the next one.
+        error: If it failed; the beginning of its message.
+    """
+
+    attempt: int
+    outcome: AttemptOutcome
+    started_at: datetime
+    finished_at: datetime
+    worker: str
+    error: JobError | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobDetail(JobFacts):
     """A job and its life.
 
     Attributes:
+        history: What came of its attempts: of the first one, and of the last few.
         options: What was said for this job in the place of its task's options.
         headers: Their names; their values may be personal.
         result_until: How long its result is kept.
@@ -349,6 +370,7 @@ class JobDetail(JobFacts):
 
     deliveries: int
     timeline: list[Moment]
+    history: list[AttemptFacts]
     options: dict[str, Any]
     headers: list[str]
     unique_key: str | None

@@ -15,6 +15,7 @@ from worker.ops.metrics import metrics_routes
 from worker.ops.page import page_routes
 from worker.ops.server import Listener, OpsServer
 from worker.ops.sign_in import session_routes
+from worker.ops.sources import Sources
 from worker.secret_keys import without_secrets
 
 if TYPE_CHECKING:
@@ -58,9 +59,10 @@ def open_ops(worker: Worker) -> Ops:
     health = Health(worker)
     worker.events.subscribe(health.data_api)
     worker.events.subscribe(health.stalls)
-    facts = Facts(worker, health, hide=without_secrets)
+    sources = Sources(worker)
+    facts = Facts(worker, health, sources, hide=without_secrets)
     live = Live(facts.state)
-    probes, metrics = probe_routes(health), metrics_routes(worker, health)
+    probes, metrics = probe_routes(health), metrics_routes(worker, health, sources)
     tokens = tokens_of(settings)
     listeners = []
     link = None

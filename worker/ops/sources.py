@@ -10,13 +10,16 @@ from worker.app import redaction
 from worker.errors import NotSupported, StoreUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from worker.app import Worker
+    from worker.jobs.job import QueueCount
     from worker.ports import JobStore, LedgerStore
 
 __all__ = ["Shared", "Sources"]
 
+FRESH_S = 1.5
+"""Shorter than the time between two looks of `worker.ops.live`, so that each finds news."""
 PATIENCE_S = 5.0
 """How long an answer may take."""
 MOST_LOOKS = 16
@@ -31,6 +34,7 @@ class Sources:
     Attributes:
         by: Who it is, for the record.
         redact: Takes secrets out of a text.
+        counts: How many jobs there are. Whoever scrapes and whoever looks share it.
     """
 
     def __init__(self, worker: Worker) -> None:
@@ -38,6 +42,7 @@ class Sources:
         self._looks: set[asyncio.Task[object]] = set()
         self.by = f"ops:full@{worker.ledger.replica}"
         self.redact = redaction(worker.settings)
+        self.counts = Shared(self._count, fresh_s=FRESH_S)
 
     async def ledger(self, what: Callable[[ScheduleAdmin], T]) -> T:
         """What ``what`` returns. It is called in the ledger's thread: be quick.
@@ -86,6 +91,9 @@ class Sources:
             raise StoreUnavailable(
                 f"no answer of the queues' engine within {PATIENCE_S:g} s"
             ) from exc
+
+    async def _count(self) -> Sequence[QueueCount]:
+        return await self.engine(lambda jobs: jobs.counts())
 
 
 class Shared(Generic[T]):

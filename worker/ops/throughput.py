@@ -1,45 +1,41 @@
-"""How many jobs end a minute, from counts of those that have ended."""
+"""How many jobs end a minute, from counts of those that ended lately."""
 
 from __future__ import annotations
 
-from collections import deque
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 __all__ = ["Throughput"]
 
-WINDOW_S = 60.0
-SHORTEST_S = 1.5
+LONGEST = timedelta(minutes=1)
+SHORTEST = timedelta(seconds=1)
+FEW, MANY = 1_000, 4_000
+"""So many jobs are counted each time: enough for a good number, and not for a slow question."""
 
 
 class Throughput:
-    """Compares counts, as long as somebody has them counted.
+    """Says over what time to count, so that it costs about the same however many jobs end.
 
-    Old jobs are forgotten now and then, which lowers a count: such a step counts as nothing.
+    Attributes:
+        window: How far back the next count shall go.
     """
 
     def __init__(self) -> None:
-        self._steps: deque[tuple[float, float, dict[str, int]]] = deque()
-        self._last: tuple[float, dict[str, int]] | None = None
+        self.window = timedelta(seconds=8)
 
-    def note(self, ended: dict[str, int], now: float) -> dict[str, float]:
-        """How many jobs end a minute, by queue; empty until that is known.
+    def note(self, ended: Mapping[str, int]) -> dict[str, float]:
+        """How many jobs end a minute, by queue; a queue that is not named had none.
 
         Args:
-            ended: How many jobs have ended and are not forgotten yet, by queue.
-            now: In seconds, on the monotonic clock.
+            ended: How many have ended within `window`, by queue.
         """
-        last, self._last = self._last, (now, ended)
-        if last is None or now - last[0] > WINDOW_S:
-            self._steps.clear()
-            return {}
-        grown = {queue: max(0, count - last[1].get(queue, 0)) for queue, count in ended.items()}
-        self._steps.append((last[0], now, grown))
-        while self._steps[0][0] < now - WINDOW_S:
-            self._steps.popleft()
-        length = now - self._steps[0][0]
-        if length < SHORTEST_S:
-            return {}
-        totals = dict.fromkeys(ended, 0)
-        for _, _, step in self._steps:
-            for queue, count in step.items():
-                totals[queue] = totals.get(queue, 0) + count
-        return {queue: round(total * 60 / length, 1) for queue, total in totals.items()}
+        length_s = self.window.total_seconds()
+        total = sum(ended.values())
+        if total < FEW:
+            self.window = min(LONGEST, self.window * 2)
+        elif total > MANY:
+            self.window = max(SHORTEST, self.window / 2)
+        return {queue: round(count * 60 / length_s, 1) for queue, count in ended.items()}

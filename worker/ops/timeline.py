@@ -5,39 +5,50 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from worker.durations import format_duration
+from worker.jobs.history import AttemptOutcome
 from worker.model import State
 from worker.ops.models import Moment
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from datetime import datetime
 
     from worker.jobs.job import Job
-    from worker.ops.models import JobError
+    from worker.ops.models import AttemptFacts, JobError
 
 __all__ = ["timeline"]
 
 RUNNING = (State.STARTED, State.PROGRESS)
 WAITING = (State.PENDING, State.RETRY)
+ENDS = {
+    State.SUCCESS: AttemptOutcome.SUCCEEDED,
+    State.FAILURE: AttemptOutcome.FAILED,
+    State.REVOKED: AttemptOutcome.CANCELLED,
+}
+"""What an attempt comes to with which a job ends."""
 
 
-def timeline(job: Job, error: JobError | None) -> list[Moment]:
+def timeline(job: Job, error: JobError | None, history: Sequence[AttemptFacts]) -> list[Moment]:
     """What happened to a job, in that order as far as it is known.
 
-    Of attempts that were followed by others only their number and the last error are recorded.
+    Args:
+        history: Its attempts. The one that ended it is told as its end.
     """
-    return list(moments(job, error))
+    ended = bool(history) and ENDS.get(job.state) is history[-1].outcome
+    return list(moments(job, error, history[:-1] if ended else history))
 
 
-def moments(job: Job, error: JobError | None) -> Iterator[Moment]:
+def moments(job: Job, error: JobError | None, before: Sequence[AttemptFacts]) -> Iterator[Moment]:
     why = "" if error is None else f"{error.type}: {error.message}"
     yield Moment(at=job.created_at, what="created", detail=f"in the queue {job.queue}")
-    if job.losses:
+    if job.losses and all(one.outcome is not AttemptOutcome.LOST for one in before):
         yield told("lost", f"{times(job.losses)}: its worker died, or was silent for too long")
     if job.refusals:
         yield told("refused", f"{times(job.refusals)}: by workers that did not know what it asks")
     spent = job.attempts - (job.state.final and job.attempts > 0)
-    if spent:
+    if before:
+        yield from map(attempted, before)
+    elif spent:  # by a worker that kept no history
         yield told("attempts", f"{times(spent)} before, without success" + colon(why, job))
     if job.started_at is not None:
         yield Moment(at=job.started_at, what="started", detail=f"on {job.worker}")
@@ -52,6 +63,14 @@ def moments(job: Job, error: JobError | None) -> Iterator[Moment]:
         yield Moment(at=job.expires_at, what="expires", detail="it is too late to begin then")
     if job.state.final:
         yield from end(job, why)
+
+
+def attempted(one: AttemptFacts) -> Moment:
+    why = "" if one.error is None else f": {one.error.type}: {one.error.message}"
+    length = took(one.started_at, one.finished_at)
+    what = one.outcome.value.replace("_", " ")
+    detail = f"attempt {one.attempt} on {one.worker}, after {length}{why}"
+    return Moment(at=one.finished_at, what=what, detail=detail)
 
 
 def end(job: Job, why: str) -> Iterator[Moment]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
-from dataclasses import dataclass, field
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
 from worker.clock import Clock, SystemClock
+from worker.jobs.history import MOST_LOSSES, with_loss
 from worker.jobs.job import (
     Capabilities,
     Enqueued,
@@ -62,6 +63,7 @@ class Row:
     error: str | None = None
     dead: bool = False
     cancel: bool = False
+    history: str | None = None
 
 
 @dataclass(slots=True)
@@ -222,7 +224,8 @@ class MemoryJobs:
     def _start(
         self, row: Row, due_at: datetime, *, now: datetime, ttl: timedelta, worker: str
     ) -> Lease:
-        row.losses += is_running(row)
+        if is_running(row):
+            self._lost(row, due_at)
         row.deliveries += 1
         self._deliveries += 1
         row.receipt = str(self._deliveries)
@@ -231,6 +234,18 @@ class MemoryJobs:
         row.worker, row.started_at, row.ready_at = worker, now, now + ttl
         self._put(row)
         return lease_of(row, due_at, now)
+
+    def _lost(self, row: Row, ended_at: datetime) -> None:
+        """Note that a lease ran out without a word from its worker."""
+        if row.losses < MOST_LOSSES and row.started_at is not None:
+            row.history = with_loss(
+                row.history,
+                attempt=row.attempts + 1,
+                worker=row.worker,
+                started_at=row.started_at,
+                finished_at=ended_at,
+            )
+        row.losses += 1
 
     async def claim(
         self, ids: Sequence[JobId], *, ttl: timedelta, worker: str
@@ -282,8 +297,11 @@ class MemoryJobs:
         row = self._held(said.lease)
         if row is None:
             return False
-        row.attempts, row.refusals, row.error = said.attempts, said.refusals, said.error
-        row.dead = said.dead
+        row.attempts, row.refusals, row.dead = said.attempts, said.refusals, said.dead
+        if said.error is not None or said.state is State.SUCCESS:
+            row.error = said.error
+        if said.history is not None:
+            row.history = said.history
         self._release(row)
         if said.state.final:
             row.result = said.result
@@ -332,7 +350,7 @@ class MemoryJobs:
         found = [job for job in self._jobs() if fits(job, query)]
         found.sort(key=lambda job: job.id)
         found.sort(key=lambda job: job.created_at, reverse=True)
-        return found[: query.limit]
+        return [replace(job, history=None) for job in found[: query.limit]]
 
     def _jobs(self) -> Iterator[Job]:
         now = self._clock.now()
@@ -343,6 +361,8 @@ class MemoryJobs:
         now = self._clock.now()
         groups: dict[tuple[str, str, State], list[Job]] = {}
         for job in self._jobs():
+            if job.state is State.SUCCESS:
+                continue
             groups.setdefault((job.queue, job.task, job.state), []).append(job)
         return [
             QueueCount(
@@ -356,6 +376,14 @@ class MemoryJobs:
             )
             for (queue, task, state), jobs in sorted(groups.items())
         ]
+
+    async def ended(self, within: timedelta) -> dict[str, int]:
+        since = self._clock.now() - within
+        return Counter(
+            row.new.queue
+            for row in self._rows.values()
+            if row.finished_at is not None and row.finished_at > since and not row.dead
+        )
 
     async def tell(self, lease: Lease, progress: str) -> None:
         row = self._held(lease)
@@ -453,6 +481,7 @@ def lease_of(row: Row, due_at: datetime, now: datetime) -> Lease:
         due_at,
         row.expires_at,
         row.expires_at is not None and row.expires_at <= now,
+        row.history,
     )
 
 
@@ -488,6 +517,7 @@ def job_of(row: Row, now: datetime) -> Job:
         error=row.error,
         dead=row.dead,
         cancel=row.cancel,
+        history=row.history,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from worker.errors import ConfigurationError
-from worker.urls import SCHEMES, Kinds
+from worker.urls import SCHEMES, UrlKinds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["QUEUES", "make_jobs"]
 
-QUEUES = Kinds(
+QUEUES = UrlKinds(
     setting="WORKER_QUEUE_URL",
     package="worker.queues",
     schemes={**SCHEMES, "sqs": "sqs"},

@@ -308,6 +308,10 @@ class PostgresJobs:
             for row in await self._connections.ask("count_jobs")
         ]
 
+    async def ended(self, within: timedelta) -> dict[str, int]:
+        rows = await self._connections.ask("count_ended", within=within)
+        return {row["queue"]: row["jobs"] for row in rows}
+
     async def tell(self, lease: Lease, progress: str) -> None:
         seq, token = seq_and_token(lease)
         await self._connections.ask(

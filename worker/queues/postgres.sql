@@ -36,7 +36,8 @@ WHERE p.pronamespace = (SELECT c.relnamespace FROM pg_class c WHERE c.oid = 'wor
         'worker_survey',
         'worker_tell_ended',
         'worker_wake',
-        'worker_watch_for'
+        'worker_watch_for',
+        'worker_with_loss'
     )
     AND NOT has_function_privilege(p.oid, 'EXECUTE')
 ORDER BY 1, 2;
@@ -75,7 +76,7 @@ SELECT levels, firsts, moment, fresh FROM worker_survey(%(queue)s, %(watching)s)
 -- Up to so many jobs that are ready, in the order in which they shall begin.
 SELECT id, task, queue, receipt, params, version, priority, options, headers, deliveries, losses,
     attempts, refusals, cancel, created_at, due_at, expires_at,
-    coalesce(expires_at <= statement_timestamp(), false) AS expired
+    coalesce(expires_at <= statement_timestamp(), false) AS expired, history
 FROM worker_lease(
     %(queue)s, %(limit)s, %(ttl)s, %(worker)s, %(token)s, %(levels)s::smallint[],
     %(floors)s::timestamptz[]
@@ -97,13 +98,16 @@ WITH ready AS MATERIALIZED (
 UPDATE worker_queue q
 SET token = %(token)s, state = 'STARTED', progress = NULL, worker = %(worker)s,
     started_at = statement_timestamp(), ready_at = statement_timestamp() + %(ttl)s,
-    deliveries = q.deliveries + 1, losses = q.losses + (q.token IS NOT NULL)::integer
+    deliveries = q.deliveries + 1, losses = q.losses + (q.token IS NOT NULL)::integer,
+    history = CASE WHEN q.token IS NULL OR q.losses >= 20 THEN q.history ELSE
+        worker_with_loss(q.history, q.attempts + 1, q.worker, q.started_at, r.due_at)
+    END
 FROM ready r
 JOIN worker_jobs j USING (seq)
 WHERE q.seq = r.seq
 RETURNING j.id, j.task, j.queue, q.seq || '.' || q.token, j.params, j.version, j.priority,
     j.options, j.headers, q.deliveries, q.losses, q.attempts, q.refusals, q.cancel, j.created_at,
-    r.due_at, q.expires_at, coalesce(q.expires_at <= statement_timestamp(), false);
+    r.due_at, q.expires_at, coalesce(q.expires_at <= statement_timestamp(), false), q.history;
 
 -- name: settle
 -- The places of those whose lease was lost.
@@ -154,8 +158,16 @@ RETURNING r.granted, greatest(
 SELECT worker_watch_for(%(topic)s) AS fresh;
 
 -- name: get_jobs
--- All that is recorded of these jobs.
-SELECT * FROM worker_job_list WHERE id = ANY(%(ids)s);
+-- All that is recorded of these jobs. Columns are named, as a newer schema may have more of them.
+SELECT l.id, l.task, l.queue, l.state, l.params, l.version, l.priority, l.options, l.headers,
+    l.created_at, l.ready_at, l.expires_at, l.started_at, l.finished_at, l.result_until,
+    l.deliveries, l.losses, l.attempts, l.refusals, l.unique_key, l.concurrency_key, l.worker,
+    l.progress, l.result, l.error, l.dead, l.cancel, coalesce(q.history, o.history) AS history
+FROM worker_job_list l
+JOIN worker_jobs j USING (id)
+LEFT JOIN worker_queue q USING (seq)
+LEFT JOIN worker_outcomes o USING (seq)
+WHERE l.id = ANY(%(ids)s) AND j.id = ANY(%(ids)s);
 
 -- name: list_unfinished
 -- Those of these jobs that wait or run.
@@ -202,21 +214,38 @@ WITH found AS (
     ORDER BY created_at DESC, id
     LIMIT %(limit)s
 )
-SELECT *
+SELECT id, task, queue, state, params, version, priority, options, headers, created_at, ready_at,
+    expires_at, started_at, finished_at, result_until, deliveries, losses, attempts, refusals,
+    unique_key, concurrency_key, worker, progress, result, error, dead, cancel
 FROM worker_job_list
 WHERE id = ANY(ARRAY(SELECT f.id FROM found f))
 ORDER BY created_at DESC, id;
 
 -- name: count_jobs
--- How many there are, by queue, task and state.
-SELECT queue, task, state, count(*) AS jobs, count(*) FILTER (WHERE dead) AS dead,
-    min(ready_at) FILTER (
-        WHERE state IN ('PENDING', 'RETRY', 'STARTED', 'PROGRESS')
-            AND ready_at <= statement_timestamp()
+-- How many there are that have not succeeded, by queue, task and state. An index has the few of those
+-- that ended.
+SELECT j.queue, j.task, q.state, count(*) AS jobs, 0::bigint AS dead,
+    min(coalesce(q.due_at, q.ready_at)) FILTER (
+        WHERE coalesce(q.due_at, q.ready_at) <= statement_timestamp()
     ) AS oldest
-FROM worker_job_list
-GROUP BY queue, task, state
+FROM worker_queue q
+JOIN worker_jobs j USING (seq)
+GROUP BY j.queue, j.task, q.state
+UNION ALL
+SELECT j.queue, j.task, o.state, count(*), count(*) FILTER (WHERE o.dead), NULL
+FROM worker_outcomes o
+JOIN worker_jobs j USING (seq)
+WHERE o.state <> 'SUCCESS'
+GROUP BY j.queue, j.task, o.state
 ORDER BY queue, task, state;
+
+-- name: count_ended
+-- How many have ended in each queue, dead letters aside, in the order of the index of `prune_jobs`.
+SELECT j.queue, count(*) AS jobs
+FROM worker_outcomes o
+JOIN worker_jobs j USING (seq)
+WHERE NOT o.dead AND o.finished_at > statement_timestamp() - %(within)s
+GROUP BY j.queue;
 
 -- name: list_cancelled
 -- Those of these jobs that were asked to end.

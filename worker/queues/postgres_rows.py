@@ -134,6 +134,8 @@ def outcomes(said: Sequence[Settlement]) -> tuple[str | None, str | None, set[in
             row["refusals"] = one.refusals
         if one.error is not None:
             row["error"] = one.error
+        if one.history is not None:
+            row["history"] = one.history
         if not one.state.final:
             row["delay"] = one.delay.total_seconds()
             back.append(row)

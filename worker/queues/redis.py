@@ -29,9 +29,10 @@ Keys, each with the prefix and ``:jobs:`` before it:
 ``wake:CHANNEL``                 A channel of each worker and client.
 ========================= ====== ===================================================================
 
-What a call costs Redis grows with the jobs it is asked for, not with those there are; but for two:
-`RedisJobs.find` reads, in portions, all that were created after the last one it finds, and
-`RedisJobs.counts` is linear in the number of queues, tasks and states.
+What a call costs Redis grows with the jobs it is asked for, not with those there are, but for
+three: `RedisJobs.find` reads, in portions, all that were created after the last one it finds,
+`RedisJobs.counts` is linear in the number of queues, tasks and states, and `RedisJobs.ended` in
+the jobs that it counts.
 
 What this engine promises, Redis must keep:
 
@@ -58,8 +59,8 @@ from typing import TYPE_CHECKING
 
 from worker.backends.redis_server import ANSWER_TIMEOUT_S, dangers
 from worker.errors import ConfigurationError, StoreUnavailable
-from worker.jobs.job import NOW, Capabilities, Enqueued, Grant, Held, JobId, Settlement
-from worker.model import State
+from worker.jobs.job import NOW, Capabilities, Enqueued, Grant, Held, JobId
+from worker.jobs.verdict import unspent
 from worker.queues.bell import heard
 from worker.queues.redis_channel import RedisChannel
 from worker.queues.redis_link import RedisLink
@@ -70,7 +71,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
 
     from worker.backends.redis_server import Command
-    from worker.jobs.job import Job, Lease, NewJob, Rate
+    from worker.jobs.job import Job, Lease, NewJob, Rate, Settlement
 
 __all__ = ["RedisJobs"]
 
@@ -215,16 +216,7 @@ class RedisJobs(RedisRecords):
         """Have those leased again that came when nobody waited for them any more."""
         with suppress(StoreUnavailable):
             leases, _ = await call
-            unspent = [
-                Settlement(
-                    lease,
-                    State.RETRY if lease.attempts else State.PENDING,
-                    lease.attempts,
-                    lease.refusals,
-                )
-                for lease in leases
-            ]
-            await self.settle(unspent)
+            await self.settle([unspent(lease) for lease in leases])
         if waiter:
             await self._leave(queue, waiter)
 

@@ -115,6 +115,10 @@ class RedisRecords:
             counts.append(QueueCount(queue, task, State(state), jobs, dead, since))
         return sorted(counts, key=lambda count: count[:3])
 
+    async def ended(self, within: timedelta) -> dict[str, int]:
+        ended: dict[str, int] = json.loads(await self._link.run("ended", micros(within)))
+        return ended
+
     async def tell(self, lease: Lease, progress: str) -> None:
         await self._link.run("tell", lease.id, lease.receipt, progress)
 

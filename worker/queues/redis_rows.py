@@ -29,7 +29,7 @@ FIELDS = (
     *("id", "task", "queue", "params", "version", "priority", "options", "headers"),
     *("unique_key", "concurrency_key", "created_at", "expires_at", "state", "ready_at"),
     *("started_at", "finished_at", "result_until", "deliveries", "losses", "attempts"),
-    *("refusals", "dead", "cancel", "worker", "progress", "error", "result"),
+    *("refusals", "dead", "cancel", "worker", "progress", "error", "result", "history"),
 )
 """In the order of ``story_of`` in common.lua."""
 
@@ -71,7 +71,7 @@ def leases_from(moment: int, rows: Iterable[list[Any]]) -> list[Lease]:
     leases = []
     for row in rows:
         id, task, queue, params, version, priority, options, headers = row[:8]
-        created, expires, deliveries, losses, attempts, refusals, cancel, due = row[10:]
+        created, expires, deliveries, losses, attempts, refusals, cancel, due, history = row[10:]
         leases.append(
             Lease(
                 id=id,
@@ -92,6 +92,7 @@ def leases_from(moment: int, rows: Iterable[list[Any]]) -> list[Lease]:
                 due_at=EPOCH + due * MICROSECOND,
                 expires_at=None if expires is None else EPOCH + expires * MICROSECOND,
                 expired=expires is not None and expires <= moment,
+                history=history,
             )
         )
     return leases
@@ -109,6 +110,7 @@ def settled(settlements: Iterable[Settlement]) -> str:
             f" {one.result_ttl // MICROSECOND} {one.dead:d}",
             one.result or "",
             one.error or "",
+            one.history or "",
         )
     return json.dumps(said, ensure_ascii=False, separators=(",", ":"))
 

@@ -160,6 +160,9 @@ class SqliteJobs:
     async def counts(self) -> list[QueueCount]:
         return await self._read(records.counts)
 
+    async def ended(self, within: timedelta) -> dict[str, int]:
+        return await self._read(records.ended_within, within)
+
     async def tell(self, lease: Lease, progress: str) -> None:
         await self._ask(records.tell, lease, progress)
 

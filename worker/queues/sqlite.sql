@@ -94,7 +94,8 @@ SELECT
         SELECT json_group_array(json_array(
             place, id, task, params, version, urgency, options, headers, deliveries, losses,
             attempts, refusals, cancel, created_at, ready_at, expires_at,
-            state IN ('STARTED', 'PROGRESS'), concurrency_key, concurrency_limit
+            state IN ('STARTED', 'PROGRESS'), concurrency_key, concurrency_limit,
+            history, started_at, worker
         ))
         FROM (
             SELECT * FROM jobs INDEXED BY jobs_ready
@@ -138,6 +139,12 @@ UPDATE jobs SET
     progress = NULL
 WHERE place IN (SELECT value FROM json_each(:places));
 
+-- name: write_histories
+-- What is kept of the attempts of each job of a JSON list.
+UPDATE jobs SET history = json_extract(said.value, '$[1]')
+FROM json_each(:jobs) AS said
+WHERE jobs.place = json_extract(said.value, '$[0]');
+
 -- name: pick_carried
 -- Those jobs of a JSON list of ids that are ready and that another engine carries, as the slash in
 -- their queues' names says.
@@ -145,7 +152,7 @@ SELECT json_group_array(json_array(
     jobs.place, jobs.id, jobs.task, jobs.params, jobs.version, jobs.urgency, jobs.options,
     jobs.headers, jobs.deliveries, jobs.losses, jobs.attempts, jobs.refusals, jobs.cancel,
     jobs.created_at, jobs.ready_at, jobs.expires_at, jobs.state IN ('STARTED', 'PROGRESS'),
-    jobs.queue
+    jobs.queue, jobs.history, jobs.started_at, jobs.worker
 ))
 FROM json_each(:ids) AS asked CROSS JOIN jobs ON jobs.id = asked.value
 WHERE instr(jobs.queue, '/') AND jobs.stage IS NOT NULL AND jobs.ready_at <= :now;
@@ -173,8 +180,12 @@ UPDATE jobs SET
     refusals = json_extract(said.value, '$[3]'),
     result = json_extract(said.value, '$[4]'),
     result_until = json_extract(said.value, '$[5]'),
-    error = json_extract(said.value, '$[6]'),
+    error = CASE
+        WHEN json_extract(said.value, '$[1]') = 'SUCCESS' THEN json_extract(said.value, '$[6]')
+        ELSE coalesce(json_extract(said.value, '$[6]'), jobs.error)
+    END,
     dead = json_extract(said.value, '$[7]'),
+    history = coalesce(json_extract(said.value, '$[8]'), jobs.history),
     stage = NULL, finished_at = :now
 FROM json_each(:jobs) AS said
 WHERE jobs.place = json_extract(said.value, '$[0]');
@@ -186,8 +197,9 @@ UPDATE jobs SET
     attempts = json_extract(said.value, '$[2]'),
     refusals = json_extract(said.value, '$[3]'),
     ready_at = json_extract(said.value, '$[4]'),
-    error = json_extract(said.value, '$[5]'),
+    error = coalesce(json_extract(said.value, '$[5]'), jobs.error),
     dead = json_extract(said.value, '$[6]'),
+    history = coalesce(json_extract(said.value, '$[7]'), jobs.history),
     stage = CASE
         WHEN json_extract(said.value, '$[4]') > :now THEN 1
         WHEN jobs.concurrency_key IS NOT NULL THEN 3
@@ -200,7 +212,8 @@ WHERE jobs.place = json_extract(said.value, '$[0]');
 -- name: undo_lease
 -- Puts a job back to where it stood before it was leased.
 UPDATE jobs SET
-    state = 'PENDING', stage = CASE WHEN concurrency_key IS NULL THEN 0 ELSE 3 END,
+    state = CASE WHEN attempts THEN 'RETRY' ELSE 'PENDING' END,
+    stage = CASE WHEN concurrency_key IS NULL THEN 0 ELSE 3 END,
     ready_at = :ready_at
 WHERE place = :place;
 
@@ -269,7 +282,7 @@ SELECT json_group_array(json_array(
     jobs.finished_at, jobs.result_until, jobs.deliveries, jobs.losses, jobs.attempts,
     jobs.refusals, jobs.unique_key, jobs.concurrency_key, jobs.worker, jobs.progress,
     CASE WHEN jobs.result_until <= :now THEN NULL ELSE jobs.result END,
-    jobs.error, jobs.dead, jobs.cancel
+    jobs.error, jobs.dead, jobs.cancel, jobs.history
 ))
 FROM json_each(:ids) AS asked CROSS JOIN jobs ON jobs.id = asked.value;
 
@@ -289,7 +302,7 @@ SELECT json_group_array(json_array(
     id, task, queue, state, params, version, urgency, options, headers, created_at, ready_at,
     expires_at, started_at, finished_at, result_until, deliveries, losses, attempts, refusals,
     unique_key, concurrency_key, worker, progress,
-    CASE WHEN result_until <= :now THEN NULL ELSE result END, error, dead, cancel
+    CASE WHEN result_until <= :now THEN NULL ELSE result END, error, dead, cancel, NULL
 ))
 FROM (
     SELECT * FROM jobs INDEXED BY jobs_created
@@ -308,7 +321,7 @@ SELECT json_group_array(json_array(
     id, task, queue, state, params, version, urgency, options, headers, created_at, ready_at,
     expires_at, started_at, finished_at, result_until, deliveries, losses, attempts, refusals,
     unique_key, concurrency_key, worker, progress,
-    CASE WHEN result_until <= :now THEN NULL ELSE result END, error, dead, cancel
+    CASE WHEN result_until <= :now THEN NULL ELSE result END, error, dead, cancel, NULL
 ))
 FROM (
     SELECT * FROM jobs INDEXED BY jobs_dead
@@ -321,9 +334,53 @@ FROM (
     LIMIT :limit
 );
 
+-- name: find_running_jobs
+-- The same for jobs that run, which are few among many: an index of each stage names them.
+SELECT json_group_array(json_array(
+    id, task, queue, state, params, version, urgency, options, headers, created_at, ready_at,
+    expires_at, started_at, finished_at, result_until, deliveries, losses, attempts, refusals,
+    unique_key, concurrency_key, worker, progress,
+    CASE WHEN result_until <= :now THEN NULL ELSE result END, error, dead, cancel, NULL
+))
+FROM (
+    SELECT * FROM jobs
+    WHERE place IN (
+            SELECT place FROM jobs INDEXED BY jobs_ready
+            WHERE stage = 0 AND state IN ('STARTED', 'PROGRESS')
+            UNION ALL
+            SELECT place FROM jobs INDEXED BY jobs_later
+            WHERE stage IN (1, 2) AND state IN ('STARTED', 'PROGRESS')
+            UNION ALL
+            SELECT place FROM jobs INDEXED BY jobs_keyed
+            WHERE concurrency_key IS NOT NULL AND stage IN (0, 3) AND stage = 3
+                AND state IN ('STARTED', 'PROGRESS')
+        )
+        AND created_at >= :since AND created_at < :before
+        AND (:task IS NULL OR task = :task)
+        AND (:queue IS NULL OR queue = :queue)
+        AND (:dead IS NULL OR dead = :dead)
+        AND state IN (SELECT value FROM json_each(:states))
+    ORDER BY created_at DESC, id
+    LIMIT :limit
+);
+
 -- name: count_jobs
--- How many jobs there are, how many of them are dead, and since when the one that waits longest
--- could have been leased. It reads indexes only, one for each stage.
+-- How many jobs there are that have not succeeded, how many of them are dead, and since when the one
+-- that waits longest could have been leased. It reads indexes only, one for each stage; of those that
+-- have ended, it goes from group to group, and counts the few that failed.
+WITH RECURSIVE ended (queue, task, state) AS (
+    VALUES ('', '', '')
+    UNION ALL
+    SELECT jobs.queue, jobs.task, jobs.state
+    FROM ended CROSS JOIN jobs ON jobs.place = (
+        SELECT place FROM jobs AS next INDEXED BY jobs_ended
+        WHERE next.stage IS NULL
+            AND (next.queue, next.task, next.state, next.dead)
+                > (ended.queue, ended.task, ended.state, 2)
+        ORDER BY next.queue, next.task, next.state, next.dead
+        LIMIT 1
+    )
+)
 SELECT queue, task, state, sum(jobs), sum(dead), min(oldest)
 FROM (
     SELECT queue, task, state, count(*) AS jobs, 0 AS dead, min(ready_at) AS oldest
@@ -341,13 +398,35 @@ FROM (
     WHERE concurrency_key IS NOT NULL AND stage IN (0, 3) AND stage = 3
     GROUP BY queue, task, state
     UNION ALL
-    SELECT queue, task, state, count(*), sum(dead), NULL
-    FROM jobs INDEXED BY jobs_ended
-    WHERE stage IS NULL
-    GROUP BY queue, task, state
+    SELECT jobs.queue, jobs.task, jobs.state, count(*), sum(jobs.dead), NULL
+    FROM ended CROSS JOIN jobs INDEXED BY jobs_ended
+        ON jobs.queue = ended.queue AND jobs.task = ended.task AND jobs.state = ended.state
+    WHERE jobs.stage IS NULL AND ended.state <> 'SUCCESS'
+    GROUP BY jobs.queue, jobs.task, jobs.state
 )
 GROUP BY queue, task, state
 ORDER BY queue, task, state;
+
+-- name: count_ended
+-- How many jobs of each queue have ended since a moment, dead letters aside. From group to group.
+WITH RECURSIVE ended (queue, task, state) AS (
+    VALUES ('', '', '')
+    UNION ALL
+    SELECT jobs.queue, jobs.task, jobs.state
+    FROM ended CROSS JOIN jobs ON jobs.place = (
+        SELECT place FROM jobs AS next INDEXED BY jobs_ended
+        WHERE next.stage IS NULL
+            AND (next.queue, next.task, next.state, next.dead)
+                > (ended.queue, ended.task, ended.state, 2)
+        ORDER BY next.queue, next.task, next.state, next.dead
+        LIMIT 1
+    )
+)
+SELECT jobs.queue, count(*)
+FROM ended CROSS JOIN jobs INDEXED BY jobs_ended
+    ON jobs.queue = ended.queue AND jobs.task = ended.task AND jobs.state = ended.state
+WHERE jobs.stage IS NULL AND jobs.dead = 0 AND jobs.finished_at > :since
+GROUP BY jobs.queue;
 
 -- name: tell_progress
 -- Records how far a job is whose lease is not lost.
@@ -393,8 +472,8 @@ DELETE FROM jobs WHERE place IN (SELECT value FROM json_each(:places));
 -- name: next_group
 -- The next group of jobs that ended, after a queue, a task and a state.
 SELECT queue, task, state FROM jobs INDEXED BY jobs_ended
-WHERE stage IS NULL AND (queue, task, state) > (:queue, :task, :state)
-ORDER BY queue, task, state
+WHERE stage IS NULL AND (queue, task, state, dead) > (:queue, :task, :state, 2)
+ORDER BY queue, task, state, dead
 LIMIT 1;
 
 -- name: prune_jobs

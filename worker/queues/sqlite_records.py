@@ -25,6 +25,7 @@ __all__ = [
     "counts",
     "drop",
     "ended",
+    "ended_within",
     "find",
     "get",
     "prune",
@@ -32,6 +33,7 @@ __all__ = [
     "tell",
 ]
 
+RUNNING = frozenset({State.STARTED, State.PROGRESS})
 EARLIEST, LATEST = -(2**63), 2**63 - 1
 
 
@@ -48,10 +50,14 @@ def ended(turn: Turn, ids: Sequence[str]) -> list[str]:
 
 def find(turn: Turn, query: JobQuery) -> list[Job]:
     states = query.states or frozenset(State)
-    if states & {State.STARTED, State.PROGRESS}:
-        states |= {State.STARTED, State.PROGRESS}
+    if states & RUNNING:
+        states |= RUNNING
+    if query.dead:
+        name = "find_dead_jobs"
+    else:
+        name = "find_running_jobs" if states <= RUNNING else "find_jobs"
     rows = turn.listed(
-        "find_dead_jobs" if query.dead else "find_jobs",
+        name,
         now=turn.now,
         since=EARLIEST if query.since is None else to_micros(query.since),
         before=LATEST if query.before is None else to_micros(query.before),
@@ -69,6 +75,10 @@ def counts(turn: Turn) -> list[QueueCount]:
         QueueCount(queue, task, State(state), jobs, dead, optional_moment(oldest))
         for queue, task, state, jobs, dead, oldest in turn.rows("count_jobs", now=turn.now)
     ]
+
+
+def ended_within(turn: Turn, within: timedelta) -> dict[str, int]:
+    return dict(turn.rows("count_ended", since=turn.now - micros(within)))
 
 
 def tell(turn: Turn, lease: Lease, progress: str) -> None:
@@ -202,6 +212,7 @@ def job_of(row: Sequence[Any]) -> Job:
         error=row[24],
         dead=row[25] == 1,
         cancel=row[26] == 1,
+        history=row[27],
     )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from worker.backends.codec import from_micros, to_micros
 from worker.backends.sqlite_file import micros, storable
+from worker.jobs.history import MOST_LOSSES, with_loss
 from worker.jobs.job import NOW, Enqueued, Held, JobId, Lease
 from worker.model import State
 from worker.queues.rates import grant
@@ -130,10 +131,8 @@ def lease(turn: Turn, queue: str, limit: int, ttl: timedelta, worker: str) -> li
         chosen, keys = rows, {row[17] for row in rows} - {None}
         if keys:
             chosen = with_room(turn, rows)
-        places = encode([row[0] for row in chosen])
-        turn.run("hold_jobs", places=places, until=until, now=turn.now, worker=key_text(worker))
+        leases += hold(turn, chosen, [queue] * len(chosen), until, worker)
         regroup(turn, keys)
-        leases += [lease_of(row, queue, turn.now) for row in chosen]
         if len(chosen) == len(rows) or len(leases) == limit:
             break  # else those that were passed over stand aside now, and there may be more
     if leases:
@@ -144,9 +143,27 @@ def lease(turn: Turn, queue: str, limit: int, ttl: timedelta, worker: str) -> li
 def claim(turn: Turn, ids: Sequence[JobId], ttl: timedelta, worker: str) -> list[Lease]:
     """The leases of those that are ready and that another engine carries."""
     rows = turn.listed("pick_carried", ids=encode(ids), now=turn.now)
-    until, places = turn.now + micros(ttl), encode([row[0] for row in rows])
+    return hold(turn, rows, [row[17] for row in rows], turn.now + micros(ttl), worker)
+
+
+def hold(
+    turn: Turn, rows: Sequence[Any], queues: Sequence[str], until: int, worker: str
+) -> list[Lease]:
+    """Lease the jobs of these rows, and note which of them lost their last lease."""
+    lost = [row for row in rows if row[16] and row[9] < MOST_LOSSES]
+    for row in lost:
+        row[-3] = with_loss(
+            row[-3],
+            attempt=row[10] + 1,
+            worker=row[-1],
+            started_at=from_micros(row[-2]),
+            finished_at=from_micros(row[14]),
+        )
+    if lost:
+        turn.run("write_histories", jobs=encode([(row[0], row[-3]) for row in lost]))
+    places = encode([row[0] for row in rows])
     turn.run("hold_jobs", places=places, until=until, now=turn.now, worker=key_text(worker))
-    return [lease_of(row, row[17], turn.now) for row in rows]
+    return [lease_of(row, queue, turn.now) for row, queue in zip(rows, queues, strict=True)]
 
 
 def pick(turn: Turn, queue: str, limit: int) -> list[Any]:
@@ -221,6 +238,7 @@ def lease_of(row: Sequence[Any], queue: str, now: int) -> Lease:
         from_micros(ready_at),
         None if expires_at is None else from_micros(expires_at),
         expires_at is not None and expires_at <= now,
+        row[-3],
     )
 
 
@@ -293,6 +311,7 @@ def end_row_of(place: int, said: Settlement, now: int) -> tuple[Any, ...]:
         None if said.result is None else now + micros(said.result_ttl),
         storable(said.error),
         int(said.dead),
+        said.history,
     )
 
 
@@ -305,6 +324,7 @@ def back_row_of(place: int, said: Settlement, ready_at: int) -> tuple[Any, ...]:
         ready_at,
         storable(said.error),
         int(said.dead),
+        said.history,
     )
 
 

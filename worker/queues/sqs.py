@@ -320,6 +320,11 @@ class SqsJobs:
                 rows.append(QueueCount(name, "", State.FAILURE, dead, dead))
         return sorted(rows, key=lambda row: row[:3])
 
+    async def ended(self, within: timedelta) -> dict[str, int]:
+        told = await self._records.ended(within)
+        names = {queue: self._address.queue_of(queue) for queue in told}
+        return {name: told[queue] for queue, name in names.items() if name is not None}
+
     async def _known(self, name: str) -> SqsQueue | None:
         """A queue; ``None`` for one that only the records remember."""
         try:

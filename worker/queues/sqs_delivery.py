@@ -9,8 +9,8 @@ from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from worker.errors import StoreError
-from worker.jobs.job import Held, Job, JobId, Lease, Settlement
-from worker.model import State
+from worker.jobs.job import Held, Job, JobId, Lease
+from worker.jobs.verdict import unspent
 from worker.queues.sqs_batches import BATCH, together
 from worker.queues.sqs_connection import ANSWER_TIMEOUT_S, LONGEST_POLL_S
 from worker.queues.sqs_dead import Dying
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from datetime import datetime, timedelta
 
     from worker.clock import Clock
+    from worker.jobs.job import Settlement
     from worker.ports import JobStore
     from worker.queues.sqs_batches import Entry
     from worker.queues.sqs_connection import SqsConnection, SqsQueue
@@ -102,17 +103,7 @@ class Deliveries:
     async def _give_back(self, call: asyncio.Task[list[Lease]]) -> None:
         """Have those leased again that came when nobody waited for them any more."""
         with suppress(StoreError):
-            await self.settle(
-                [
-                    Settlement(
-                        lease,
-                        State.RETRY if lease.attempts else State.PENDING,
-                        lease.attempts,
-                        lease.refusals,
-                    )
-                    for lease in await call
-                ]
-            )
+            await self.settle([unspent(lease) for lease in await call])
 
     async def close(self) -> None:
         """Wait, but not for ever, until what was cancelled is given back."""

@@ -66,7 +66,7 @@ class JobOutcome:
 
     Attributes:
         state: ``SUCCESS``, ``FAILURE``, ``REVOKED`` or ``EXPIRED``; ``RETRY`` if another attempt
-            follows, and ``PENDING`` if the job has snoozed.
+            follows. Of a job that has snoozed ``PENDING``, or ``RETRY`` if it failed before.
         result: What whoever asked for the job gets.
         error: What the attempt raised.
         attempts: How many are spent by now.
@@ -144,6 +144,7 @@ class WatchedJobs(MemoryJobs):
         if not ran and not said.state.final:
             return  # it was given back, to be leased again
         failure, told = self.failures.pop(job, None), self.told.pop(job, None)
+        went_back = not said.state.final and said.attempts == said.lease.attempts
         if not ran and said.error is not None:
             error = json.loads(said.error)
             failure = JobFailed(job, error["type"], error["message"])
@@ -155,7 +156,7 @@ class WatchedJobs(MemoryJobs):
                 params=json.loads(said.lease.params),
                 state=said.state,
                 result=None if said.result is None else json.loads(said.result),
-                error=failure if said.state is not State.PENDING else None,
+                error=None if went_back else failure,
                 attempts=said.attempts,
                 delay=said.delay,
                 dead=said.dead,

@@ -28,7 +28,7 @@ for n = 4, #ARGV do
     local found = redis.call('HMGET', key('job', id), unpack(LEASED))
     answer[#answer + 1] = '[' .. begin(job, found, due, lease_end, worker) .. ']'
   elseif job then
-    answer[#answer + 1] = '[false,' .. story_of(id) .. ']'
+    answer[#answer + 1] = '[false,' .. story_of(id, true) .. ']'
   else
     answer[#answer + 1] = 'null'
   end

@@ -1,5 +1,5 @@
 #!lua flags=no-writes
--- How many jobs there are.
+-- How many jobs there are that have not succeeded.
 -- ARGV: prefix. Returns a JSON list of lists: "state queue task", how many, how many of them dead,
 -- and since when the one that waits longest could have been leased, or null.
 -- With: heads.
@@ -19,15 +19,17 @@ local answer = {}
 local counts = redis.call('HGETALL', key('counts'))
 for n = 1, #counts, 2 do
   local field = counts[n]
-  local first = redis.call('ZRANGE', key('waiting', field), 0, 0, 'WITHSCORES')
-  local moment = math.min(tonumber(first[2]) or now + 1, oldest[field] or now + 1)
-  answer[#answer + 1] = '['
-    .. table.concat({
-      cjson.encode(field),
-      counts[n + 1],
-      redis.call('HGET', key('dead_counts'), field) or '0',
-      moment <= now and exact(moment) or 'null',
-    }, ',')
-    .. ']'
+  if field:sub(1, 8) ~= 'SUCCESS ' then
+    local first = redis.call('ZRANGE', key('waiting', field), 0, 0, 'WITHSCORES')
+    local moment = math.min(tonumber(first[2]) or now + 1, oldest[field] or now + 1)
+    answer[#answer + 1] = '['
+      .. table.concat({
+        cjson.encode(field),
+        counts[n + 1],
+        redis.call('HGET', key('dead_counts'), field) or '0',
+        moment <= now and exact(moment) or 'null',
+      }, ',')
+      .. ']'
+  end
 end
 return '[' .. table.concat(answer, ',') .. ']'

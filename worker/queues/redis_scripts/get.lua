@@ -4,6 +4,6 @@
 
 local answer = {}
 for n = 2, #ARGV do
-  answer[n - 1] = story_of(ARGV[n])
+  answer[n - 1] = story_of(ARGV[n], true)
 end
 return '[' .. table.concat(answer, ',') .. ']'

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Record what came of leased jobs.
 -- ARGV: prefix; a JSON list with, for each: id, receipt, "state attempts refusals delay result_ttl
--- dead" (times in microseconds), result or '', error or ''. One text, as the client packs each
+-- dead" (times in microseconds), result or '', error or '', history or ''. One text, as the client packs each
 -- argument for more than it costs to read them here. Returns a digit for each: 1, or 0 for a lost
 -- lease.
 --
@@ -29,7 +29,7 @@ local function verdict_of(text)
   return verdict
 end
 
-local function record(hash, job, verdict, ready_at, error)
+local function record(hash, job, verdict, ready_at, error, history)
   local changes = { 'state', verdict.state }
   local function change(field, value)
     changes[#changes + 1] = field
@@ -45,8 +45,11 @@ local function record(hash, job, verdict, ready_at, error)
   end
   if error ~= '' then
     change('error', error)
-  elseif again then
+  elseif again and verdict.state == 'SUCCESS' then
     redis.call('HDEL', hash, 'error')
+  end
+  if history ~= '' then
+    change('history', history)
   end
   if verdict.dead then
     change('dead', '1')
@@ -62,12 +65,12 @@ local function record(hash, job, verdict, ready_at, error)
   return changes
 end
 
-local function settle(job, verdict, result, error)
+local function settle(job, verdict, result, error, history)
   local hash = key('job', job.id)
   end_lease(job)
   leaves(job)
   local ready_at = job.cancel and now or verdict.ready_at
-  local changes = record(hash, job, verdict, ready_at, error)
+  local changes = record(hash, job, verdict, ready_at, error, history)
   if verdict.waits then
     put(job, verdict.state, ready_at)
   else
@@ -86,10 +89,10 @@ end
 
 local answer = {}
 local said = cjson.decode(ARGV[2])
-for n = 1, #said, 5 do
+for n = 1, #said, 6 do
   local job = held_by(said[n], said[n + 1])
   if job then
-    settle(job, verdict_of(said[n + 2]), said[n + 3], said[n + 4])
+    settle(job, verdict_of(said[n + 2]), said[n + 3], said[n + 4], said[n + 5])
   end
   answer[#answer + 1] = job and '1' or '0'
 end

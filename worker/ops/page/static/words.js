@@ -36,6 +36,15 @@ const STATES = {
   EXPIRED: ["warn", "clock", "expired"],
 };
 
+const ATTEMPTS = {
+  succeeded: ["ok", "ok", "succeeded"],
+  failed: ["bad", "bad", "failed"],
+  lost: ["bad", "lost", "lost"],
+  given_back: ["mute", "retry", "given back"],
+  snoozed: ["wait", "wait", "snoozed"],
+  cancelled: ["mute", "stop", "cancelled"],
+};
+
 const DEAD = ["bad", "dead", "dead letter"];
 const SEVERITIES = { ok: ["ok", "ok"], info: ["mute", "info"], warning: ["warn", "warn"], critical: ["bad", "bad"] };
 
@@ -44,6 +53,7 @@ const ON_DEMAND = ["mute", "queues", "on demand"];
 const look = (words, word) => (Object.hasOwn(words, word) ? words[word] : ["mute", "mute", word]);
 
 export const outcomeLook = (outcome) => look(OUTCOMES, outcome);
+export const attemptLook = (outcome) => look(ATTEMPTS, outcome);
 /** Whether it waits to be asked for, and has no slots. */
 export const onDemand = (schedule) => schedule.schedule === null && schedule.queue !== null;
 /** Whether it can be run without being told parameters. */

@@ -10,15 +10,29 @@ local LEASED = {
   'refusals',
   'cancel',
   'data',
+  'history',
 }
+
+-- What is known of an attempt whose lease ran out without a word from its worker, as
+-- worker.jobs.history has it, at the end of a JSON list.
+local function with_loss(hash, history, attempts, due)
+  local started_at, worker = unpack(redis.call('HMGET', hash, 'started_at', 'worker'))
+  return (history and history:sub(1, -2) .. ',' or '[')
+    .. '{"attempt":' .. exact(tonumber(attempts) + 1) .. ',"outcome":"lost","started_at":'
+    .. started_at .. ',"finished_at":' .. due .. ',"worker":' .. cjson.encode(worker) .. '}]'
+end
 
 -- Lease a job that stands nowhere any more, and that was due at a moment. `found` is what LEASED
 -- asks for. Returns a JSON list.
 local function begin(job, found, due, lease_end, worker)
   local deliveries = exact((tonumber(found[5]) or 0) + 1)
-  local losses = found[6] or '0'
+  local losses, history = found[6] or '0', found[11]
   local hash = key('job', job.id)
   if RUNNING[job.state] then
+    if tonumber(losses) < 20 then
+      history = with_loss(hash, history, found[7] or '0', due)
+      redis.call('HSET', hash, 'history', history)
+    end
     losses = exact(tonumber(losses) + 1)
     redis.call('HSET', hash, 'losses', losses)
   end
@@ -38,5 +52,6 @@ local function begin(job, found, due, lease_end, worker)
     'worker', worker
   )
   local spent = { losses, found[7] or '0', found[8] or '0', found[9] or '0' }
-  return '[' .. found[10] .. ',' .. deliveries .. ',' .. table.concat(spent, ',') .. ',' .. due .. ']'
+  return '[' .. found[10] .. ',' .. deliveries .. ',' .. table.concat(spent, ',') .. ',' .. due .. ','
+    .. (history and cjson.encode(history) or 'null') .. ']'
 end

@@ -21,7 +21,8 @@ local function quoted(text)
   return text and cjson.encode(text) or 'null'
 end
 
-local function story_of(id)
+-- The history of its attempts stands at the end, for those who want it: lists do without.
+local function story_of(id, with_history)
   local found = redis.call('HMGET', key('job', id), unpack(STORY))
   if not found[1] then
     return 'null'
@@ -38,5 +39,6 @@ local function story_of(id)
     words[n] = quoted(found[n])
   end
   words[16] = quoted(result)
+  words[17] = quoted(with_history and redis.call('HGET', key('job', id), 'history'))
   return '[' .. table.concat(words, ',') .. ']'
 end

@@ -7,6 +7,7 @@ import { say } from "../dialogs.js";
 import { moment, now } from "../format.js";
 import { progress } from "../graphics.js";
 import { attemptsOf, badge, stateLook } from "../words.js";
+import { attempts } from "./attempts.js";
 import { facts } from "./facts.js";
 
 const WAITS = new Set(["PENDING", "RETRY"]);
@@ -20,6 +21,7 @@ export function job({ item: id, live }) {
   const missing = el("p", { class: "empty", hidden: true });
   const figures = facts(["Id", "Queue", "Asked for", "May begin", "Began", "Ended", "Expires", "Worker", "Attempts", "Workers lost", "Given back", "Priority", "Options"]);
   const timeline = el("ol", { class: "timeline" });
+  const tries = attempts();
   const acts = {
     cancel: button("Cancel", "stop", "", () => act("cancel")),
     retry: button("Retry", "retry", "", () => act("retry")),
@@ -35,6 +37,7 @@ export function job({ item: id, live }) {
     { class: "detail" },
     el("div", { class: "panel pad" }, el("h2", { text: "What happened" }), timeline),
     el("div", { class: "panel pad" }, el("h2", { text: "Facts" }), figures.node),
+    tries.node,
     el("div", { class: "panel pad wide" }, el("h2", { text: "Parameters and result" }), secret),
   );
   const node = el(
@@ -97,6 +100,7 @@ export function job({ item: id, live }) {
       Priority: String(one.priority),
       Options: one.options && Object.keys(one.options).length ? el("code", { text: JSON.stringify(one.options) }) : null,
     });
+    tries.update(one.history);
     keyed(timeline, one.timeline.map((step, n) => ({ ...step, n })), (step) => `${step.n} ${step.at} ${step.what}`, stepRow);
   }
 
