@@ -21,6 +21,7 @@ from worker.consuming.consumer import Consumer, ConsumerLimits
 from worker.errors import (
     ConfigurationError,
     UnknownTaskError,
+    installing,
     nearest,
 )
 from worker.events import Events, Tally
@@ -225,7 +226,7 @@ def tracing(
         from worker.telemetry.tracing_set_up import traced
     except ModuleNotFoundError as exc:
         raise ConfigurationError(
-            [f"WORKER_TRACING needs {exc.name}; install sidecar-worker[otel]"]
+            [f"WORKER_TRACING needs {exc.name}: {installing('otel')}"]
         ) from exc
     return traced(events, http_client)
 

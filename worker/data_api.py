@@ -248,13 +248,20 @@ class DataApi:
         transient = status in TRANSIENT_STATUS and may_repeat(response.request)
         return UnexpectedStatus(
             call,
-            f"expected 2xx, got {status_line(status)}{HINTS.get(status, '')}",
+            f"expected 2xx, got {status_line(status)}{self._hint(status)}",
             status=status,
             transient=transient,
             retry_after_s=parse_retry_after(
                 response.headers.get("Retry-After"), self._run.clock.now()
             ),
         )
+
+    def _hint(self, status: int) -> str:
+        """What to look at."""
+        base = httpx.URL(self._base).path
+        if status == HTTPStatus.NOT_FOUND and base != "/":
+            return f"; is the path in WORKER_DATA_API_URL right: {base}?"
+        return HINTS.get(status, "")
 
 
 HINTS = {

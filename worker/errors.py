@@ -106,6 +106,19 @@ class ConfigurationError(WorkerError):
 class TaskDefinitionError(WorkerError):
     """A task class, or the way it is registered, breaks a rule; refused before anything runs."""
 
+    @classmethod
+    def namesakes(cls, name: str, homes: tuple[str, str]) -> TaskDefinitionError:
+        """For two tasks of one name, or one that is registered twice."""
+        one, other = homes
+        if one == other:
+            return cls(
+                f"{name!r} ({one}) is registered twice, and a task has one schedule; expected it "
+                "once, or name=… for the second one, which is a task of its own then"
+            )
+        return cls(
+            f"two tasks are named {name!r}: {one} and {other}; give one of them another name"
+        )
+
 
 class UnknownTaskError(WorkerError):
     """No registered task has the asked name."""
@@ -304,6 +317,11 @@ class AnswerTooLarge(DataApiError):
 
 class InvalidId(DataApiError):
     """An id that no path segment can carry (empty, ``.``, ``..``); nothing was sent."""
+
+
+def installing(extra: str) -> str:
+    """The command that installs what an optional part needs."""
+    return f"pip install 'sidecar-worker[{extra}]', or '.[{extra}]' in a checkout"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

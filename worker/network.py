@@ -12,6 +12,8 @@ import httpx
 __all__ = ["LOOPBACK", "explain", "is_loopback", "is_token"]
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST")
+"""How OpenSSL's versions call an answer that is no TLS."""
 PORTS = {"http": 80, "https": 443}
 
 
@@ -59,6 +61,8 @@ def root_cause(exc: BaseException) -> str:
         if isinstance(cause, OSError) and cause.strerror:
             # TLS and the looking up of names have numbers of their own.
             own = isinstance(cause, ssl.SSLError | socket.gaierror)
+            if isinstance(cause, ssl.SSLError) and cause.reason in NO_TLS:
+                return "no TLS answered; is it http:// there, and not https://?"
             reason = cause.strerror if own or not cause.errno else os.strerror(cause.errno)
         cause = cause.__cause__ or cause.__context__
     return reason

@@ -16,7 +16,7 @@ import structlog
 from worker.app import Doors, open_worker
 from worker.clock import SystemClock
 from worker.config.stores import queue_url, store_url
-from worker.errors import ConfigurationError, StoreUnavailable, nearest
+from worker.errors import ConfigurationError, StoreUnavailable, installing, nearest
 from worker.ports import Introducing
 from worker.scheduling.freshness import DeadManPing
 from worker.supervisor import Service, StopRequest, supervise
@@ -220,7 +220,7 @@ def ops_of(worker: Worker) -> Ops | None:
         from worker.ops.opening import open_ops
     except ModuleNotFoundError as exc:
         raise ConfigurationError(
-            [f"WORKER_OPS_PORT and WORKER_PROBE_PORT need {exc.name}; install sidecar-worker[ops]"]
+            [f"WORKER_OPS_PORT and WORKER_PROBE_PORT need {exc.name}: {installing('ops')}"]
         ) from exc
     return open_ops(worker)
 

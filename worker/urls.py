@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from worker.errors import ConfigurationError
+from worker.errors import ConfigurationError, installing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -65,7 +65,7 @@ class UrlKinds:
             raise ConfigurationError(
                 [
                     f"{self.setting} names {kind}, but {exc.name} is not installed; "
-                    f"expected: pip install 'sidecar-worker[{kind}]'"
+                    f"expected: {installing(kind)}"
                 ]
             ) from exc
 

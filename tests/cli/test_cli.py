@@ -252,8 +252,11 @@ async def test_check_says_what_it_found(tmp_path: Path) -> None:
         assert f"FAIL  the Data API at {api.url}: orders.list: expected 2xx, got 401" in out
         assert "WORKER_DATA_API_TOKEN" in out
 
-    code, out, _ = await worker_command("check", environment=CLOSED, cwd=tmp_path)
+    environment = {**CLOSED, "WORKER_QUEUE_URL": "redis://:s3cret@127.0.0.1:9/0"}
+    code, out, _ = await worker_command("check", environment=environment, cwd=tmp_path)
     assert code == 69
+    assert "FAIL  the queue: redis://127.0.0.1:9/0" in out, "although no task has a queue"
+    assert "s3cret" not in out
     assert "no connection to 127.0.0.1:9" in out
 
 

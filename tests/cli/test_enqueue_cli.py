@@ -6,6 +6,7 @@ import asyncio
 import json
 import signal
 import subprocess
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from tests.support.job_sites import Clerk, JobSite
 from tests.support.jobs import lease_now
 from tests.support.processes import WORKER, clean_environment
+from worker.model import State
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,6 +67,52 @@ async def test_what_is_said_of_a_job_travels_with_it(site: JobSite) -> None:
     assert rows[0]["note"].startswith("due ")
 
 
+async def test_when_it_may_begin_and_what_is_handed_on_travel_with_it(site: JobSite) -> None:
+    line = "enqueue ping --at 2126-11-21T09:30:00 --expires 400000d --id x"
+    code, _, err = await site.types(line)
+    assert (code, "at: expected 0 to 366 days" in err) == (2, True)
+    line = "enqueue ping --at +90m --expires 2h --header team=billing --header why=a=b --id x"
+    assert await site.told(line) == "x\n"
+    shown = await site.shown("x")
+    assert shown["headers"] == {"team": "billing", "why": "a=b"}
+    created, ready, expires = (
+        datetime.fromisoformat(shown[what]) for what in ("created_at", "ready_at", "expires_at")
+    )
+    assert timedelta(minutes=80) < ready - created <= timedelta(minutes=90)
+    assert expires - created == timedelta(hours=2)
+
+
+async def test_the_same_id_is_one_job_and_with_other_parameters_it_is_refused(
+    site: JobSite,
+) -> None:
+    async with site.engine() as jobs:
+        await Clerk(jobs).waits("x", params="{}")  # as SQL may have it: without the default
+    code, out, err = await site.types("enqueue ping --id x", '{"n": 1}')
+    assert (code, out) == (0, "x\n")
+    assert err == "worker: job x was there already; nothing was asked for\n"
+    for words in (["ping", '{"n": 2}', "--wait"], ["fails", "{}"]):
+        code, out, err = await site.types("enqueue --id x", *words)
+        assert (code, out) == (2, "")
+        other = "of the task ping" if words[0] == "fails" else "with other parameters"
+        assert err == (
+            f"worker: {words[0]}: job x was there already, {other}; nothing was asked for: "
+            "say another id\n"
+        )
+    assert (await site.shown("x"))["params"] == {}
+
+
+async def test_who_gives_up_waiting_is_told_the_last_error(site: JobSite) -> None:
+    site.environment["WORKER_DATA_API_TOKEN"] = "s3cret"
+    error = '{"type":"TaskFailed","message":"no s3cret today"}'
+    async with site.engine() as jobs:
+        delay = timedelta(hours=1)
+        await Clerk(jobs).ends("x", State.RETRY, params='{"n":1}', error=error, delay=delay)
+    code, out, err = await site.types("enqueue ping --id x --timeout 100ms")
+    assert (code, out) == (75, "")
+    assert "job x has not ended within 100ms: RETRY, after TaskFailed: no " in err
+    assert "s3cret" not in err
+
+
 async def test_parameters_come_from_standard_input(site: JobSite) -> None:
     done = typed(site, "enqueue send_invoice - --id x", '{"order_id": 7,\n"lines": ["é"]}'.encode())
     assert (done.returncode, done.stdout) == (0, b"x\n")
@@ -114,6 +162,10 @@ async def test_what_does_not_fit_exits_2_and_nothing_is_asked_for_or_run(
         ("--queue /", "queue: expected 1 to 80 letters"),
         ("--max-retries -1", "--max-retries"),
         ("--timeout never", "--timeout"),
+        ("--at soon", "--at"),
+        ("--at +1h --delay 1h", "delay and at: expected one of them"),
+        ("--at +2h --expires 1h", "expires: 1h are over when its delay of"),
+        ("--header team", "expected a name and a text"),
     ],
 )
 async def test_an_option_that_is_wrong_exits_2(site: JobSite, options: str, complaint: str) -> None:
@@ -127,6 +179,14 @@ async def test_a_task_that_has_no_queue_cannot_be_asked_for(site: JobSite) -> No
     code, out, err = await site.types("enqueue tick")
     assert (code, out) == (2, "")
     assert "tick has no queue" in err
+
+
+async def test_a_run_that_would_lack_parameters_says_how_to_ask_for_a_job(site: JobSite) -> None:
+    code, out, err = await site.types("schedule run send_invoice")
+    assert (code, out) == (2, "")
+    assert err.startswith("worker: send_invoice: order_id: Field required; ")
+    assert err.endswith("worker enqueue send_invoice '{…}'\n")
+    assert await site.json("schedule history") == []
 
 
 @pytest.mark.parametrize(

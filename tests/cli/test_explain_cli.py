@@ -170,6 +170,8 @@ async def test_explain_leads_with_what_is_wrong_unless_it_is_known_why(tmp_path:
         await site.told("schedule pause report")
         first, others = await verdict(site)
         assert first.startswith("report is paused since 20")
+        assert others[0].startswith("its next slot would be 20")
+        assert others[0].endswith(", and is recorded as paused unless it is resumed before")
         assert wrong in others
 
 

@@ -297,6 +297,9 @@ async def test_dead_letters_are_retried_by_task_and_by_age(tmp_path: Path) -> No
             "done": 0,
             "not_possible": 0,
         }
+        for line in ("dead retry --task fials --dry-run", "jobs list --task fials"):
+            _, _, err = await site.types(line)
+            assert "no job of the task 'fials' is recorded (did you mean 'fails'?)" in err
         assert await site.told("dead retry --before -1h") == "0 dead letters were retried\n"
         assert len(await jobs.find(JobQuery(dead=True))) == 5
         code, out, err = await site.types("dead retry --task fails")

@@ -126,7 +126,7 @@ async def test_a_store_whose_library_is_missing_says_what_to_install(
     assert err == (
         "worker: the configuration has a problem:\n"
         f"  - WORKER_STORE_URL names {extra}, but {library} is not installed; "
-        f"expected: pip install 'sidecar-worker[{extra}]'\n"
+        f"expected: pip install 'sidecar-worker[{extra}]', or '.[{extra}]' in a checkout\n"
     )
 
 

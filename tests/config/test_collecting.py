@@ -158,6 +158,55 @@ def test_a_module_that_cannot_be_used_is_named(
     assert "WORKER_TASK_MODULES: broken_module" in str(refused.value)
 
 
+def test_a_module_that_fails_says_where_in_ones_own_code(
+    folder: Path, scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = folder / "lib" / "site-packages"
+    library.mkdir(parents=True)
+    monkeypatch.syspath_prepend(str(library))
+    (library / "far_away.py").write_text("import json\ndef loads(text): return json.loads(text)\n")
+    (folder / "deep.py").write_text(
+        "import far_away\ndef helper():\n    return far_away.loads('{')\n"
+    )
+    write(folder, shop="import deep\ndeep.helper()\n")
+    write(folder, late="import deep\ndef register(scheduler): deep.helper()\n")
+    monkeypatch.chdir(folder)
+    for name in ("shop", "late"):
+        with pytest.raises(ConfigurationError, match=r"JSONDecodeError: .*deep\.py:3 in helper\)"):
+            collected(scheduler, name)
+    monkeypatch.chdir(library)
+    (library / "packed.py").write_text("1 / 0\n")
+    with pytest.raises(ConfigurationError, match=r"by zero \(packed\.py:1\)"):
+        collected(scheduler, "packed")
+
+
+@pytest.mark.parametrize("name", ["shop_tasks.py", "./shop_tasks.py"])
+def test_the_name_of_a_file_is_answered_with_that_of_its_module(
+    scheduler: Scheduler, name: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=r"expected a module's name: shop_tasks$"):
+        collected(scheduler, name)
+
+
+def test_a_task_that_nothing_runs_is_named(folder: Path, scheduler: Scheduler) -> None:
+    never = "class B(BaseTask):\n    name = 'never'\n    async def execute(self): ...\n"
+    write(folder, shop=never)
+    words = r"found the task 'never' \(B\), which nothing runs: .*register_task\(B, interval"
+    with pytest.raises(ConfigurationError, match=words):
+        collected(scheduler, "shop")
+
+
+def test_a_task_that_is_registered_twice_is_not_two_tasks(
+    folder: Path, scheduler: Scheduler
+) -> None:
+    write(folder, shop=CLEAN + "    scheduler.register_task(Clean, interval='9m')\n")
+    words = r"'clean' \(shop:Clean\) is registered twice, .*name=… for the second"
+    with pytest.raises(TaskDefinitionError, match=words):
+        collected(scheduler, "shop")
+    write(folder, more=CLEAN.replace("'5m'", "'5m', name='b'").replace("'clean'", "'a'"))
+    assert collected(scheduler, "more") == {"clean": True, "b": True}
+
+
 def test_a_module_that_is_not_there_is_named(scheduler: Scheduler) -> None:
     with pytest.raises(ConfigurationError, match="no_such_module"):
         collected(scheduler, "no_such_module")

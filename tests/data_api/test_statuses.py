@@ -35,6 +35,17 @@ async def test_only_transient_statuses_are_tried_again(
     assert "never shown" not in str(error)
 
 
+async def test_not_found_under_a_path_of_ones_own_names_it(service: respx.MockRouter) -> None:
+    service.route().respond(404)
+    async with httpx.AsyncClient(base_url=f"{URL}/shop/") as client:
+        with pytest.raises(UnexpectedStatus) as caught:
+            await CALLS["orders.list"](api_of(client))
+    assert str(caught.value) == (
+        "orders.list: expected 2xx, got 404 Not Found; is the path in WORKER_DATA_API_URL right: "
+        "/shop?"
+    )
+
+
 @pytest.mark.parametrize(
     ("location", "shown"),
     [

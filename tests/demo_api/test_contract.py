@@ -131,6 +131,18 @@ def test_text_id_arrives_as_one_path_segment(service: Service, order_id: str) ->
     assert service.effects() == [("order_processed", order_id)]
 
 
+def test_invoice_is_sent_once_a_key_wherever_the_order_stands(service: Service) -> None:
+    add(service, NewOrder(id=7), NewOrder(id="x", status=Status.DONE))
+    for order, key in (("7", "a"), ("7", "a"), ("x", "b")):
+        answer = service.client.post(f"/api/v1/orders/{order}/invoice", headers=with_key(key))
+        assert (answer.status_code, answer.json()["number"]) == (200, f"INV-{order}")
+
+    assert service.effects() == [("invoice_sent", "7"), ("invoice_sent", "x")]
+    assert service.client.post("/api/v1/orders/7/invoice").status_code == 400, "it has no key"
+    answer = service.client.post("/api/v1/orders/8/invoice", headers=with_key("c"))
+    assert answer.status_code == 404
+
+
 def test_cleanup_deletes_what_is_finished_and_old(service: Service) -> None:
     old, new = datetime(2020, 1, 1, tzinfo=UTC), datetime(2026, 1, 1, tzinfo=UTC)
     for status in Status:

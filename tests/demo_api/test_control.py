@@ -143,6 +143,7 @@ def test_summary_counts(service: Service) -> None:
         "orders": {"pending": 2, "processing": 0, "done": 1, "failed": 0},
         "bookings": 2,
         "processed": 1,
+        "invoices": 0,
         "reminders": 2,
         "syncs": 2,
         "cleanups": 1,

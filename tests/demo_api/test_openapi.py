@@ -58,7 +58,7 @@ def test_description_has_the_calls_of_the_contract_and_no_others(document: Docum
     described = {(method, path) for method, path, _ in operations(document)}
 
     assert described == {(operation.method, operation.path) for operation in CONTRACT}
-    assert len(described) == 6
+    assert len(described) == 7
 
 
 def test_description_is_well_formed(document: Document) -> None:
@@ -111,6 +111,8 @@ def test_answers_fit_their_schemas(service: Service, document: Document) -> None
         ("POST", "/api/v1/orders/{4}/process", "", 422),
         ("POST", "/api/v1/orders/{x}/process", "", 410),
         ("POST", "/api/v1/orders/{y}/process", "", 404),
+        ("POST", "/api/v1/orders/{1}/invoice", "", 200),
+        ("POST", "/api/v1/orders/{y}/invoice", "", 404),
         ("DELETE", "/api/v1/orders/cleanup", "?before=2026-01-01T00:00:00Z", 200),
         ("POST", "/api/v1/sync", "", 200),
         ("GET", "/api/v1/bookings/upcoming", f"?{window}", 200),

@@ -155,6 +155,28 @@ async def test_a_schedule_is_paused_resumed_and_run(site: ApiSite) -> None:
         assert (await api.get("schedules/moody"))["failures"] == 0
 
 
+async def test_a_run_that_would_lack_parameters_is_a_422_and_is_not_recorded(site: ApiSite) -> None:
+    async with site.api() as api:
+        told = await api.refused("POST", "schedules/send_invoice/run", 422)
+        assert [error["loc"] for error in told["errors"]] == [["order_id"]]
+        assert "worker enqueue send_invoice" in told["detail"]
+        assert (await api.get("schedules/send_invoice"))["history"] == []
+
+
+async def test_a_task_without_a_schedule_is_not_judged_by_a_run_by_hand(site: ApiSite) -> None:
+    async with site.api() as api:
+        await api.post("schedules/fails/run", status=202)
+        told = await api.until(
+            "schedules/fails",
+            lambda told: [entry["outcome"] for entry in told["history"]] == ["failed"],
+            "it has failed",
+        )
+        assert told["failures"] == 0
+        problems = (await api.get("overview"))["problems"]
+        assert "fails" not in {problem["name"] for problem in problems}
+        assert "the far side is full" in " ".join(told["explanation"]["facts"])
+
+
 async def test_what_is_not_there_is_a_404_that_names_what_is_meant(local: ApiSite) -> None:
     async with local.api() as api:
         for path in ("schedules/tik/run", "schedules/tik/pause", "tasks/tik/enqueue"):
@@ -165,6 +187,8 @@ async def test_what_is_not_there_is_a_404_that_names_what_is_meant(local: ApiSit
         for path in ("jobs/nope", "jobs/nope/payload", "jobs/no%00pe"):
             await api.refused("GET", path, 404)
         await api.refused("POST", "jobs/nope/cancel", 404)
+        answer = await api.http.get("/api/v1/schedules/tick/run")
+        assert (answer.status_code, answer.json()["detail"]) == (405, "expected POST, got GET")
 
 
 # --- jobs
@@ -179,6 +203,10 @@ async def test_a_job_is_enqueued_once_by_its_id_and_tells_its_life(site: ApiSite
         }
         again = await api.post("tasks/send_invoice/enqueue", said)
         assert again == {"id": "order/7:invoice", "created": False}
+        said["params"] = {"order_id": 8}
+        other = await api.refused("POST", "tasks/send_invoice/enqueue", 409, json=said)
+        assert "was there already, with other parameters" in other["detail"]
+        assert other["id"] == "order/7:invoice"
         path = "jobs/order%2F7:invoice"
         job = (await api.http.get(f"/api/v1/{path}")).json()
         while job["state"] != "SUCCESS":

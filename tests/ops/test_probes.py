@@ -286,6 +286,7 @@ async def test_a_port_that_is_taken_is_refused_at_the_start(tmp_path: Path) -> N
             )
             assert code == 78
             assert f"{name}: cannot listen on {host} port {worker.port}" in err
+            assert f"{name}=0 has this one run beside it" in err
 
 
 async def test_without_ports_nothing_of_it_is_imported(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from tests.project.test_coming_from import script, settings, working
 from tests.support.documents import DOCUMENTS, PATHS, ROOT, write_examples
 from tests.support.processes import (
     clean_environment,
+    demo_api,
     worker_command,
 )
 from worker import WorkerClient
@@ -50,6 +51,16 @@ async def test_the_jobs_in_the_readme_run(tmp_path: Path) -> None:
         ('{"order_id":8}', "PENDING"),
         ('{"order_id":9}', "PENDING"),
     ]
+
+
+async def test_the_demos_api_sends_the_invoice_of_the_readme(tmp_path: Path) -> None:
+    write_examples(tmp_path, "invoices.py")
+    async with demo_api("--orders", "8") as api:
+        environment = settings("invoices", WORKER_DATA_API_URL=api.url)
+        line = ("run", "send_invoice", '{"order_id": 7}')
+        code, out, err = await worker_command(*line, environment=environment, cwd=tmp_path)
+    assert code == 0, err
+    assert json.loads(out)["result"] == {"invoice": "INV-7"}
 
 
 async def test_the_tests_of_the_chapter_on_testing_pass(tmp_path: Path) -> None:

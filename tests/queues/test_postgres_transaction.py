@@ -406,6 +406,10 @@ async def test_psql_enqueues_in_a_transaction(url: str, store: PostgresJobs) -> 
             subprocess.run, command, input=script, capture_output=True, text=True, check=False
         )
 
+    done = await run("SELECT worker_enqueue('ping', id => 'x');")
+    assert "no worker has told of a task ping yet, so the job waits in" in done.stderr
+    assert (await lease_one(store)).id == "x"
+    await store.introduce([("ping", "default", 1)])
     asked = "BEGIN; SELECT worker_enqueue('ping', '{\"n\": 1}');"
     done = await run(f"{asked} ROLLBACK;")
     assert (done.returncode, done.stderr) == (0, "")

@@ -15,7 +15,7 @@ from worker.app import open_worker, redaction
 from worker.backends.opening import STORES, open_store
 from worker.clock import SystemClock
 from worker.config.stores import store_url
-from worker.errors import ConfigurationError, UnknownTaskError, WorkerError
+from worker.errors import ConfigurationError, InvalidParams, UnknownTaskError, WorkerError
 from worker.ledger.attendance import pollers
 from worker.ledger.book import HistoryQuery
 from worker.ledger.ledger import (
@@ -154,8 +154,19 @@ class ScheduleAdmin:
         return self._done(ResumeSchedule(terms=self._task(name).terms))
 
     def run(self, name: str, overlap: Overlap = Overlap.BUFFER_ALL) -> View:
-        """Have a worker that is up run a task once, as soon as ``overlap`` lets it."""
+        """Have a worker that is up run a task once, as soon as ``overlap`` lets it.
+
+        Raises:
+            InvalidParams: The task needs parameters that its schedule does not say.
+        """
         task = self._task(name)
+        try:
+            task.check_params()
+        except InvalidParams as exc:
+            raise InvalidParams(
+                f"{exc}; this run would have no parameters: ask for a job that has them, "
+                f"worker enqueue {name} '{{…}}'"
+            ) from exc
         return self._done(
             Ask(
                 task=task.terms.task,

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from worker.admin.jobs import refuse_memory
 from worker.app import open_worker
+from worker.client.asking_by_id import ask_by_id
 from worker.config.stores import named_as_given
-from worker.errors import InvalidParams, UnknownTaskError
+from worker.errors import UnknownTaskError
 from worker.events import Event, RunFinished
 from worker.supervisor import StopRequest
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from worker.client.job_handle import JobHandle
     from worker.model import Run
     from worker.schedules.policies import Overlap
-    from worker.scheduling.scheduled_task import ScheduledTask
     from worker.settings import Settings
 
 __all__ = ["enqueue_job", "run_task"]
@@ -56,7 +56,7 @@ async def run_task(
         async with open_worker(settings, by_hand=True) as worker:
             if name not in worker.scheduler.tasks:
                 raise UnknownTaskError(name, worker.scheduler.tasks)
-            refuse_unfit(worker.scheduler.tasks[name], params)
+            worker.scheduler.tasks[name].check_params(params)
             await asyncio.to_thread(worker.ledger.connect)
             worker.events.subscribe(keep)
             worker.ledger.start()
@@ -75,14 +75,6 @@ async def run_task(
             if not running.cancelled():
                 await running
     return (finished[0] if finished else None), stop.signal
-
-
-def refuse_unfit(task: ScheduledTask, params: str | None) -> None:
-    """Refuse parameters that do not fit before anything begins, and is recorded."""
-    try:
-        task.definition.params.load(task.params if params is None else params)
-    except InvalidParams as exc:
-        raise InvalidParams(f"{task.definition.name}: {exc}") from exc
 
 
 @asynccontextmanager
@@ -110,5 +102,5 @@ async def enqueue_job(
         if name not in worker.scheduler.tasks:
             raise UnknownTaskError(name, worker.scheduler.tasks)
         with named_as_given(settings):
-            job = await worker.client.enqueue(name, params, **options)
+            job = await ask_by_id(worker.client, name, params, options)
         yield job

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from worker.app import open_worker
 from worker.config.stores import queue_url, store_url
@@ -27,11 +27,19 @@ __all__ = ["Finding", "check_worker"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that `check_worker` looked at."""
+    """One thing that `check_worker` looked at.
 
-    ok: bool
+    Attributes:
+        word: ``ok``, ``warn`` for what a worker starts with nevertheless, or ``FAIL``.
+    """
+
+    word: Literal["ok", "warn", "FAIL"]
     what: str
     unreachable: bool = False
+
+    @property
+    def ok(self) -> bool:
+        return self.word != "FAIL"
 
 
 async def check_worker(settings: Settings) -> list[Finding]:
@@ -50,9 +58,9 @@ async def check_worker(settings: Settings) -> list[Finding]:
         asked = sum(task.definition.options is not None for task in tasks.values())
         token = "with a token" if settings.data_api_token else "without a token"
         findings = [
-            Finding(True, "the configuration is valid"),
+            Finding("ok", "the configuration is valid"),
             Finding(
-                True,
+                "ok",
                 f"{len(tasks)} tasks are registered, {on} of them on a schedule"
                 + (f", {asked} on demand" if asked else ""),
             ),
@@ -68,13 +76,13 @@ async def check_worker(settings: Settings) -> list[Finding]:
                 await DataApi(worker.http_client, run).pending_orders(offset=0, limit=1)
         except DataApiError as exc:
             unreachable = isinstance(exc, DataApiUnreachable)
-            findings.append(Finding(False, f"{where}: {exc}", unreachable))
+            findings.append(Finding("FAIL", f"{where}: {exc}", unreachable))
         except TimeoutError:
             late = f"{where}: no whole answer within {format_duration(limit)}"
-            findings.append(Finding(False, late, unreachable=True))
+            findings.append(Finding("FAIL", late, unreachable=True))
         else:
             took_ms = (run.clock.monotonic() - began) * 1000
-            findings.append(Finding(True, f"{where} answers {token} in {took_ms:.0f} ms"))
+            findings.append(Finding("ok", f"{where} answers {token} in {took_ms:.0f} ms"))
         return findings
 
 
@@ -86,30 +94,33 @@ async def check_store(worker: Worker) -> list[Finding]:
         hand = Presence(hand=True)
         store.close_session(store.open_session(f"{BY_HAND}check", worker.settings.lease, hand))
     except StoreUnavailable as exc:
-        return [Finding(False, f"the ledger: {exc}", unreachable=True)]
+        return [Finding("FAIL", f"the ledger: {exc}", unreachable=True)]
     except StoreError as exc:
-        return [Finding(False, f"the ledger: {exc}")]
-    warnings = [Finding(True, f"{where}, but: {warning}") for warning in store.warnings]
+        return [Finding("FAIL", f"the ledger: {exc}")]
+    warnings = [Finding("warn", f"the ledger: {warning}") for warning in store.warnings]
     store.close()
-    return [Finding(True, f"{where} can be used"), *warnings]
+    return [Finding("ok", f"{where} can be used"), *warnings]
 
 
 async def check_queues(worker: Worker) -> list[Finding]:
-    """Look at the queues' engine, if there is anything to poll."""
-    if worker.consumer is None:
+    """Look at the queues' engine, if there is anything to poll, or a URL was given for it."""
+    consumer = worker.consumer
+    if consumer is None and worker.settings.queue_url is None:
         return []
     where = f"the queue at {display_url(queue_url(worker.settings))}"
-    names = ", ".join(plan.name for plan in worker.consumer.queues)
     try:
         jobs = await worker.client.engine()
-        unknown = await worker.consumer.unknown_jobs()
+        unknown = {} if consumer is None else await consumer.unknown_jobs()
     except StoreUnavailable as exc:
-        return [Finding(False, f"the queue: {exc}", unreachable=True)]
+        return [Finding("FAIL", f"the queue: {exc}", unreachable=True)]
     except StoreError as exc:
-        return [Finding(False, f"the queue: {exc}")]
-    told = [f"{where}, but: {warning}" for warning in jobs.warnings]
+        return [Finding("FAIL", f"the queue: {exc}")]
+    told = [f"the queue: {warning}" for warning in jobs.warnings]
     for queue, tasks in unknown.items():
         shown = ", ".join(f"{name} ({count})" for name, count in tasks.items())
         told.append(f"the queue {queue} has jobs of tasks that are not known here: {shown}")
-    ready = Finding(True, f"{where} can be used; a worker polls {names}")
-    return [ready, *(Finding(True, text) for text in told)]
+    polled = "no task here has a queue"
+    if consumer is not None:
+        polled = f"a worker polls {', '.join(plan.name for plan in consumer.queues)}"
+    ready = Finding("ok", f"{where} can be used; {polled}")
+    return [ready, *(Finding("warn", text) for text in told)]

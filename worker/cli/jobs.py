@@ -21,7 +21,7 @@ from worker.cli.terminal import (
     visible,
 )
 from worker.cli.terminal_times import Zone, in_zone, moment_parameter
-from worker.errors import WorkerError
+from worker.errors import WorkerError, nearest
 from worker.jobs.job import JobId, JobQuery, Requeued
 from worker.model import State
 from worker.process import run_to_end
@@ -163,11 +163,23 @@ def show_found(query: JobQuery, nothing: str, *, zone: Any, as_json: bool) -> No
             return
         if not views:
             remark(nothing)
+            await remark_unknown(admin, query)
         print_listing(*job_table(views, died=query.dead is True))
         if len(views) == query.limit:
             remark(f"the last {query.limit}; there may be more: --limit, --before")
 
     with_jobs(show)
+
+
+async def remark_unknown(admin: JobAdmin, query: JobQuery) -> None:
+    """Say of names that none of the recorded jobs has them: they may be mistyped."""
+    counts = await admin.counts()
+    for kind, name, known in (
+        ("task", query.task, {count.task for count in counts}),
+        ("queue", query.queue, {count.queue for count in counts}),
+    ):
+        if name is not None and name not in known:
+            remark(f"no job of the {kind} {name!r} is recorded{nearest(name, known)}")
 
 
 @jobs_app.command("show")
@@ -329,6 +341,8 @@ def change_dead(
 
     async def change(admin: JobAdmin, settings: Settings) -> None:
         count = await admin.count(query)
+        if not count:
+            await remark_unknown(admin, query)
         if dry_run or not count:
             say(count_text(count, act, dry_run=dry_run, as_json=as_json))
             return

@@ -27,6 +27,7 @@ from worker.cli.terminal import (
     ready_settings,
     say,
 )
+from worker.errors import installing
 from worker.process import leave, run_to_end
 from worker.schedules.policies import Overlap
 
@@ -230,7 +231,7 @@ def check() -> None:
 
     with complaints():
         findings = run_to_end(check_worker(ready_settings()[0]))
-    say("\n".join(f"{'ok  ' if found.ok else 'FAIL'}  {found.what}" for found in findings))
+    say("\n".join(f"{found.word:4}  {found.what}" for found in findings))
     if all(finding.ok for finding in findings):
         return
     unreachable = any(finding.unreachable for finding in findings)
@@ -338,7 +339,7 @@ def needs_extra(module: str) -> ModuleType:
         return importlib.import_module(module)
     except ModuleNotFoundError as exc:
         typer.echo(
-            f"worker: {exc.name} is not installed; expected: pip install 'sidecar-worker[demo]'",
+            f"worker: {exc.name} is not installed; expected: {installing('demo')}",
             err=True,
         )
         raise typer.Exit(ExitCode.CONFIGURATION) from exc

@@ -107,8 +107,8 @@ def state_of(view: View) -> str:
     pause = view.book.pause
     if pause is not None:
         return f"paused by {pause.by}" + (f": {pause.note}" if pause.note else "")
-    if view.book.failures:
-        return f"{view.standing} ({view.book.failures} failed in a row)"
+    if view.failures:
+        return f"{view.standing} ({view.failures} failed in a row)"
     return str(view.standing)
 
 
@@ -139,7 +139,7 @@ def describe_view(view: View) -> dict[str, Any]:
         "last_ended": iso(book.last_ended),
         "last_error": book.last_error,
         "last_success": iso(book.last_success),
-        "failures": book.failures,
+        "failures": view.failures,
         "counts": dict(book.counts),
         "max_age_s": policies.max_age.total_seconds() if policies.max_age else None,
         "stale_since": iso(view.stale_since),

@@ -122,8 +122,17 @@ class JobHandle:
                 return job
             if limit is not None and until is not None and loop.time() >= until:
                 raise TimeoutError(
-                    f"job {self.id} has not ended within {format_duration(limit)}: {job.state}"
+                    f"job {self.id} has not ended within {format_duration(limit)}: "
+                    f"{job.state}{after_failure(job)}"
                 )
+
+
+def after_failure(job: Job) -> str:
+    """The last error of a job that goes on; empty if there was none."""
+    if job.error is None:
+        return ""
+    error = json.loads(job.error)
+    return f", after {error.get('type', '?')}: {error.get('message', '?')}"
 
 
 def result_of(job: Job) -> Any:

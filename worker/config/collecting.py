@@ -8,6 +8,7 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from worker.config.own_code import raised_at
 from worker.errors import ConfigurationError, TaskDefinitionError, WorkerError
 from worker.tasks.base import BaseTask, Defined, TaskDefinition
 
@@ -32,20 +33,36 @@ def register_modules(scheduler: Scheduler, modules: Sequence[str]) -> None:
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.insert(0, os.getcwd())  # as `python -m` does, so that a script beside it is found
     for name in modules:
-        try:
-            module = import_module(name)
-        except WorkerError as exc:
-            raise ConfigurationError([f"{SETTING}: {name}: {exc}"]) from exc
-        except (Exception, SystemExit) as exc:
-            raise ConfigurationError(
-                [f"{SETTING}: {name}: cannot be imported: {type(exc).__name__}: {exc}"]
-            ) from exc
+        module = imported(name)
         registered = call_register(scheduler, module)
         found = take_in(scheduler, module)
         if not registered and not found:
-            raise ConfigurationError(
-                [f"{SETTING}: {name}: expected a function register(scheduler) in it, or tasks"]
-            )
+            raise ConfigurationError([f"{SETTING}: {name}: {nothing_in(module)}"])
+
+
+def imported(name: str) -> ModuleType:
+    try:
+        return import_module(name)
+    except WorkerError as exc:
+        raise ConfigurationError([f"{SETTING}: {name}: {exc}{raised_at(exc)}"]) from exc
+    except (Exception, SystemExit) as exc:
+        path = name.endswith(".py") or "/" in name
+        wanted = name.removesuffix(".py").strip("./").replace("/", ".")
+        hint = f"; expected a module's name: {wanted}" if path else ""
+        told = f"cannot be imported: {type(exc).__name__}: {exc}{raised_at(exc)}{hint}"
+        raise ConfigurationError([f"{SETTING}: {name}: {told}"]) from exc
+
+
+def nothing_in(module: ModuleType) -> str:
+    """What a module without a task to be run lacks."""
+    for definition, _ in defined(module):
+        home = definition.defined_in.rpartition(":")[2]
+        return (
+            f"found the task {definition.name!r} ({home}), which nothing runs: expected "
+            f"`def register(scheduler)` that calls scheduler.register_task({home}, interval=…), or "
+            "a queue of the task"
+        )
+    return "expected a function register(scheduler) in it, or tasks"
 
 
 def call_register(scheduler: Scheduler, module: ModuleType) -> bool:
@@ -62,7 +79,7 @@ def call_register(scheduler: Scheduler, module: ModuleType) -> bool:
         raise
     except Exception as exc:
         raise ConfigurationError(
-            [f"{SETTING}: {name}.register failed: {type(exc).__name__}: {exc}"]
+            [f"{SETTING}: {name}.register failed: {type(exc).__name__}: {exc}{raised_at(exc)}"]
         ) from exc
     return True
 
@@ -76,15 +93,18 @@ def take_in(scheduler: Scheduler, module: ModuleType) -> bool:
         if other is None:
             scheduler.register_task(task)
         elif other.definition.defined_in != definition.defined_in:
-            raise TaskDefinitionError(
-                f"two tasks are named {definition.name!r}: {other.definition.defined_in} and "
-                f"{definition.defined_in}; give one of them another name"
-            )
+            homes = (other.definition.defined_in, definition.defined_in)
+            raise TaskDefinitionError.namesakes(definition.name, homes)
     return found
 
 
 def askable(module: ModuleType) -> Iterator[tuple[TaskDefinition, type[BaseTask] | Defined]]:
-    """The tasks that the module, or a module below it, defines, and that can be asked for."""
+    """The tasks of the module that can be asked for."""
+    return (found for found in defined(module) if found[0].options is not None)
+
+
+def defined(module: ModuleType) -> Iterator[tuple[TaskDefinition, type[BaseTask] | Defined]]:
+    """The tasks that the module, or a module below it, defines."""
     for value in list(vars(module).values()):
         task: type[BaseTask] | Defined
         if isinstance(value, Defined) or (
@@ -99,5 +119,5 @@ def askable(module: ModuleType) -> Iterator[tuple[TaskDefinition, type[BaseTask]
         definition = task.define()
         home = definition.defined_in.partition(":")[0]
         at_home = home == module.__name__ or home.startswith(f"{module.__name__}.")
-        if at_home and definition.options is not None:
+        if at_home:
             yield definition, task

@@ -6,7 +6,7 @@ import tomllib
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from worker.errors import ConfigurationError
+from worker.errors import ConfigurationError, installing
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,7 +49,7 @@ def read_yaml(setting: str, path: Path, text: str, expected: str) -> dict[str, A
         raise wrong(
             setting,
             path,
-            ["YAML needs PyYAML: pip install 'sidecar-worker[yaml]', or write it as TOML"],
+            [f"YAML needs PyYAML: {installing('yaml')}; or write it as TOML"],
         ) from exc
     try:
         content = yaml.safe_load(text)

@@ -1,4 +1,4 @@
-"""The six calls of the contract: what each one takes, does and answers.
+"""The calls of the contract: what each one takes, does and answers.
 
 The handlers are plain functions of the store and the call. Keys, faults, the token and the journal
 of requests are the concern of `endpoint`, and the same for all.
@@ -115,6 +115,15 @@ def process_order(store: Store, call: Call) -> Answer:
     return Answer.json(200, {"id": order.id, "status": Status.DONE})
 
 
+def invoice_order(store: Store, call: Call) -> Answer:
+    """Send an order's invoice, wherever the order stands: the customer gets each of them."""
+    order = store.orders.get(call.subject)
+    if order is None:
+        raise Refused(404, f"there is no order {call.subject!r}")
+    store.journal.effect(Effect.INVOICE_SENT, subject=call.subject, key=call.key)
+    return Answer.json(200, {"id": order.id, "number": f"INV-{order.id}"})
+
+
 def upcoming_bookings(store: Store, call: Call) -> Answer:
     """The bookings that start within the window, whether they were reminded or not."""
     start, end = call.time("start"), call.time("end")
@@ -137,6 +146,7 @@ CONTRACT = (
     Operation("POST", "/api/v1/sync", sync, keyed=True),
     Operation("GET", "/api/v1/orders", list_orders),
     Operation("POST", "/api/v1/orders/{id}/process", process_order, keyed=True),
+    Operation("POST", "/api/v1/orders/{id}/invoice", invoice_order, keyed=True),
     Operation("GET", "/api/v1/bookings/upcoming", upcoming_bookings),
     Operation("POST", "/api/v1/bookings/{id}/remind", remind_booking, keyed=True),
 )

@@ -16,6 +16,7 @@ class Effect(StrEnum):
     """What a call can do to the world."""
 
     ORDER_PROCESSED = "order_processed"
+    INVOICE_SENT = "invoice_sent"
     REMINDER_SENT = "reminder_sent"
     SYNC = "sync"
     CLEANUP = "cleanup"

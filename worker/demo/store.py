@@ -73,6 +73,7 @@ class Store:
             "orders": self.orders.count(),
             "bookings": self.bookings.count(),
             "processed": effects[Effect.ORDER_PROCESSED],
+            "invoices": effects[Effect.INVOICE_SENT],
             "reminders": effects[Effect.REMINDER_SENT],
             "syncs": effects[Effect.SYNC],
             "cleanups": effects[Effect.CLEANUP],

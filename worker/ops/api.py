@@ -10,6 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from worker.admin.jobs import Act
+from worker.client.asking_by_id import ask_by_id
 from worker.errors import UnknownTaskError
 from worker.ops.calls import Asked, Call, route_of
 from worker.ops.models import (
@@ -191,7 +192,7 @@ class Api:
         return Tasks(tasks=self._facts.tasks())
 
     async def enqueue(self, asked: Asked) -> tuple[EnqueueAnswer, int]:
-        """Ask for one run of a task, through its queue."""
+        """Ask for one run of a task, through its queue; 409 if the id is that of another job."""
         tasks, said = self._facts.worker.scheduler.tasks, asked.body
         assert isinstance(said, Enqueue)
         if asked.name not in tasks:
@@ -205,7 +206,8 @@ class Api:
             options["priority"] = said.priority
         if said.max_retries is not None:
             options["max_retries"] = said.max_retries
-        job = await self._facts.worker.client.enqueue(asked.name, said.params, **options)
+        client = self._facts.worker.client
+        job = await ask_by_id(client, asked.name, said.params, options)
         self._facts.outdate()
         return EnqueueAnswer(id=job.id, created=job.created), 201 if job.created else 200
 

@@ -57,7 +57,7 @@ def of_schedule(view: View) -> Iterator[Problem]:
         return
     what, why = view.name, []
     if fails(view):
-        many = "its last run" if view.book.failures == 1 else f"its last {view.book.failures} runs"
+        many = "its last run" if view.failures == 1 else f"its last {view.failures} runs"
         stale = "" if view.stale_since is None else " and is stale"
         what += f" fails{stale}: {many} failed"
         why.append(view.book.last_error or "no error is recorded")
@@ -82,17 +82,17 @@ def why_stale(view: View) -> Iterator[str]:
 
 def fails(view: View) -> bool:
     """A task without a schedule is not judged by it."""
-    return view.task.terms.schedule is not None and view.book.failures > 0
+    return view.failures > 0
 
 
 def became(view: View) -> str:
     stale = "" if view.stale_since is None else ", stale"
-    return f"{view.book.failures} failed{stale}"
+    return f"{view.failures} failed{stale}"
 
 
 ORDER: list[Severity] = ["info", "warning", "critical"]
 
 
 def gravity(view: View) -> Severity:
-    grave = view.stale_since is not None or view.book.failures >= MANY_FAILURES
+    grave = view.stale_since is not None or view.failures >= MANY_FAILURES
     return "critical" if grave else "warning"

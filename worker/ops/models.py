@@ -424,8 +424,9 @@ class Done:
     """What became of a job that was to be cancelled, retried or dropped.
 
     Attributes:
-        what: ``asked``: it runs, and its worker was asked to end it. ``not_now``: it is in a state
-            in which that cannot be done.
+        what: ``done``: it is cancelled, back in its queue, or forgotten, as was asked. ``asked``:
+            it runs, and its worker was asked to end it. ``not_now``: it is in a state in which
+            that cannot be done.
     """
 
     id: str

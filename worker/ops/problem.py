@@ -37,4 +37,7 @@ async def tell_http_error(request: Request, exc: Exception) -> Response:
     """The answer to Starlette's ``HTTPException``, which the routes may raise."""
     status: int = getattr(exc, "status_code", 500)
     detail: str = getattr(exc, "detail", "")
-    return problem(status, detail, headers=getattr(exc, "headers", None))
+    headers: Mapping[str, str] = getattr(exc, "headers", None) or {}
+    if status == HTTPStatus.METHOD_NOT_ALLOWED and "Allow" in headers:
+        detail = f"expected {headers['Allow']}, got {request.method}"
+    return problem(status, detail, headers=headers)

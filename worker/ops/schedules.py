@@ -112,7 +112,7 @@ class Ledger:
             "next": list(view.slots),
             "due": view.due,
             "last": None if last is None else self._last(last),
-            "failures": book.failures,
+            "failures": view.failures,
             "last_success": book.last_success,
             "pause": None
             if pause is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -217,7 +218,14 @@ def listen(listener: Listener) -> socket.socket:
         raise ConfigurationError(
             [
                 f"{listener.said_by}: cannot listen on {listener.host} port {listener.port}: "
-                f"{exc.strerror or exc}"
+                f"{exc.strerror or exc}{beside(listener, exc)}"
             ]
         ) from exc
     return sock
+
+
+def beside(listener: Listener, exc: OSError) -> str:
+    """What to do where another worker has the port."""
+    if exc.errno != errno.EADDRINUSE:
+        return ""
+    return f"; if that is another worker, {listener.said_by}=0 has this one run beside it"

@@ -71,6 +71,12 @@ class View:
     def name(self) -> str:
         return self.task.definition.name
 
+    @property
+    def failures(self) -> int:
+        """How many runs in a row failed. A task without a schedule is not judged: its runs were
+        asked for, each by somebody who sees what came of it."""
+        return 0 if self.task.terms.schedule is None else self.book.failures
+
 
 KINDS = {
     Trigger.SCHEDULE: "slot",
@@ -220,10 +226,10 @@ def what_is_wrong(seen: View) -> str | None:
             f"is stale since {at(seen.stale_since, seen.now)} (a success is due every "
             f"{format_duration(max_age)})"
         )
-    if book.failures:
-        many = f"its last {book.failures} runs failed, the last with"
+    if seen.failures:
+        many = f"its last {seen.failures} runs failed, the last with"
         error = "an error that is not recorded" if book.last_error is None else book.last_error
-        found.append(f"fails: {'its last run failed with' if book.failures == 1 else many} {error}")
+        found.append(f"fails: {'its last run failed with' if seen.failures == 1 else many} {error}")
     return f"{seen.name} {' and '.join(found)}" if found else None
 
 

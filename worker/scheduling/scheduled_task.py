@@ -59,6 +59,20 @@ class ScheduledTask:
         """Whether it has no schedule, and waits to be asked for."""
         return self.terms.schedule is None and self.definition.options is not None
 
+    def check_params(self, said: str | None = None) -> None:
+        """See that a run by hand could begin, before anything of it is recorded.
+
+        Args:
+            said: A JSON object; without it, what the schedule says.
+
+        Raises:
+            InvalidParams: The parameters do not fit.
+        """
+        try:
+            self.definition.params.load(self.params if said is None else said)
+        except InvalidParams as exc:
+            raise InvalidParams(f"{self.definition.name}: {exc}") from exc
+
     @classmethod
     def of(
         cls,

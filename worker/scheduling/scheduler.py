@@ -184,10 +184,8 @@ class Scheduler:
         definition = TaskDefinition.of(task, name=name, retry=retry, time_limit=time_limit)
         other = self._tasks.get(definition.name)
         if other is not None:
-            raise TaskDefinitionError(
-                f"two tasks are named {definition.name!r}: {other.definition.defined_in} and "
-                f"{definition.defined_in}; give one of them another name"
-            )
+            homes = (other.definition.defined_in, definition.defined_in)
+            raise TaskDefinitionError.namesakes(definition.name, homes)
         if self._timers.running:
             raise TaskDefinitionError(
                 f"{definition.name!r} comes too late: register tasks before the scheduler starts"

@@ -118,7 +118,7 @@ def ledger_figures(
             ],
         ),
         Figures(PAUSED, [((v.name,), float(v.book.pause is not None)) for v in scheduled]),
-        Figures(FAILURES, [((view.name,), float(view.book.failures)) for view in views]),
+        Figures(FAILURES, [((view.name,), float(view.failures)) for view in views]),
         Figures(REPLICAS, [((), float(len(serving(replicas))))]),
         Figures(
             REPLICAS_LOST,

@@ -166,6 +166,10 @@ BEGIN
     IF wrong IS NOT NULL THEN
         RAISE EXCEPTION 'worker_enqueue: %', wrong USING ERRCODE = 'invalid_parameter_value';
     END IF;
+    IF known.name IS NULL AND worker_enqueue.queue IS NULL THEN
+        RAISE WARNING 'worker_enqueue: no worker has told of a task % yet, so the job waits in the '
+            'queue "default"; expected queue => …, or a worker that knows the task', task;
+    END IF;
     SELECT refused.there
     INTO other
     FROM worker_enqueue_jobs(
