@@ -16,8 +16,9 @@ from worker.clock import Clock, SystemClock
 from worker.config.collecting import register_modules
 from worker.config.queue_plans import plan_problems, queue_plans, unsupported
 from worker.config.schedules_file import load_schedules
-from worker.config.stores import engine_of, store_url
+from worker.config.stores import engine_of, is_private, store_url
 from worker.consuming.consumer import Consumer, ConsumerLimits
+from worker.consuming.stand_in import StandIn
 from worker.errors import (
     ConfigurationError,
     UnknownTaskError,
@@ -193,6 +194,7 @@ async def open_worker(
         consumer = None
         if plans:
             consumer = consumer_of(settings, doors, jobs, runner, scheduler, plans, clock, events)
+            consumer.stand_in = stand_in_of(settings, plans, watchdog)
         try:
             async with tracing(settings, events, http_client), client:
                 yield Worker(
@@ -295,6 +297,19 @@ def consumer_of(
         ),
         spared=askable.keys() - tasks.keys(),
         redact=redaction(settings),
+    )
+
+
+def stand_in_of(
+    settings: Settings, plans: Sequence[QueuePlan], watchdog: Watchdog
+) -> StandIn | None:
+    """What holds the leases of jobs while the loop stands still, where others could take them."""
+    if is_private(settings):
+        return None
+    return StandIn(
+        partial(engine_of, settings, queues=[plan.name for plan in plans]),
+        stalled_for=watchdog.stalled_for,
+        limit=settings.stall_limit,
     )
 
 

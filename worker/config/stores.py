@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from worker.ports import JobStore
     from worker.settings import Settings
 
-__all__ = ["engine_of", "migrate_store", "named_as_given", "queue_url", "store_url"]
+__all__ = ["engine_of", "is_private", "migrate_store", "named_as_given", "queue_url", "store_url"]
 
 
 def store_url(settings: Settings) -> str:
@@ -50,6 +50,12 @@ def engine_of(
         return make_jobs(
             queue_url(settings), records_url=store_url(settings), queues=queues, clock=clock
         )
+
+
+def is_private(settings: Settings) -> bool:
+    """Whether nobody but the engine that a worker has opened itself can see its jobs."""
+    kind = QUEUES.of(queue_url(settings))
+    return kind == "memory" or (kind == "sqs" and STORES.of(store_url(settings)) == "memory")
 
 
 @contextmanager

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from worker.clock import Clock
     from worker.consuming.queue_plan import QueuePlan
+    from worker.consuming.stand_in import StandIn
     from worker.events import Events
     from worker.jobs.job import Lease
     from worker.jobs.options import JobOptions
@@ -92,6 +93,9 @@ class Consumer:
         on_done: Called with the reason when it has done what it was to do.
         on_begin: Awaited before anything is asked of the engine, and again until it succeeds: opens
             the engine, if nobody else does.
+
+    Attributes:
+        stand_in: Holds the leases while the loop stands still; to be set before `start`.
     """
 
     def __init__(
@@ -114,6 +118,7 @@ class Consumer:
         self.limits = limits
         self.on_done = on_done
         self.on_begin = on_begin
+        self.stand_in: StandIn | None = None
         self._beginning = asyncio.Lock()
         self._has_begun = False
         self._jobs = jobs
@@ -174,6 +179,8 @@ class Consumer:
         """Begin to poll."""
         self._stopping = False
         self._keeper = group.create_task(self._keep(), name="leases")
+        if self.stand_in is not None:
+            self.stand_in.start(self._held)
         able = self._jobs.capabilities
         for plan in self.queues:
             most = min(plan.max_batch_size, able.most_leased)
@@ -226,6 +233,8 @@ class Consumer:
         await self._settling.finish(FLUSH_S)
         if self._keeper is not None:
             self._keeper.cancel()
+        if self.stand_in is not None:
+            await self.stand_in.stop()
 
     async def _end_pollers(self) -> None:
         """Cancel those that wait, but let a lease that is on its way come, to give it back."""

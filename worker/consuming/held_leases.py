@@ -39,6 +39,7 @@ class Holding:
 
     Attributes:
         extend_at: On the monotonic clock.
+        gone: Another thread was told that it is lost; the loop finds out when it turns.
         looked_at: Whether it was there in an earlier turn.
     """
 
@@ -48,6 +49,7 @@ class Holding:
     looked_at: bool = False
     asked_to_end: bool = False
     lost: bool = False
+    gone: bool = False
 
 
 class HeldLeases:
@@ -108,7 +110,7 @@ class HeldLeases:
         if holding.lost or holding.lease.attempts != lease.attempts:
             self._lose(holding)
             return False
-        holding.lease = lease
+        holding.lease, holding.gone = lease, False
         holding.extend_at = self._clock.monotonic() + third_of(holding.plan)
         return True
 
@@ -167,6 +169,33 @@ class HeldLeases:
                 holding.extend_at = began + ttl.total_seconds() / 3
                 if held is Held.CANCEL:
                     self._ask_to_end(holding)
+
+    def overdue(self) -> dict[timedelta, list[Holding]]:
+        """What should have been extended for a while, by how long it is to hold. From any thread."""
+        now = self._clock.monotonic()
+        due: dict[timedelta, list[Holding]] = {}
+        for holding in list(self._holdings.values()):
+            late_at = holding.extend_at + third_of(holding.plan) / 2
+            if late_at <= now and not holding.lost and not holding.gone:
+                due.setdefault(holding.plan.visibility_timeout, []).append(holding)
+        return due
+
+    async def extend_overdue(self, jobs: JobStore) -> None:
+        """Extend in the loop's place, with an engine of the calling thread's own.
+
+        What is lost, or asked to end, is left for the loop to find out.
+
+        Raises:
+            StoreError: The engine cannot be used.
+        """
+        for ttl, holdings in self.overdue().items():
+            began = self._clock.monotonic()
+            told = await jobs.extend([holding.lease for holding in holdings], ttl)
+            for holding, held in zip(holdings, told, strict=True):
+                if held is Held.LOST:
+                    holding.gone = True
+                else:
+                    holding.extend_at = began + third_of(holding.plan)
 
     def _lose(self, holding: Holding) -> None:
         if self._holdings.get(holding.lease.id) is holding:  # not settled meanwhile
