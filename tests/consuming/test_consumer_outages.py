@@ -262,6 +262,26 @@ async def test_a_run_whose_lease_is_lost_is_ended_and_cannot_settle(bench: Bench
     assert "another worker has the job" in lost.reason
 
 
+async def test_a_job_that_the_queue_has_forgotten_is_not_said_to_be_elsewhere(bench: Bench) -> None:
+    begun = asyncio.Event()
+
+    @task()
+    async def long() -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    job = await bench.client.enqueue(long)
+    async with bench.working(long, queues=[PLAN]):
+        await begun.wait()
+        bench.memory._rows.clear()
+        bench.advance(MINUTE)
+        await wait_until(lambda: bool(bench.told(LeaseWasLost)), "it was told")
+    (lost,) = bench.told(LeaseWasLost)
+    assert lost.job_id == job.id
+    assert "the queue does not know the job any more" in lost.reason
+    assert "another worker" not in lost.reason
+
+
 async def test_an_outcome_that_comes_too_late_changes_nothing(bench: Bench) -> None:
     begun, go_on = asyncio.Event(), asyncio.Event()
 

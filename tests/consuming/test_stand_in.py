@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.support.consuming import Bench
+    from worker.jobs.job import Job
     from worker.ports import JobStore
 
 TTL = timedelta(seconds=2)
@@ -83,7 +84,7 @@ class Rival(threading.Thread):
             await engine.close()
 
 
-async def blocked(bench: Bench, site: Site, limit: timedelta) -> tuple[list[Lease], object]:
+async def blocked(bench: Bench, site: Site, limit: timedelta) -> tuple[list[Lease], Job]:
     """What another worker gets while a job blocks the loop, and what is recorded of that job."""
     rival = Rival(site)
 
@@ -122,3 +123,11 @@ async def test_a_loop_that_stands_still_for_too_long_loses_its_leases(site: Site
     async with bench_at(site) as bench:
         leases, _ = await blocked(bench, site, timedelta(seconds=1))
         assert [lease.losses for lease in leases] == [1]
+
+
+async def test_a_lost_job_tells_who_has_it_and_that_the_loop_stood_still(site: Site) -> None:
+    async with bench_at(site) as bench:
+        await blocked(bench, site, timedelta(seconds=1))
+        (lost,) = bench.told(LeaseWasLost)
+        assert "another worker has the job: rival" in lost.reason
+        assert "this worker's event loop stood still for " in lost.reason

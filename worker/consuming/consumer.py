@@ -18,6 +18,7 @@ import structlog
 
 from worker.consuming.gathering import Gathering
 from worker.consuming.held_leases import HeldLeases
+from worker.consuming.losses import Losses
 from worker.consuming.rate_turns import RateTurns
 from worker.consuming.settling import Settling
 from worker.consuming.slots import Slots
@@ -147,7 +148,7 @@ class Consumer:
             jobs,
             self._held,
             self._slots,
-            events=events,
+            losses=Losses(jobs, events=events, worker=worker),
             on_trouble=partial(self._noted, "settle"),
             on_quiet=self._quiet,
         )
@@ -515,8 +516,7 @@ class Consumer:
     def _settle_run(self, plan: QueuePlan, lease: Lease, run: Run, options: JobOptions) -> None:
         current = self._held.current(lease)
         if current is None:
-            reason = "another worker has the job, so its outcome was not recorded"
-            self._settling.lose(plan, lease, reason)
+            self._settling.lose(plan, lease, "its lease was lost, its outcome was not recorded")
             return
         history = remembered(current, run, worker=self._worker, redact=self._redact)
         if not run.state.final and run.state is not State.RETRY:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HeldLeases"]
 
-LEASE_LOST = "cancelled: its lease was lost, another worker may run the job"
+LEASE_LOST = "cancelled: its lease was lost"
 TURN_S = 0.5
 """How often progress is recorded and wishes are looked for."""
 TOLD_AT_ONCE = 20
@@ -39,6 +39,7 @@ class Holding:
 
     Attributes:
         extend_at: On the monotonic clock.
+        stalled_s: How long the loop stood still at most, while it was held.
         gone: Another thread was told that it is lost; the loop finds out when it turns.
         looked_at: Whether it was there in an earlier turn.
     """
@@ -49,6 +50,7 @@ class Holding:
     looked_at: bool = False
     asked_to_end: bool = False
     lost: bool = False
+    stalled_s: float = 0.0
     gone: bool = False
 
 
@@ -136,7 +138,9 @@ class HeldLeases:
         """Extend leases, record progress, hear who shall end, forget old jobs; for ever."""
         prune_at = self._clock.monotonic() + PRUNE_S
         while True:
+            until = self._clock.monotonic() + TURN_S
             await self._clock.sleep(TURN_S)
+            self._note_stall(self._clock.monotonic() - until)
             try:
                 await self._extend()
                 await self._tell()
@@ -149,6 +153,15 @@ class HeldLeases:
                 self._on_trouble(str(exc))
             else:
                 self._on_trouble(None)
+
+    def _note_stall(self, late_s: float) -> None:
+        for holding in self._holdings.values():
+            holding.stalled_s = max(holding.stalled_s, late_s)
+
+    def stalled_s(self, lease: Lease) -> float:
+        """How long the loop stood still at most, in seconds, while this job was held."""
+        holding = self._holdings.get(lease.id)
+        return 0.0 if holding is None else holding.stalled_s
 
     async def _extend(self) -> None:
         now = self._clock.monotonic()
@@ -171,7 +184,7 @@ class HeldLeases:
                     self._ask_to_end(holding)
 
     def overdue(self) -> dict[timedelta, list[Holding]]:
-        """What should have been extended for a while, by how long it is to hold. From any thread."""
+        """What should have been extended by now, by how long it is to hold. From any thread."""
         now = self._clock.monotonic()
         due: dict[timedelta, list[Holding]] = {}
         for holding in list(self._holdings.values()):

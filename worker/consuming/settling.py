@@ -7,16 +7,15 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from worker.errors import StoreError
-from worker.events import LeaseWasLost
 from worker.jobs.batching import Batcher
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from worker.consuming.held_leases import HeldLeases
+    from worker.consuming.losses import Losses
     from worker.consuming.queue_plan import QueuePlan
     from worker.consuming.slots import Slots
-    from worker.events import Events
     from worker.jobs.job import JobId, Lease, Settlement
     from worker.ports import JobStore
 
@@ -45,13 +44,13 @@ class Settling:
         held: HeldLeases,
         slots: Slots,
         *,
-        events: Events,
+        losses: Losses,
         on_trouble: Callable[[str | None], None],
         on_quiet: Callable[[], None],
     ) -> None:
         self._held = held
         self._slots = slots
-        self._events = events
+        self._losses = losses
         self._on_trouble = on_trouble
         self._on_quiet = on_quiet
         self._batcher: Batcher[Settlement, bool] = Batcher(jobs.settle, most=AT_ONCE, name="settle")
@@ -70,9 +69,9 @@ class Settling:
         self._batcher.put(settlement, lambda answer: None)
 
     def lose(self, plan: QueuePlan, lease: Lease, reason: str) -> None:
-        """Let go of a job that ran, but whose outcome must not be stored."""
+        """Let go of a job that ran, but whose lease was lost."""
         self._slots.end(plan, begun=True)
-        self._lost(lease, reason)
+        self._gone(lease, reason)
 
     def _send(self, settlement: Settlement) -> None:
         self._batcher.put(settlement, partial(self._answered, settlement))
@@ -110,10 +109,14 @@ class Settling:
                 self._send(settlement._replace(lease=lease))
 
     def _not_stored(self, lease: Lease) -> None:
-        self._lost(lease, UNCERTAIN if lease.id in self._uncertain else NOT_STORED)
+        self._gone(lease, UNCERTAIN if lease.id in self._uncertain else NOT_STORED)
+
+    def _gone(self, lease: Lease, reason: str) -> None:
+        self._losses.ask_and_tell(lease, reason, stalled_s=self._held.stalled_s(lease))
+        self._forget(lease)
 
     def _lost(self, lease: Lease, reason: str) -> None:
-        self._events.announce(LeaseWasLost(task=lease.task, job_id=lease.id, reason=reason))
+        self._losses.tell(lease, reason)
         self._forget(lease)
 
     def _forget(self, lease: Lease) -> None:
@@ -135,3 +138,4 @@ class Settling:
             self._timer.cancel()
         for lease in self._held.leases():
             self._lost(lease, TOO_LATE)
+        await self._losses.finish()

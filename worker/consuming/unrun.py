@@ -62,8 +62,9 @@ class Unrun:
             return self.ended(lease, State.EXPIRED)
         if lease.losses >= self._max_losses:
             lost = WorkerLost(
-                f"{lease.losses} workers ended while they ran it, or were silent for longer than "
-                "their lease; it was not tried again"
+                f"{lease.losses} times its lease ran out while it ran: its worker died, was cut "
+                "off from the queue, or its event loop stood still for longer than "
+                "WORKER_STALL_LIMIT; it was not tried again"
             )
             return self.buried(lease, lost)
         if lease.task in self._spared:
