@@ -211,9 +211,14 @@ class StoreChanged(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaseExpired(Event):
-    """This replica was silent for too long: what it ran is lost. ``task`` is empty."""
+    """This replica was silent for too long: what it ran is lost. ``task`` is empty.
+
+    Attributes:
+        forgotten: It was not silent: the store has forgotten it, and all that it knew before.
+    """
 
     running: tuple[str, ...]
+    forgotten: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -158,10 +158,15 @@ class Settings(BaseSettings):
     )
     visibility_timeout: Duration = Field(
         timedelta(minutes=1),
-        description="How long a job is hidden from other workers; extended while it runs.",
+        description="How long a job is hidden from other workers; extended while it runs, and for "
+        "`WORKER_STALL_LIMIT` while it blocks the event loop.",
     )
     job_losses: int = Field(
-        3, ge=1, le=1_000, description="Workers that may die under one job before it is dead."
+        3,
+        ge=1,
+        le=1_000,
+        description="How often a job's lease may run out while it runs, as its workers died or "
+        "stood still, before it is dead.",
     )
     job_refusals: int = Field(
         10,
@@ -204,7 +209,8 @@ class Settings(BaseSettings):
     )
     stall_limit: Duration = Field(
         timedelta(minutes=5),
-        description="How long leases are kept for an event loop that stands still.",
+        description="How long leases, of slots and of jobs, are kept for an event loop that stands "
+        "still. After that its jobs are taken over, and each has lost a worker.",
     )
     shutdown_grace: DurationOrOff = Field(
         timedelta(seconds=25), description="How long runs may go on after SIGTERM."

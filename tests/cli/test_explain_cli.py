@@ -206,7 +206,7 @@ async def test_explain_guesses_whether_anybody_works_on_a_queue_where_that_is_no
     stuck = "nobody seems to work on the queue billing: 1 job waits, the oldest for 5m, and none"
     assert first.startswith(stuck)
     assert others[0].startswith("send_invoice has no schedule")
-    assert stuck in await site.told("jobs show a")
+    assert stuck.partition(",")[0] in await site.told("jobs show a")
 
 
 async def test_explain_says_that_a_tasks_queue_cannot_be_reached(tmp_path: Path) -> None:

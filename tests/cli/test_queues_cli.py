@@ -57,6 +57,7 @@ async def test_each_queue_is_shown_with_what_lies_in_it(site: JobSite) -> None:
         "running": 0,
         "dead": 1,
         "polled": None,
+        "last_error": "TaskFailed: the far side is full",
     }
     _, shown, _ = await site.types("queues --tasks")
     assert "  send_invoice" in shown

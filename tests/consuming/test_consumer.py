@@ -440,7 +440,7 @@ async def test_a_job_that_kills_its_workers_is_dead_lettered_apart_from_its_retr
     assert info.error is not None
     assert "WorkerLost" in info.error
     (dead,) = bench.told(JobDead)
-    assert "3 workers ended" in dead.reason
+    assert "3 times its lease ran out while it ran" in dead.reason
 
 
 async def test_two_lost_workers_are_no_reason_to_give_a_job_up(bench: Bench) -> None:

@@ -6,12 +6,13 @@ import asyncio
 import threading
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from tests.support.consuming import open_bench
 from tests.support.jobs import fresh_queue_url
+from tests.support.waiting import wait_until
 from worker import task
 from worker.consuming.queue_plan import QueuePlan
 from worker.consuming.stand_in import StandIn
@@ -21,7 +22,7 @@ from worker.model import State
 from worker.queues.opening import make_jobs
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
     from tests.support.consuming import Bench
@@ -45,7 +46,7 @@ class Site:
 
 
 @pytest.fixture(params=SHARED)
-def site(request: pytest.FixtureRequest, tmp_path: Path) -> object:
+def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
     with fresh_queue_url(request.param, tmp_path) as url:
         yield Site(url, tmp_path)
 
@@ -56,7 +57,7 @@ async def bench_at(site: Site) -> AsyncIterator[Bench]:
     await engine.open()
     try:
         async with open_bench() as bench:
-            bench.use(engine)
+            bench.use(cast("Any", engine))
             yield bench
     finally:
         await engine.close()
@@ -102,8 +103,9 @@ async def blocked(bench: Bench, site: Site, limit: timedelta) -> tuple[list[Leas
         async with asyncio.timeout(40), asyncio.TaskGroup() as group:
             consumer.start(group)
             try:
-                while not rival.ident or rival.is_alive():
-                    await asyncio.sleep(0.01)
+                await wait_until(
+                    lambda: bool(rival.ident) and not rival.is_alive(), "it has looked"
+                )
                 if not rival.leases:
                     await bench.is_in(job, State.SUCCESS)
             finally:

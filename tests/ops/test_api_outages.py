@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from redis import Redis
 
 from tests.support.api_sites import ApiSite
 from tests.support.outages import server_of_its_own
@@ -77,3 +78,23 @@ async def test_a_store_that_was_never_up_is_told(tmp_path: Path) -> None:
         assert told["worker"]["store"] == "redis://127.0.0.1:9/0"
         for look in ("schedules", "running", "queues", "jobs"):
             await api.refused("GET", look, 503)
+
+
+async def test_a_store_that_comes_back_empty_is_told_though_all_works(tmp_path: Path) -> None:
+    with server_of_its_own("redis", tmp_path) as server:
+        site = ApiSite(tmp_path, server.url)
+        async with site.api() as api:
+            told = await api.get("overview")
+            lasting = [one for one in told["problems"] if "may be lost" in one["what"]]
+            assert [one["severity"] for one in lasting] == ["info"]
+            assert "appendonly" in lasting[0]["why"]
+            with Redis.from_url(server.url) as redis:
+                redis.flushall()
+            told = await api.until(
+                "overview",
+                lambda told: any("began anew" in one["what"] for one in told["problems"]),
+                "that the ledger is another one is told",
+            )
+            (anew,) = [one for one in told["problems"] if "began anew" in one["what"]]
+            assert anew["why"].endswith("jobs that waited in it are gone, too")
+            assert (anew["severity"], told["status"]) == ("warning", "warning")

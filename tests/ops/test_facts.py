@@ -9,14 +9,15 @@ from typing import Any
 import pytest
 
 from tests.support.clock import FakeClock
-from worker.admin.queues import queue_facts
+from worker.admin.queues import QueueFacts, queue_facts
+from worker.admin.waiting import Crew
 from worker.events import LoopResumed, LoopStalled
 from worker.jobs.history import AttemptOutcome
 from worker.jobs.job import Job, JobId, QueueCount
 from worker.ledger.attendance import Pollers
 from worker.ledger.presence import Presence
 from worker.model import State
-from worker.ops.banner import of_queue, status_of
+from worker.ops.banner import of_queue, status_of, unknown
 from worker.ops.jobs import read_cursor, writable
 from worker.ops.models import AttemptFacts, JobError
 from worker.ops.stalls import Stalls
@@ -239,6 +240,69 @@ def test_a_queue_that_a_stranger_to_the_ledger_works_on_is_not_said_to_be_polled
     assert said_of(here, waiting(), rates={"images": 5.0}) == [], "somebody ends jobs"
     left = replace(here, lately=frozenset({"images"}))
     assert said_of(left, waiting(), rates={"images": 5.0}) != [], "who did so has left"
+
+
+def backlog(age_s: float, waiting: int = 4800, **rest: Any) -> QueueFacts:
+    """How a queue stands whose oldest job waits so long."""
+    counts = [
+        QueueCount("slow", "bake", State.PENDING, waiting, oldest=NOON - timedelta(seconds=age_s)),
+        QueueCount("slow", "bake", State.STARTED, rest.pop("running", 200)),
+    ]
+    said: dict[str, Any] = {"polled": ["slow"], **rest}
+    (queue,) = queue_facts(counts, now=NOON, known={}, **said)
+    return queue
+
+
+def told_of(queue: QueueFacts, full: str | None = None) -> list[str]:
+    return [f"{problem.what}: {problem.why}" for problem in of_queue(queue, full=full)]
+
+
+def test_a_backlog_that_takes_long_is_told_before_it_is_old() -> None:
+    assert told_of(backlog(31, rates={"slow": 400.0})) == [
+        "the queue slow is behind: a job waits for 30s: 4800 wait and 200 run; at 400 a minute "
+        "they take 12m"
+    ]
+    assert told_of(backlog(29, rates={"slow": 400.0})) == []
+    assert told_of(backlog(31, rates={"slow": 4000.0})) == []
+    assert told_of(backlog(31)) == [], "nobody knows yet how long it takes"
+
+
+def test_a_queue_whose_places_others_have_taken_says_so() -> None:
+    full = "all 100 places of this worker are taken (WORKER_CONCURRENCY)"
+    assert told_of(backlog(31, 1, running=0), full) == [
+        f"the queue slow is behind: a job waits for 30s: 1 wait and 0 run; {full}"
+    ]
+    assert told_of(backlog(31, 1, running=0)) == []
+
+
+def test_dead_letters_tell_what_they_died_of() -> None:
+    counts = [
+        QueueCount("default", "ping", State.FAILURE, 2, dead=2),
+        QueueCount("default", "pong", State.FAILURE, 1, dead=1),
+    ]
+    dead = {("default", "ping"): "WorkerLost: 3 times its lease ran out"}
+    (queue,) = queue_facts(counts, now=NOON, known={}, polled=["default"], dead=dead)
+    (problem,) = of_queue(queue)
+    assert problem.why == (
+        "2 of ping, the last with WorkerLost: 3 times its lease ran out; 1 of pong; to be retried "
+        "or dropped by hand"
+    )
+
+
+def test_jobs_of_tasks_that_a_worker_does_not_know_are_worth_a_warning() -> None:
+    counts = [
+        QueueCount("alpha", "ghost", State.PENDING, 1),
+        QueueCount("alpha", "ping", State.PENDING, 9),
+        QueueCount("alpha", "", State.PENDING, 3),
+    ]
+    crew = Crew(workers=1, concurrency=100, refusals=10)
+    (queue,) = queue_facts(counts, now=NOON, known={}, polled=["alpha"])
+    (problem,) = unknown(queue, ["ping"], crew)
+    assert problem.what == "1 job in the queue alpha of tasks that this worker does not know"
+    assert problem.why.startswith("1 of ghost: a worker that does not know it gives it back; after")
+    assert list(unknown(queue, ["ping", "ghost"], crew)) == []
+    (elsewhere,) = queue_facts(counts, now=NOON, known={})
+    assert list(unknown(elsewhere, ["ping"], crew)) == []
 
 
 # --- stalls

@@ -265,14 +265,16 @@ def test_what_befalls_the_ledger_is_told(log: Log) -> None:
     listener(StoreChanged(task="", trouble="no connection", waiting=("a",), unrecorded=("b",)))
     listener(StoreChanged(task="", trouble=None))
     listener(LeaseExpired(task="", running=("a",)))
+    listener(LeaseExpired(task="", running=("a",), forgotten=True))
     listener(OutcomeRefused(task="a", run_id="r1", outcome="ran", reason="the lease is lost"))
     listener(SchedulePaused(task="a", note="3 failures in a row"))
     listener(SlotsElsewhere(task="a", count=2))  # a debug line
-    down, up, expired, refused, paused = log.lines()
+    down, up, expired, anew, refused, paused = log.lines()
     assert (down["event"], down["error"]) == ("store.unavailable", "no connection")
     assert (down["waiting"], down["unrecorded"]) == (["a"], ["b"])
     assert (up["event"], up["level"]) == ("store.available", "info")
     assert (expired["event"], expired["running"]) == ("lease.expired", ["a"])
+    assert (anew["event"], anew["running"]) == ("ledger.anew", ["a"])
     assert (refused["event"], refused["run_id"], refused["outcome"]) == (
         "outcome.refused",
         "r1",

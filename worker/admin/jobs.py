@@ -8,7 +8,8 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from worker.admin.queues import RUNNING, queue_facts, unattended
+from worker.admin.queues import RUNNING, queue_facts
+from worker.admin.waiting import job_waits
 from worker.backends.opening import STORES
 from worker.config.stores import engine_of, named_as_given, queue_url, store_url
 from worker.errors import ConfigurationError, NotSupported, UnknownJob
@@ -18,6 +19,8 @@ from worker.queues.opening import QUEUES
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
+    from worker.admin.queues import QueueFacts
+    from worker.admin.waiting import Crew
     from worker.jobs.job import Job, QueueCount
     from worker.ledger.attendance import Pollers
     from worker.ports import JobRecords
@@ -75,17 +78,20 @@ class JobAdmin:
         """How many jobs there are, by queue, task and state."""
         return await self._records.counts()
 
-    async def unattended(self, queue: str, pollers: Pollers | None) -> str | None:
-        """That nobody works on ``queue``, and why; ``None`` if that cannot be said.
+    async def queues(self, pollers: Pollers | None) -> list[QueueFacts]:
+        """How each queue stands that has jobs.
 
         Args:
             pollers: Who polls, as the ledger has it.
         """
-        now, running = datetime.now(UTC), JobQuery(queue=queue, states=RUNNING, limit=LOOKED_AT)
+        now, running = datetime.now(UTC), JobQuery(states=RUNNING, limit=LOOKED_AT)
         counts, seen = await self.counts(), await self.find(running)
-        facts = queue_facts(counts, now=now, known={}, seen=seen, pollers=pollers)
-        found = next((unattended(one) for one in facts if one.name == queue), None)
-        return None if found is None else ": ".join(found)
+        return queue_facts(counts, now=now, known={}, seen=seen, pollers=pollers)
+
+    async def why_waits(self, job: Job, crew: Crew) -> str | None:
+        """Why a job is not begun that waits; ``None`` if it is not known."""
+        queues = await self.queues(crew.pollers)
+        return await job_waits(job, queues, crew, self._records, datetime.now(UTC))
 
     async def jobs(self, ids: Sequence[str]) -> list[Job]:
         """The jobs with these ids.

@@ -32,6 +32,7 @@ class TaskCount:
     Attributes:
         task: Empty for messages that nobody has looked into yet, as SQS has them.
         polled: Whether a worker that is up takes its jobs; ``None`` if that is not known.
+        last_error: Of its latest dead letter, in one line, as far as anybody looked.
     """
 
     task: str
@@ -39,6 +40,7 @@ class TaskCount:
     running: int
     dead: int
     polled: bool | None = None
+    last_error: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +80,7 @@ def queue_facts(
     seen: Iterable[Job] = (),
     rates: Mapping[str, float] | None = None,
     pollers: Pollers | None = None,
+    dead: Mapping[tuple[str, str], str] | None = None,
 ) -> list[QueueFacts]:
     """Every queue that has jobs, is polled, or belongs to a task; by name.
 
@@ -87,6 +90,7 @@ def queue_facts(
         seen: Jobs that tell which workers are about.
         rates: How many jobs end a minute, by queue; none where a queue is not named.
         pollers: Who polls which queue; ``None`` if that is not known.
+        dead: What the latest dead letter failed with, by queue and task.
     """
     rows: dict[str, dict[str, TaskCount]] = {queue: {} for queue in polled}
     for task, queue in known.items():
@@ -103,6 +107,9 @@ def queue_facts(
         )
         if count.oldest is not None and count.state in WAITING:
             oldest[count.queue] = min(count.oldest, oldest.get(count.queue, count.oldest))
+    for (queue, task), error in (dead or {}).items():
+        if task in (tasks := rows.get(queue, {})):
+            tasks[task] = replace(tasks[task], last_error=error)
     workers: dict[str, set[str]] = {}
     busy: dict[str, set[str]] = {}
     for job in seen:

@@ -33,7 +33,7 @@ from worker.schedules.schedule import slots_between
 from worker.scheduling.overview import Explanation, View, explain, view
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
     from datetime import datetime
 
     from worker.admin.presence import Casualty
@@ -86,6 +86,11 @@ class ScheduleAdmin:
         self._clock = SystemClock()
 
     @property
+    def tasks(self) -> Collection[str]:
+        """The names of the application's tasks."""
+        return self._tasks.keys()
+
+    @property
     def by(self) -> str:
         """Who acts, for the record."""
         if self._by is not None:
@@ -133,11 +138,9 @@ class ScheduleAdmin:
         facts = tuple(map(self._redact, said.facts))
         return replace(said, verdict=self._redact(said.verdict), facts=facts)
 
-    def queue(self, name: str) -> str | None:
-        """Where a task's jobs wait, if that is all that it does."""
-        task = self._task(name)
-        options = task.definition.options
-        return options.queue if task.on_demand and options is not None else None
+    def on_demand(self, name: str) -> bool:
+        """Whether a task only runs when somebody asks for it."""
+        return name in self._tasks and self._tasks[name].on_demand
 
     def paused(self, name: str) -> bool:
         """Whether a schedule is paused."""

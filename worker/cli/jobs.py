@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from worker.admin.presence import who_is_there
+from worker.admin.waiting import crew_of
 from worker.cli.terminal import (
     ExitCode,
     as_text,
@@ -211,7 +212,7 @@ def show_one(job_id: str, *, params: bool, zone: Any, as_json: bool, dead: bool 
         facts = view.facts(params=params)
         if job.state in (State.PENDING, State.RETRY):
             there, _ = await asyncio.to_thread(who_is_there, settings)
-            why = await admin.unattended(job.queue, there)
+            why = await admin.why_waits(job, crew_of(settings, there))
             facts += [] if why is None else [("why", visible(why))]
         width = max(len(name) for name, _ in facts)
         say("\n".join(f"{name:{width}}  {text}" for name, text in facts))

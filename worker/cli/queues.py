@@ -25,6 +25,8 @@ from worker.model import State
 from worker.process import run_to_end
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from worker.ledger.attendance import Pollers
     from worker.settings import Settings
 
@@ -32,6 +34,7 @@ __all__ = ["show_queues"]
 
 LOOKED_AT = 100
 """How many jobs are looked at for the names of the workers."""
+UNKNOWN = "no task here has that name"
 FIELDS = ("name", "waiting", "oldest_age_s", "running", "dead", "polled_by", "workers", "tasks")
 MOST_NAMES = 5
 
@@ -43,12 +46,13 @@ def show_queues(
     """Show each queue: what waits and since when, what runs, what is dead, who polls it.
 
     Who polls is what the workers that are up told the ledger. Where it cannot know them all, those
-    are named that were seen running jobs of it: now, or among the last hundred jobs.
+    are named that were seen running jobs of it: now, or among the last hundred jobs. Jobs of a
+    task that is unknown here have a line of their own.
     """
     with complaints():
         settings = ready_settings()[0]
         there, lost = who_is_there(settings)
-        queues = run_to_end(look(settings, there))
+        queues, known = run_to_end(look(settings, there))
     tell_lost(lost)
     for queue in queues:
         if (found := unattended(queue)) is not None:
@@ -64,9 +68,12 @@ def show_queues(
     for queue in queues:
         counts = (str(queue.waiting), age(queue), str(queue.running), str(queue.dead))
         rows.append((queue.name, *counts, who(queue)))
-        for task in queue.tasks if tasks else ():
-            name = f"  {task.task or '(not looked into yet)'}"
-            rows.append((name, str(task.waiting), "", str(task.running), str(task.dead), ""))
+        for task in queue.tasks:
+            strange = bool(task.waiting and task.task) and task.task not in known
+            if tasks or strange:
+                name, note = task.task or "(not looked into yet)", UNKNOWN if strange else ""
+                many = (str(task.waiting), "", str(task.running), str(task.dead))
+                rows.append((f"  {name}", *many, note))
     print_table(("queue", "waiting", "oldest", "running", "dead", "polled by"), rows)
 
 
@@ -80,15 +87,18 @@ def who(queue: QueueFacts) -> str:
     return ", ".join(names) or "nobody"
 
 
-async def look(settings: Settings, pollers: Pollers) -> list[QueueFacts]:
+async def look(settings: Settings, pollers: Pollers) -> tuple[list[QueueFacts], Collection[str]]:
+    """The queues, and the names of the application's tasks."""
     from worker.admin.jobs import open_jobs
     from worker.admin.schedules import registered
+    from worker.cli.jobs import views_of
 
     known = await registered(settings)
     running = JobQuery(states=frozenset({State.STARTED}), limit=LOOKED_AT)
     async with open_jobs(settings) as admin:
         seen = [*await admin.find(running), *await admin.find(JobQuery(limit=LOOKED_AT))]
-        return queue_facts(
+        dead = views_of(await admin.find(JobQuery(dead=True, limit=LOOKED_AT)), settings)
+        facts = queue_facts(
             await admin.counts(),
             now=datetime.now(UTC),
             known={
@@ -98,7 +108,9 @@ async def look(settings: Settings, pollers: Pollers) -> list[QueueFacts]:
             },
             seen=seen,
             pollers=pollers,
+            dead={(one.job.queue, one.job.task): one.error() for one in reversed(dead)},
         )
+    return facts, known
 
 
 def as_dict(queue: QueueFacts) -> dict[str, Any]:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from worker.admin.schedules import ScheduleAdmin
+    from worker.admin.waiting import Waits
     from worker.scheduling.overview import View
 
 __all__ = ["explain_task", "migrate", "schedule_app"]
@@ -410,32 +411,44 @@ def metrics() -> None:
 def explain_task(task: TaskName, as_json: AsJson = False) -> None:
     """Say why a task does not run now, or when it will."""
     with opened() as admin:
-        said, queue = admin.explain(task), admin.queue(task)
-        stuck = None if queue is None else run_to_end(why_in_queue(queue, admin))
-    verdict, facts = said.verdict, list(said.facts)
-    if stuck is not None:
-        verdict, facts = stuck, [verdict, *facts]
+        told = run_to_end(outlook(task, admin))
+        waits = [one.what for one in told]
+        try:
+            said = admin.explain(task)
+        except UnknownTaskError as exc:
+            if not told:
+                raise
+            verdict, facts = waits[0], [*waits[1:], str(exc)]
+        else:
+            verdict, facts = said.verdict, [*waits, *said.facts]
+            if told and told[0].stuck and admin.on_demand(task):
+                verdict, facts = waits[0], [said.verdict, *waits[1:], *said.facts]
     if as_json:
         say(as_text({"verdict": verdict, "facts": facts}, indent=None))
         return
     say("\n".join(map(visible, [verdict, *(f"  - {fact}" for fact in facts)])))
 
 
-async def why_in_queue(queue: str, admin: ScheduleAdmin) -> str | None:
-    """What is wrong with a task's queue, as far as it can be seen from here."""
+async def outlook(task: str, admin: ScheduleAdmin) -> list[Waits]:
+    """Where jobs of a task wait and why, as far as it can be seen from here; the stuck first."""
     from worker.admin.jobs import open_jobs
     from worker.admin.presence import blind_to_pollers
+    from worker.admin.waiting import Waits, crew_of, task_waits
     from worker.settings import load_settings
 
     settings = load_settings()
     try:
         pollers = admin.pollers(blind_to_pollers(settings))
+        crew = crew_of(settings, pollers)
         async with open_jobs(settings) as jobs:
-            return await jobs.unattended(queue, pollers)
+            queues = await jobs.queues(pollers)
     except StoreError as exc:
-        return f"the {exc.part} cannot be used: {exc}"
+        down = Waits(f"the {exc.part} cannot be used: {exc}", stuck=True)
+        return [down] if admin.on_demand(task) else []
     except (ConfigurationError, NotSupported):
-        return None  # only a worker itself can look into it
+        return []  # only a worker itself can look into it
+    found = task_waits(task, queues, crew, known=admin.tasks)
+    return sorted(found, key=lambda one: not one.stuck)
 
 
 def migrate() -> None:

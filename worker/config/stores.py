@@ -18,7 +18,15 @@ if TYPE_CHECKING:
     from worker.ports import JobStore
     from worker.settings import Settings
 
-__all__ = ["engine_of", "is_private", "migrate_store", "named_as_given", "queue_url", "store_url"]
+__all__ = [
+    "engine_of",
+    "is_private",
+    "migrate_store",
+    "named_as_given",
+    "queue_url",
+    "shares_store",
+    "store_url",
+]
 
 
 def store_url(settings: Settings) -> str:
@@ -50,6 +58,11 @@ def engine_of(
         return make_jobs(
             queue_url(settings), records_url=store_url(settings), queues=queues, clock=clock
         )
+
+
+def shares_store(settings: Settings) -> bool:
+    """Whether jobs wait where the ledger is kept."""
+    return queue_url(settings) == store_url(settings)
 
 
 def is_private(settings: Settings) -> bool:

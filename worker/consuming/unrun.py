@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from worker.jobs.job import Lease
     from worker.tasks.base import TaskDefinition
 
-__all__ = ["Unrun", "error_text"]
+__all__ = ["Unrun", "error_text", "until_given_up"]
 
 REFUSED = timedelta(seconds=5)
 """How long a job waits that is left to a worker that knows more; longer each time."""
@@ -86,7 +86,7 @@ class Unrun:
         refusals = lease.refusals + 1
         if refusals >= self._max_refusals:
             return self.buried(lease, reason)
-        delay = min(REFUSED * 2 ** (refusals - 1), LONGEST_REFUSED)
+        delay = delay_after(refusals)
         self._events.announce(
             JobRefused(
                 task=lease.task,
@@ -113,6 +113,16 @@ class Unrun:
             error=error_text(kind, str(failure)),
             dead=True,
         )
+
+
+def delay_after(refusals: int) -> timedelta:
+    times: int = 2 ** min(refusals - 1, 30)
+    return min(REFUSED * times, LONGEST_REFUSED)
+
+
+def until_given_up(refusals: int, most: int) -> timedelta:
+    """How long a job is passed on yet that was refused so often, from its next delivery on."""
+    return sum((delay_after(n) for n in range(refusals + 1, most)), timedelta(0))
 
 
 def error_text(kind: str, message: str) -> str:

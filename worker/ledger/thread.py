@@ -30,7 +30,7 @@ from worker.ledger.ledger import Answer, Claimant, Request, apply
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from datetime import timedelta
+    from datetime import datetime, timedelta
 
     from worker.ledger.book import Book, SessionId
     from worker.ledger.presence import Presence
@@ -97,6 +97,8 @@ class LedgerThread:
 
     Attributes:
         presence: What it says that it is for, when its session begins.
+        forgotten: Whether the lease that was lost last did not run out: the store has forgotten it.
+        anew_at: When that happened last: what the store knew before is gone.
         on_pulse: Called in the loop after each renewal; with ``None`` when the lease was lost, and
             all that ran under it.
         on_store: Called in the loop when the store fails, with what is wrong, and with ``None``
@@ -130,6 +132,8 @@ class LedgerThread:
         self._next_prune = 0.0
         self._next_look = 0.0
         self.presence: Presence | None = None
+        self.forgotten = False
+        self.anew_at: datetime | None = None
         self.watched: tuple[str, ...] = ()
         self.on_books: Callable[[Sequence[Book]], None] = lambda books: None
         self.on_pulse: Callable[[Pulse | None], None] = lambda pulse: None
@@ -143,6 +147,11 @@ class LedgerThread:
     def trouble(self) -> str | None:
         """What is wrong with the store; ``None`` when nothing is."""
         return self._trouble
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is to be known of the store, if it was opened."""
+        return () if self._store is None else self._store.warnings
 
     def connect(self) -> LedgerStore:
         """Open the store in the calling thread, before `start`.
@@ -324,18 +333,28 @@ class LedgerThread:
             return
         try:
             store, session = self._ready()
-            pulse = store.renew(session, lease.ttl)
+            try:
+                pulse = store.renew(session, lease.ttl)
+            except LeaseLost:
+                self._note_loss(store, session)
+                return
             self._worked()
             self._in_loop(lambda: self.on_pulse(pulse))
             self._look_after(store)
-        except LeaseLost:
-            self._session = None
-            self._runs.clear()
-            self._next_pulse = 0.0
-            self._in_loop(lambda: self.on_pulse(None))
         except Exception as exc:
             self._failed(exc)
             self._next_pulse = self._clock.monotonic() + min(every, REOPEN_S)
+
+    def _note_loss(self, store: LedgerStore, session: SessionId) -> None:
+        """The lease is lost: it ran out, or nobody knows any more that it was there."""
+        known = any((one.session, one.name) == (session, self._replica) for one in store.replicas())
+        self.forgotten = not known
+        if not known:
+            self.anew_at = self._clock.now()
+        self._session = None
+        self._runs.clear()
+        self._next_pulse = 0.0
+        self._in_loop(lambda: self.on_pulse(None))
 
     def _look_after(self, store: LedgerStore) -> None:
         """What has to be done now and then."""

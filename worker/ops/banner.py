@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from worker.admin.queues import rounded, unattended
+from worker.admin.queues import unattended
+from worker.admin.waiting import behind, unknown_tasks
+from worker.config.stores import shares_store
 from worker.durations import format_duration
 from worker.errors import NotSupported
 from worker.ops.causes import of_data_api, of_schedule, unreached
@@ -14,7 +17,7 @@ from worker.ops.stalls import PAST
 from worker.scheduling.overview import Standing, at
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from worker.admin.presence import Casualty
     from worker.admin.queues import QueueFacts
@@ -32,8 +35,9 @@ MOST = 50
 GRAVITY: list[Severity] = ["critical", "warning", "info"]
 MOST_STALLS = 3
 MOST_LOST = 10
-OLD_S = 300.0
-"""How long a job may wait before that is worth a word."""
+LONGEST_ERROR = 160
+ANEW = timedelta(days=1)
+"""How long it is said that the ledger began anew."""
 
 
 def status_of(problems: Sequence[Problem]) -> Literal["ok", "warning", "critical"]:
@@ -69,8 +73,10 @@ def problems_of(
         found += [] if view in silenced else of_schedule(view)
         found += schedule(view)
     if not isinstance(queues, Exception):
+        full = no_place(worker)
         for queue in queues:
-            found += of_queue(queue)
+            found += of_queue(queue, full=full)
+            found += unknown(queue, worker.scheduler.tasks, worker.settings.job_refusals)
     found.sort(key=lambda problem: GRAVITY.index(problem.severity))
     return [replace(one, what=redact(one.what), why=redact(one.why)) for one in found[:MOST]]
 
@@ -118,6 +124,15 @@ def stores(
     if (why := worker.ledger.trouble or read) is not None:
         what = "the store cannot be used: nothing is known of schedules"
         yield Problem(severity="critical", what=what, why=why, kind="store", name="store")
+    yield from anew(worker)
+    for warning in dict.fromkeys((*worker.ledger.warnings, *worker.client.jobs.warnings)):
+        yield Problem(
+            severity="info",
+            what="what is stored may be lost",
+            why=warning,
+            kind="store",
+            name="store",
+        )
     told = None if worker.consumer is None else worker.consumer.trouble
     blind = isinstance(queues, Exception) and not isinstance(queues, NotSupported)
     counted = str(queues) if blind else None
@@ -149,6 +164,22 @@ def losses(lost: Sequence[LostReplica]) -> Iterator[Problem]:
         )
 
 
+def anew(worker: Worker) -> Iterator[Problem]:
+    """That the store has forgotten what it knew, which nothing else shows."""
+    since, now = worker.ledger.anew_at, datetime.now(UTC)
+    if since is None or now - since > ANEW:
+        return
+    jobs = "; jobs that waited in it are gone, too" if shares_store(worker.settings) else ""
+    yield Problem(
+        severity="warning",
+        what=f"the ledger began anew at {at(since, now)}: what it knew before is gone",
+        why="the store did not know this worker any more: it was restarted without its data, "
+        f"emptied or restored{jobs}",
+        kind="store",
+        name="store",
+    )
+
+
 def schedule(view: View) -> Iterator[Problem]:
     """What is worth knowing of a schedule; what is wrong with it stands with its cause."""
     pause = view.book.pause
@@ -163,15 +194,40 @@ def schedule(view: View) -> Iterator[Problem]:
         )
 
 
-def of_queue(queue: QueueFacts) -> Iterator[Problem]:
-    """What is wrong with a queue."""
+def no_place(worker: Worker) -> str | None:
+    """That this worker can begin no job."""
+    most = worker.settings.concurrency
+    if worker.consumer is None or worker.consumer.running < most:
+        return None
+    return f"all {most} places of this worker are taken (WORKER_CONCURRENCY)"
+
+
+def unknown(queue: QueueFacts, known: Collection[str], refusals: int) -> Iterator[Problem]:
+    """That jobs are passed on which this worker cannot run."""
+    if (strange := unknown_tasks(queue, known, refusals)) is not None:
+        yield Problem(
+            severity="warning", what=strange[0], why=strange[1], kind="queue", name=queue.name
+        )
+
+
+def of_queue(queue: QueueFacts, *, full: str | None = None) -> Iterator[Problem]:
+    """What is wrong with a queue.
+
+    Args:
+        full: That this worker can begin no job.
+    """
     if queue.dead:
-        tasks = ", ".join(f"{task.dead} of {task.task or '?'}" for task in queue.tasks if task.dead)
+        tasks = "; ".join(
+            f"{task.dead} of {task.task or '?'}"
+            + (f", the last with {clipped(task.last_error)}" if task.last_error else "")
+            for task in queue.tasks
+            if task.dead
+        )
         many = "1 dead letter" if queue.dead == 1 else f"{queue.dead} dead letters"
         yield Problem(
             severity="warning",
             what=f"{many} in the queue {queue.name}",
-            why=f"{tasks}: attempts used up; to be retried or dropped by hand",
+            why=f"{tasks}; to be retried or dropped by hand",
             kind="dead",
             name=queue.name,
         )
@@ -183,12 +239,9 @@ def of_queue(queue: QueueFacts) -> Iterator[Problem]:
             kind="queue",
             name=queue.name,
         )
-    elif queue.oldest_age_s is not None and queue.oldest_age_s > OLD_S:
-        polled = "" if queue.polled_here else "; this worker does not poll it"
-        yield Problem(
-            severity="warning",
-            what=f"the queue {queue.name} is behind: a job waits for {rounded(queue.oldest_age_s)}",
-            why=f"{queue.waiting} wait and {queue.running} run{polled}",
-            kind="queue",
-            name=queue.name,
-        )
+    elif (late := behind(queue, full)) is not None:
+        yield Problem(severity="warning", what=late[0], why=late[1], kind="queue", name=queue.name)
+
+
+def clipped(text: str) -> str:
+    return text if len(text) <= LONGEST_ERROR else f"{text[: LONGEST_ERROR - 1]}…"

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Facts"]
 
+DEAD_FRESH_S = 10.0
 MOST_REPLICAS = 50
 PAST = timedelta(hours=1)
 """How long a worker that ended is still listed."""
@@ -88,6 +89,7 @@ class Facts:
         self._there = Shared(self._read_there, fresh_s=FRESH_S)
         self._counts = Shared(self._count, fresh_s=FRESH_S)
         self._running = Shared(self.jobs.running, fresh_s=FRESH_S)
+        self._dead = Shared(self.jobs.dead, fresh_s=DEAD_FRESH_S)
 
     @property
     def worker(self) -> Worker:
@@ -95,7 +97,7 @@ class Facts:
 
     def outdate(self) -> None:
         """Read all anew: something was changed."""
-        mine = (self._views, self._there, self._counts, self._running)
+        mine = (self._views, self._there, self._counts, self._running, self._dead)
         for shared in (*mine, self.sources.counts):
             shared.outdate()
 
@@ -254,6 +256,7 @@ class Facts:
             seen=running,
             rates=rates,
             pollers=there.pollers if isinstance(there, There) else None,
+            dead=await self._dead.get() if any(count.dead for count in counts) else {},
         )
 
 

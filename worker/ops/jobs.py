@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 __all__ = ["JobBook"]
 
 MOST_RUNNING = 100
+MOST_DEAD = 100
 MOST_SAME = 1000
 """How many jobs that were created at the same moment are paged through."""
 MOST_AT_ONCE = 5000
@@ -138,6 +139,19 @@ class JobBook:
         # They are kept for a while, and what they were asked with may be large.
         slim = [replace(job, params="{}", result=None) for job in found[:MOST_RUNNING]]
         return slim, len(found) > MOST_RUNNING
+
+    async def dead(self) -> dict[tuple[str, str], str]:
+        """What the latest dead letters failed with, in one line, by queue and task.
+
+        Raises:
+            StoreError: The engine cannot be asked.
+        """
+        query, told = JobQuery(dead=True, limit=MOST_DEAD), {}
+        for job in await self._sources.engine(lambda jobs: jobs.find(query)):
+            error = self._error(job)
+            if error is not None and (job.queue, job.task) not in told:
+                told[job.queue, job.task] = " ".join(f"{error.type}: {error.message}".split())
+        return told
 
     async def act(self, act: Act, job_id: str) -> Done:
         """Cancel, retry or drop a job.

@@ -411,7 +411,8 @@ class Scheduler:
         """The lease was renewed, or lost."""
         if pulse is None:
             leased = [entry for entry, _ in self._runs.values() if entry.session is not None]
-            self._events.announce(LeaseExpired(task="", running=tuple(e.task for e in leased)))
+            running, forgotten = tuple(e.task for e in leased), self._ledger.forgotten
+            self._events.announce(LeaseExpired(task="", running=running, forgotten=forgotten))
             for entry in leased:
                 assert entry.run_id is not None
                 self._attend_to(entry.task).alone.add(RunId(entry.run_id))

@@ -133,6 +133,13 @@ class EventLog:
                 )
             case StoreChanged():
                 self._store_changed(event)
+            case LeaseExpired(forgotten=True):
+                self._log.error(
+                    "ledger.anew",
+                    running=list(event.running),
+                    hint="the store has forgotten what it knew, as a Redis without a file does at "
+                    "its restart; jobs that waited in it are gone, too",
+                )
             case LeaseExpired():
                 self._log.error("lease.expired", running=list(event.running))
             case LoopStalled():
