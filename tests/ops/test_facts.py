@@ -10,7 +10,6 @@ import pytest
 
 from tests.support.clock import FakeClock
 from worker.admin.queues import QueueFacts, queue_facts
-from worker.admin.waiting import Crew
 from worker.events import LoopResumed, LoopStalled
 from worker.jobs.history import AttemptOutcome
 from worker.jobs.job import Job, JobId, QueueCount
@@ -295,14 +294,13 @@ def test_jobs_of_tasks_that_a_worker_does_not_know_are_worth_a_warning() -> None
         QueueCount("alpha", "ping", State.PENDING, 9),
         QueueCount("alpha", "", State.PENDING, 3),
     ]
-    crew = Crew(workers=1, concurrency=100, refusals=10)
     (queue,) = queue_facts(counts, now=NOON, known={}, polled=["alpha"])
-    (problem,) = unknown(queue, ["ping"], crew)
+    (problem,) = unknown(queue, ["ping"], 10)
     assert problem.what == "1 job in the queue alpha of tasks that this worker does not know"
     assert problem.why.startswith("1 of ghost: a worker that does not know it gives it back; after")
-    assert list(unknown(queue, ["ping", "ghost"], crew)) == []
+    assert list(unknown(queue, ["ping", "ghost"], 10)) == []
     (elsewhere,) = queue_facts(counts, now=NOON, known={})
-    assert list(unknown(elsewhere, ["ping"], crew)) == []
+    assert list(unknown(elsewhere, ["ping"], 10)) == []
 
 
 # --- stalls

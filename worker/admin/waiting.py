@@ -124,7 +124,9 @@ def task_waits(
         jobs = f"{some(count.waiting)} of {task} wait{'s' if count.waiting == 1 else ''}"
         jobs += f" in the queue {queue.name}"
         if task not in known:
-            yield Waits(f"{jobs}, and no task here has that name: {given_up(crew)}", stuck=True)
+            yield Waits(
+                f"{jobs}, and no task here has that name: {given_up(crew.refusals)}", stuck=True
+            )
         elif (found := unattended(queue)) is not None:
             yield Waits(": ".join(found), stuck=True)
         elif (why := crew.full(queues, queue.name)) is not None:
@@ -188,8 +190,14 @@ def behind(queue: QueueFacts, full: str | None = None) -> tuple[str, str] | None
     return what, "; ".join(told)
 
 
-def unknown_tasks(queue: QueueFacts, known: Collection[str], crew: Crew) -> tuple[str, str] | None:
-    """That jobs lie in a queue that this worker polls and cannot run; ``None`` if none do."""
+def unknown_tasks(
+    queue: QueueFacts, known: Collection[str], refusals: int
+) -> tuple[str, str] | None:
+    """That jobs lie in a queue that this worker polls and cannot run; ``None`` if none do.
+
+    Args:
+        refusals: After how many deliveries such a job is a dead letter.
+    """
     strange = [one for one in queue.tasks if one.waiting and one.task and one.task not in known]
     if not queue.polled_here or not strange:
         return None
@@ -197,15 +205,15 @@ def unknown_tasks(queue: QueueFacts, known: Collection[str], crew: Crew) -> tupl
     jobs = some(sum(one.waiting for one in strange))
     return (
         f"{jobs} in the queue {queue.name} of tasks that this worker does not know",
-        f"{told}: {given_up(crew)}",
+        f"{told}: {given_up(refusals)}",
     )
 
 
-def given_up(crew: Crew) -> str:
-    left = rounded(until_given_up(0, crew.refusals).total_seconds())
+def given_up(refusals: int) -> str:
+    left = rounded(until_given_up(0, refusals).total_seconds())
     return (
         "a worker that does not know it gives it back; after "
-        f"{crew.refusals} such deliveries (WORKER_JOB_REFUSALS), about {left}, it is a dead letter"
+        f"{refusals} such deliveries (WORKER_JOB_REFUSALS), about {left}, it is a dead letter"
     )
 
 

@@ -80,8 +80,9 @@ class StandIn:
             except Exception as exc:
                 if not self._failed:
                     known = isinstance(exc, WorkerError | TimeoutError)
-                    structlog.get_logger("worker").warning(
-                        "leases.not_held",
+                    log = structlog.get_logger("worker")
+                    log.warning(
+                        "lease.not_held",
                         error=str(exc) or type(exc).__name__,
                         exc_info=None if known else exc,
                     )
