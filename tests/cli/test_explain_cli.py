@@ -99,8 +99,9 @@ async def test_explain_says_when_it_runs_next_and_what_is_wrong_with_it(tmp_path
         told = await site.json("explain report")
     problem, runs_next = first.rsplit("; ", 1)
     assert problem.startswith("report is stale since 20")
-    assert " ago) (a success is due every 2h) and fails: " in problem
-    assert problem.endswith("and fails: its last run failed with the far side is full")
+    assert " ago): a success is due every 2h; its last success was at 20" in problem
+    assert "; report fails: its last run failed, the last at 20" in problem
+    assert problem.endswith(" ago): the far side is full")
     assert runs_next.startswith("it runs next at 20")
     slot, latest, success, every = others
     assert slot.startswith("its next slot is 20")
