@@ -51,7 +51,8 @@ def unusable(store_url: str | None, queue_url: str | None, modules: Sequence[str
         top = name.partition(".")[0]
         if top.isidentifier() and top not in sys.modules and find_spec(top) is None:
             setting = variable("task_modules")
-            yield f"{setting}: {name}: cannot be imported: ModuleNotFoundError: No module named {top!r}"
+            why = f"ModuleNotFoundError: No module named {top!r}"
+            yield f"{setting}: {name}: cannot be imported: {why}"
 
 
 def import_from_here() -> None:
