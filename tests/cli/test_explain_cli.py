@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import re
 import socket
 import sqlite3
 from contextlib import closing
@@ -147,10 +148,7 @@ async def test_explain_says_that_something_waits_a_slot_is_left_or_a_clock_was_a
         past.ran("b", ago(hours=2.5))
         first, _ = await verdict(site, "b")
         assert first.startswith("the slot of 20")
-        assert first.endswith(
-            " is due, and no worker has looked at it: do those that are up have the task, do their "
-            "loops turn?"
-        )
+        assert " ago) is due, and no worker has looked at it: " in first
         past.ran("c", now + timedelta(hours=5))
         first, others = await verdict(site, "c")
         assert first.startswith("slots are accounted for until 20")
@@ -166,12 +164,12 @@ async def test_explain_leads_with_what_is_wrong_unless_it_is_known_why(tmp_path:
         for slot in (ago(hours=2), ago(hours=1), ago()):
             past.ran("report", slot, Outcome.FAILED, "the far side is full")
         first, _ = await verdict(site)
-        wrong = "report fails: its last 3 runs failed, the last with the far side is full"
-        assert first.startswith(f"{wrong}; it runs next at 20")
+        wrong = r"report fails: its last 3 runs failed, the last at 20[^;]+: the far side is full"
+        assert re.match(f"{wrong}; it runs next at 20", first)
         await site.told("schedule pause report")
         first, others = await verdict(site)
         assert first.startswith("report is paused since 20")
-        assert wrong in others
+        assert any(re.fullmatch(wrong, line) for line in others)
 
 
 async def test_explain_says_that_nobody_polls_a_tasks_queue(tmp_path: Path) -> None:

@@ -235,7 +235,7 @@ async def test_promtool_finds_nothing_to_say_about_the_names_and_units() -> None
 
 async def test_hostile_names_ids_and_calls_do_not_make_series() -> None:
     async with ops_worker(task_modules=TASKS) as site:
-        for status in (None, 100, 200, 300, 400, 500, 700):
+        for status in (None, 100, 200, 300, 400, 401, 403, 500, 700):
             for attempt in (1, 2, 3):
                 abuse(site, "warm-up", attempt, status)
         await site.worker.client.jobs.enqueue([hostile_job("warm-up")])
@@ -289,6 +289,7 @@ async def test_store_that_fails_costs_a_scrape_its_figures_and_nothing_else(
                 )
                 == 1.0
             )
+        await wait_until(lambda: site.worker.ledger.trouble is None, "a renewal has succeeded")
         assert await site.value("worker_store_up") == 1.0
         assert await site.value("worker_queue_up") == 1.0
 

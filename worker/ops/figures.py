@@ -67,8 +67,9 @@ class Reading:
         Args:
             successes: When each task last succeeded in this worker.
         """
-        worker, ready = self._worker, self._health.ready()
+        worker = self._worker
         ledger, counts = await asyncio.gather(self._ledger.answer(), self._jobs.answer())
+        ready = self._health.ready()
         found = [
             Figures(families.INFO, [((version("sidecar-worker"),), 1.0)]),
             Figures(families.READY, [((), float(ready.ok))]),
