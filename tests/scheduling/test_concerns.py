@@ -14,6 +14,7 @@ from worker.backends.memory import MemoryStore
 from worker.errors import UnknownTaskError
 from worker.ledger.book import Entry, Outcome, SessionId
 from worker.ledger.ledger import Answer, Attend, Claimant, Finish, PauseSchedule, Request, apply
+from worker.ledger.presence import Presence
 from worker.scheduling.concerns import concerns_of
 from worker.scheduling.overview import explain
 from worker.scheduling.scheduled_task import ScheduledTask
@@ -54,8 +55,8 @@ class Desk:
     def at(self, moment: datetime) -> None:
         self.clock.advance((moment - self.now).total_seconds())
 
-    def starts(self, replica: str = "one") -> None:
-        self.session = self.store.open_session(replica, DAY)
+    def starts(self, replica: str = "one", presence: Presence | None = None) -> None:
+        self.session = self.store.open_session(replica, DAY, presence)
 
     def is_up_for(self, time: timedelta) -> None:
         """It renews its lease meanwhile."""
@@ -98,7 +99,7 @@ class Desk:
 
 
 def gauge(desk: Desk, name: str) -> dict[tuple[str, ...], float]:
-    figures = ledger_figures(desk.admin().views(), desk.store.replicas(), dropped=0)
+    figures = ledger_figures(desk.admin().views(), desk.store.replicas(), desk.now, dropped=0)
     (found,) = [one for one in figures if one.family.name == name]
     return dict(found.samples)
 
@@ -129,8 +130,8 @@ def test_a_slot_that_was_missed_is_told_until_a_run_has_ended() -> None:
     assert severity == "warning"
     assert what == "nightly missed its slot of 2026-11-21 03:00:00Z (2h20m ago)"
     assert why == (
-        "no worker was up, or none could reach the ledger, from 2026-11-21 02:40:00Z (2h40m ago) "
-        "to 2026-11-21 04:20:00Z (1h ago)"
+        "no worker that takes its slots was up, or none could reach the ledger, "
+        "from 2026-11-21 02:40:00Z (2h40m ago) to 2026-11-21 04:20:00Z (1h ago)"
     )
     assert desk.verdict("nightly").startswith("nightly missed its slot of 2026-11-21 03:00:00Z")
     slot = datetime(2026, 11, 21, 3, tzinfo=UTC)
@@ -141,6 +142,19 @@ def test_a_slot_that_was_missed_is_told_until_a_run_has_ended() -> None:
     assert desk.view("nightly").standing is Standing.OK
     assert desk.told("nightly") == []
     assert missed_metric(desk) == {}
+
+
+def test_a_worker_that_takes_no_slots_does_not_count_as_one_that_could_have_run_it() -> None:
+    desk = Desk(nightly=NIGHTLY)
+    desk.starts()
+    desk.attends("nightly")
+    desk.dies()
+    desk.starts("jobs only", Presence(slots=False))
+    desk.is_up_for(8 * HOUR)
+    desk.starts("two")
+    desk.runs("nightly")
+    ((_, _, why),) = desk.told("nightly")
+    assert why.startswith("no worker that takes its slots was up, or none could reach the ledger, ")
 
 
 def test_a_slot_that_is_made_good_by_hand_is_told_no_more() -> None:

@@ -33,8 +33,8 @@ class Missed:
 
     Attributes:
         entry: What is recorded of it; for a row of slots, of all of them.
-        nobody: From when to when no replica renewed its lease, as far as that is known; ``None``
-            if one did at that moment.
+        nobody: From when to when no replica that takes its slots renewed its lease, as far as that
+            is known; ``None`` if one did at that moment.
     """
 
     entry: Entry
@@ -53,7 +53,9 @@ class Missed:
         start, end = self.nobody
         since = "" if start is None else f" from {at(start, now)}"
         until = "" if end is None else f" {'to' if since else 'before'} {at(end, now)}"
-        return f"no worker was up, or none could reach the ledger,{since}{until}"
+        return (
+            f"no worker that takes its slots was up, or none could reach the ledger,{since}{until}"
+        )
 
 
 def find_missed(store: LedgerStore, task: ScheduledTask, book: Book) -> Missed | None:
@@ -71,7 +73,9 @@ def find_missed(store: LedgerStore, task: ScheduledTask, book: Book) -> Missed |
         missed = entry.outcome is Outcome.MISSED
         return Missed(
             entry=entry,
-            nobody=absence(store.replicas(), entry.last or entry.slot) if missed else None,
+            nobody=absence(store.replicas(), book.task, entry.last or entry.slot)
+            if missed
+            else None,
         )
     return None
 
@@ -100,10 +104,15 @@ def is_the_latest(entry: Entry, book: Book) -> bool:
 
 
 def absence(
-    replicas: Sequence[Replica], moment: datetime
+    replicas: Sequence[Replica], task: str, moment: datetime
 ) -> tuple[datetime | None, datetime | None] | None:
-    """From when to when no worker held a lease around ``moment``; ``None`` if one did then."""
-    workers = [replica for replica in replicas if replica.works]
+    """From when to when nobody who takes the task's slots held a lease around ``moment``.
+
+    ``None`` if somebody did then, or nothing is known.
+    """
+    workers = [
+        one for one in replicas if one.works and (one.presence is None or one.presence.takes(task))
+    ]
     if any(one.since <= moment <= one.seen + UNSEEN for one in workers):
         return None
     before = [one.seen for one in workers if one.seen < moment]
