@@ -111,7 +111,8 @@ def the_night_nobody_was_up() -> Desk:
     """A worker from 20:00 to 02:40; the next one begins at 04:20, too late for 03:00."""
     desk = Desk(nightly=NIGHTLY)
     desk.starts()
-    desk.attends("nightly")
+    desk.admin().run("nightly")
+    desk.runs("nightly")
     desk.is_up_for(6 * HOUR + 40 * MINUTE)
     desk.dies()
     desk.at(EVENING + 8 * HOUR + 20 * MINUTE)
