@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 from worker.backends.opening import open_store
 from worker.client.client import WorkerClient
 from worker.clock import Clock, SystemClock
+from worker.config.at_once import unusable
 from worker.config.collecting import register_modules
 from worker.config.queue_plans import plan_problems, queue_plans, unsupported
 from worker.config.schedules_file import load_schedules
-from worker.config.stores import engine_of, is_private, store_url
+from worker.config.stores import engine_of, is_private, queue_url, store_url
 from worker.consuming.consumer import Consumer, ConsumerLimits
 from worker.consuming.stand_in import StandIn
 from worker.errors import (
@@ -126,6 +127,9 @@ async def open_worker(
         ConfigurationError: A module of ``WORKER_TASK_MODULES`` cannot be used.
         TaskDefinitionError: A task breaks a rule.
     """
+    queue = None if settings.queue_url is None else queue_url(settings)
+    if problems := list(unusable(store_url(settings), queue, settings.task_modules)):
+        raise ConfigurationError(problems)
     clock = clock or SystemClock()
     tally = Tally()
     events = Events(EventLog(), tally)
@@ -314,9 +318,10 @@ def stand_in_of(
 
 
 def note_books(freshness: Freshness, clock: Clock, books: Sequence[Book]) -> None:
-    """What other replicas and earlier lives of this one have done counts, too."""
+    """What others have done counts, too: other replicas, earlier lives, whoever paused a task."""
     for book in books:
         freshness.seed(book.task, book.last_success, book.known_since or clock.now())
+        freshness.note_pause(book.task, book.pause is not None)
 
 
 def refuse_unused(scheduler: Scheduler) -> None:

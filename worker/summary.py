@@ -71,6 +71,8 @@ def describe(failure: BaseException) -> str:
     """An exception's message on one line; its type where it has none. Never raises."""
     try:
         text = explain(failure) if isinstance(failure, httpx.TransportError) else str(failure)
+        if isinstance(failure, httpx.HTTPStatusError):
+            text = text.partition("\nFor more information")[0]  # a link to what any status means
     except HOSTILE:
         text = "(its message could not be made)"
     return shorten(" ".join(text.split()) or type(failure).__name__, 500)

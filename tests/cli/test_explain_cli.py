@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import re
 import socket
 import sqlite3
 from contextlib import closing
@@ -99,8 +100,9 @@ async def test_explain_says_when_it_runs_next_and_what_is_wrong_with_it(tmp_path
         told = await site.json("explain report")
     problem, runs_next = first.rsplit("; ", 1)
     assert problem.startswith("report is stale since 20")
-    assert " ago) (a success is due every 2h) and fails: " in problem
-    assert problem.endswith("and fails: its last run failed with the far side is full")
+    assert " ago): a success is due every 2h; its last success was at 20" in problem
+    assert "; report fails: its last run failed, the last at 20" in problem
+    assert problem.endswith(" ago): the far side is full")
     assert runs_next.startswith("it runs next at 20")
     slot, latest, success, every = others
     assert slot.startswith("its next slot is 20")
@@ -146,10 +148,7 @@ async def test_explain_says_that_something_waits_a_slot_is_left_or_a_clock_was_a
         past.ran("b", ago(hours=2.5))
         first, _ = await verdict(site, "b")
         assert first.startswith("the slot of 20")
-        assert first.endswith(
-            " is due, and no worker has looked at it: do those that are up have the task, do their "
-            "loops turn?"
-        )
+        assert " ago) is due, and no worker has looked at it: " in first
         past.ran("c", now + timedelta(hours=5))
         first, others = await verdict(site, "c")
         assert first.startswith("slots are accounted for until 20")
@@ -165,14 +164,14 @@ async def test_explain_leads_with_what_is_wrong_unless_it_is_known_why(tmp_path:
         for slot in (ago(hours=2), ago(hours=1), ago()):
             past.ran("report", slot, Outcome.FAILED, "the far side is full")
         first, _ = await verdict(site)
-        wrong = "report fails: its last 3 runs failed, the last with the far side is full"
-        assert first.startswith(f"{wrong}; it runs next at 20")
+        wrong = r"report fails: its last 3 runs failed, the last at 20[^;]+: the far side is full"
+        assert re.match(f"{wrong}; it runs next at 20", first)
         await site.told("schedule pause report")
         first, others = await verdict(site)
         assert first.startswith("report is paused since 20")
         assert others[0].startswith("its next slot would be 20")
         assert others[0].endswith(", and is recorded as paused unless it is resumed before")
-        assert wrong in others
+        assert any(re.fullmatch(wrong, line) for line in others)
 
 
 async def test_explain_says_that_nobody_polls_a_tasks_queue(tmp_path: Path) -> None:

@@ -45,6 +45,24 @@ async def test_it_says_what_speaks_against_it_on_one_plain_line(tmp_path: Path) 
     assert err == "not alive: scheduler: stands \\x1b[31mstill\n"
 
 
+async def test_what_is_worth_knowing_is_told_whether_it_is_well_or_not(tmp_path: Path) -> None:
+    remark = b'"remarks": {"task pull": "stale since noon: it is paused"}}'
+    fine = answer(b'{"status": "degraded", "problems": {}, ' + remark)
+    sick = answer(b'{"problems": {"store": "gone"}, ' + remark, status="503 Service Unavailable")
+    async with raw_server(answering(fine, sick)) as server:
+        said = {"WORKER_PROBE_PORT": str(server.port)}
+        assert await health(tmp_path, "--ready", **said) == (
+            0,
+            "ready; task pull: stale since noon: it is paused\n",
+            "",
+        )
+        code, _, err = await health(tmp_path, "--ready", **said)
+    assert (code, err) == (
+        1,
+        "not ready: store: gone; task pull: stale since noon: it is paused\n",
+    )
+
+
 @pytest.mark.parametrize("said", [b"HTTP/1.1 404 Not Found\r\n\r\n", b"SSH-2.0-x\r\n", b""])
 async def test_another_server_is_no_worker(tmp_path: Path, said: bytes) -> None:
     async with raw_server(answering(said)) as server:

@@ -35,6 +35,40 @@ def one_sentence(text: str) -> str:
 # --- list, history, metrics
 
 
+async def test_a_schedule_whose_task_is_gone_leaves_a_trace_until_it_is_forgotten(
+    tmp_path: Path,
+) -> None:
+    site = Site(tmp_path, {**HOURLY, "old": ("quick", {"interval": "1h"})})
+    with site.claimant() as past:
+        past.ran("old", ago(hours=2.5))
+    site = Site(tmp_path, HOURLY)
+    code, out, err = await site.types("schedule list")
+    assert code == 0
+    assert "old" not in {row["task"] for row in rows_of(out)}
+    assert err.startswith("worker: old has a schedule in the ledger, and this application has no ")
+    assert err.rstrip().endswith("purpose: `worker schedule forget old`")
+    verdict, fact = (await site.told("explain old")).splitlines()
+    assert verdict == "old has a schedule in the ledger, and this application has no such task"
+    assert fact.startswith("  - it was every 1h; its latest slot, of 20")
+    assert "worker_schedules_dropped 1.0" in await site.told("schedule metrics")
+    code, _, err = await site.types("schedule forget report")
+    assert code == 2
+    assert "report is a task of this application" in one_sentence(err)
+    assert await site.told("schedule forget old") == "old is forgotten; its history stays\n"
+    await site.told("schedule list")
+    assert len(await site.json("schedule history old")) == 1
+
+
+async def test_a_run_that_goes_on_hides_nothing_in_the_list(tmp_path: Path) -> None:
+    site = Site(tmp_path, {"report": ("quick", {"interval": "1h", "max_age": "2h"})})
+    with site.claimant() as past:
+        past.ran("report", ago(hours=5))
+        past.attends("report", ago())
+        (row,) = [row for row in await site.table("schedule list") if row["task"] == "report"]
+        assert row["state"].startswith("running, stale since ")
+        assert [one["state"] for one in await site.json("schedule list")][-1] == "stale"
+
+
 async def test_what_others_wrote_cannot_steer_the_terminal_nor_hold_a_secret(
     tmp_path: Path,
 ) -> None:
@@ -102,10 +136,12 @@ async def test_list_and_metrics_tell_state_last_outcome_and_counts(tmp_path: Pat
         rows = {row["task"]: row for row in await site.table("schedule list")}
         told = {row["task"]: row for row in await site.json("schedule list")}
         metrics = (await site.told("schedule metrics")).splitlines()
-    assert {name: rows[name]["state"] for name in tasks} == {
+    state = {name: rows[name]["state"] for name in tasks}
+    assert state.pop("stale").startswith("stale since ")
+    assert rows["stale"]["state"].endswith(", failing (1 failed in a row)")
+    assert state == {
         "fine": "ok",
         "failing": "failing (1 failed in a row)",
-        "stale": "stale (1 failed in a row)",
         "over": "over",
         "busy": "running",
     }

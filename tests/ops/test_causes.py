@@ -10,12 +10,13 @@ import httpx
 from worker import Events, Runner, Scheduler, SystemClock
 from worker.ledger.book import Book
 from worker.ops.causes import of_data_api, of_schedule, unreached
-from worker.scheduling.overview import view
+from worker.ops.data_api_state import DataApiTrouble, Finding
+from worker.scheduling.standing import view
 
 if TYPE_CHECKING:
     from typing import Any
 
-    from worker.scheduling.overview import View
+    from worker.scheduling.standing import View
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 REFUSED = "DataApiUnreachable: orders.list: no connection (Connection refused), after 3 attempts"
@@ -34,12 +35,19 @@ async def seen(name: str, **book: Any) -> View:
     return view(scheduler.tasks[name], Book(task=name, version=1, **book), now=NOON)
 
 
+def silent() -> DataApiTrouble:
+    tasks = ("orders", "sync")
+    return DataApiTrouble(finding=Finding.SILENT, calls=9, status=None, last=NOON, tasks=tasks)
+
+
 async def test_a_task_that_fails_and_is_stale_is_one_problem() -> None:
     last = NOON - timedelta(hours=3)
     both = await seen("sync", failures=1, last_error="no disk", last_success=last)
     (problem,) = of_schedule(both)
     assert problem.what == "sync fails and is stale: its last run failed"
-    assert problem.why.startswith("no disk; a success is due every 2h; its last was at 2026-11-21")
+    assert problem.why.startswith(
+        "no disk; a success is due every 2h; its last success was at 2026-11-21"
+    )
     assert problem.severity == "critical", "staleness counts, though it failed only once"
     (stale,) = of_schedule(await seen("sync", last_success=last))
     assert stale.what.startswith("sync is stale since 2026-11-21 11:00:00Z")
@@ -53,12 +61,12 @@ async def test_a_data_api_that_is_down_is_one_problem_whatever_fails_for_it() ->
     down = [await seen(n, failures=3, last_error=REFUSED, last_success=NOON) for n in names]
     other = await seen("own", failures=3, last_error="ValueError: no", last_success=NOON)
     assert unreached([*down, other]) == down
-    (problem,) = of_data_api("no answer to the last 9 requests", down)
+    (problem,) = of_data_api(silent(), down)
     assert problem.what == "the Data API does not answer: 4 schedules fail"
     assert problem.severity == "critical"
     for name in names:
         assert f"{name} (3 failed)" in problem.why
     assert REFUSED in problem.why
-    (unheard,) = of_data_api("no answer to the last 9 requests", [])
+    (unheard,) = of_data_api(silent(), [])
     assert (unheard.severity, unheard.what) == ("warning", "the Data API does not answer")
     assert list(of_data_api(None, [])) == []

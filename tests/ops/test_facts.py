@@ -16,9 +16,9 @@ from worker.jobs.job import Job, JobId, QueueCount
 from worker.ledger.attendance import Pollers
 from worker.ledger.presence import Presence
 from worker.model import State
-from worker.ops.banner import of_queue, status_of, unknown
+from worker.ops.banner import of_queue, order, status_of, unknown
 from worker.ops.jobs import read_cursor, writable
-from worker.ops.models import AttemptFacts, JobError
+from worker.ops.models import AttemptFacts, JobError, Problem
 from worker.ops.stalls import Stalls
 from worker.ops.throughput import Throughput
 from worker.ops.timeline import timeline
@@ -319,9 +319,41 @@ def test_what_held_the_loop_is_known_for_ten_minutes() -> None:
     stalls(LoopStalled(holder="Task-7", stalled_s=4.0, stack=""))
     found = [(stall.holder, stall.lasted_s) for stall in stalls.lately()]
     assert found == [("Task-7", 4.0), ("sync", 2.5)]
+    assert [stall.ended for stall in stalls.lately()] == [False, True]
     stalls(LoopResumed(stalled_s=4.0))
     clock.advance(301)
     assert [stall.holder for stall in stalls.lately()] == ["Task-7"]
+
+
+def test_a_stall_began_before_it_was_noticed() -> None:
+    stalls = Stalls()
+    stalls(LoopStalled(task="sync", stalled_s=5.0, stack=""))
+    (stall,) = stalls.lately()
+    assert timedelta(seconds=5) <= datetime.now(UTC) - stall.at < timedelta(seconds=60)
+
+
+# --- what comes first
+
+
+def test_what_all_share_comes_before_what_suffers_from_it() -> None:
+    def problem(severity: Any, kind: Any, name: str) -> Problem:
+        return Problem(severity=severity, what=name, why="", kind=kind, name=name)
+
+    problems = [
+        problem("info", "data_api", "data_api"),
+        problem("critical", "schedule", "store"),
+        problem("warning", "dead", "default"),
+        problem("warning", "data_api", "data_api"),
+        problem("critical", "store", "store"),
+    ]
+    told = [(one.severity, one.kind) for one in sorted(problems, key=order)]
+    assert told == [
+        ("critical", "store"),
+        ("warning", "data_api"),
+        ("critical", "schedule"),
+        ("warning", "dead"),
+        ("info", "data_api"),
+    ]
 
 
 # --- texts

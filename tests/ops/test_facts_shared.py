@@ -123,7 +123,7 @@ async def test_what_held_the_loop_is_in_the_banner(tmp_path: Path) -> None:
         told = (await client.get("/api/v1/overview")).json()
         (stall,) = [one for one in told["problems"] if "event loop" in one["what"]]
         assert stall["what"] == "this worker's event loop stood still, once within 10m"
-        assert stall["why"].startswith("sync held it for 2.5 s, at 20")
+        assert stall["why"].startswith("sync held it for 2.5 s, from 20")
         assert (stall["severity"], told["status"] != "ok") == ("warning", True)
 
 

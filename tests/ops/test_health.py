@@ -14,7 +14,8 @@ from tests.support.ops import NOBODY
 from worker.app import Worker, open_worker
 from worker.events import CallEnded, Events
 from worker.model import RunId
-from worker.ops.health import DEAD_AFTER, DataApiState, Health
+from worker.ops.data_api_state import DataApiState
+from worker.ops.health import DEAD_AFTER, Health
 from worker.scheduling.freshness import Freshness
 from worker.settings import Settings
 
@@ -139,20 +140,78 @@ def test_a_data_api_that_does_not_answer_is_a_remark(health: Health, gone: CallE
     health.data_api(gone)
     verdict = health.ready()
     assert (verdict.ok, verdict.status) == (True, "degraded")
-    assert verdict.remarks == {"data_api": "no answer to the last 2 requests"}
+    assert verdict.remarks["data_api"].startswith("no answer to the last 2 requests, the last at ")
     health.data_api(call(200))
     assert health.ready().status == "ok"
 
 
 def test_an_answer_that_says_no_is_an_answer() -> None:
     state = DataApiState()
-    for status in (404, 409, 500):
+    for status in (404, 409, 500, 500):
         state(call(status, ValueError("no")))
-    assert state.failures == 0
+        assert state.trouble is None
 
 
 def test_a_call_that_we_gave_up_says_nothing_about_the_data_api() -> None:
     state = DataApiState()
     state(call(None, OSError()))
     state(call(None, KeyboardInterrupt()))
-    assert state.failures == 1
+    assert state.trouble is not None
+    assert state.trouble.calls == 1
+
+
+def test_what_the_data_api_did_long_ago_is_no_news_of_it(worker: Worker) -> None:
+    clock = FakeClock()
+    health = Health(worker)
+    health.started = True
+    health.data_api = DataApiState(now=clock.now, monotonic=clock.monotonic)
+    health.data_api(call(None, OSError("refused")))
+    then = f"{clock.now():%H:%M:%S}Z"
+    assert health.ready().remarks == {"data_api": f"no answer to the last request, at {then}"}
+    clock.advance(121)
+    assert health.ready().status == "ok", "nobody knows how it is now"
+    trouble = health.data_api.trouble
+    assert trouble is not None
+    assert trouble.what == "the Data API was in trouble when it was last called"
+    told = trouble.why(clock.now())
+    assert told.startswith(f"no answer to the last request, at {then}, by sync; nobody has called")
+    assert told.endswith("(2m1s ago)")
+    health.data_api(call(200))
+    assert health.data_api.trouble is None
+
+
+def test_a_token_that_is_refused_is_named_as_the_cause() -> None:
+    state = DataApiState()
+    for task in ("pull", "push", "pull"):
+        state(replace(call(401, ValueError("no")), task=task))
+    trouble = state.trouble
+    assert trouble is not None
+    assert trouble.what == (
+        "the Data API refuses this worker (401): look at WORKER_DATA_API_TOKEN or "
+        "WORKER_DATA_API_TOKEN_FILE"
+    )
+    assert trouble.why(trouble.last).startswith("status 401 to the last 3 requests, the last at ")
+    assert trouble.why(trouble.last).endswith("Z, by pull, push")
+
+
+def test_a_data_api_that_fails_at_everything_is_named_as_the_cause() -> None:
+    state = DataApiState()
+    for _ in range(3):
+        state(call(500, ValueError("no")))
+    trouble = state.trouble
+    assert trouble is not None
+    assert trouble.what == "the Data API answers 500 to everything"
+
+
+def test_a_stale_task_that_is_paused_makes_no_worker_unready(worker: Worker) -> None:
+    clock = FakeClock()
+    freshness = Freshness({"sync": 60 * SECOND}, clock=clock, events=Events())
+    health = Health(replace(worker, freshness=freshness))
+    health.started = True
+    clock.advance(61)
+    assert set(health.ready().problems) == {"task sync"}
+    freshness.note_pause("sync", True)
+    assert health.ready().problems == {}
+    assert health.ready().remarks["task sync"].endswith(": it is paused")
+    freshness.note_pause("sync", False)
+    assert set(health.ready().problems) == {"task sync"}

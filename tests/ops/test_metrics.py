@@ -17,6 +17,7 @@ from tests.support.ops import READ, ops_door
 from tests.support.ops_worker import OPEN_METRICS, OpsWorker, ops_worker, settled
 from tests.support.servers import answer, answering, raw_server, refused_port
 from tests.support.waiting import wait_until
+from worker.backends.sqlite import SqliteStore
 from worker.errors import StoreUnavailable
 from worker.events import CallEnded, CallRetrying, JobDead, JobRefused, RunFinished
 from worker.jobs.job import NewJob, new_job_id
@@ -175,6 +176,25 @@ async def test_figures_of_ledger_loop_and_process_are_there() -> None:
         assert (await site.value("process_open_fds") or 0) > 0
 
 
+async def test_a_store_that_can_be_read_and_not_written_is_not_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a disk that is full: what stands there is read as ever."""
+    file = f"sqlite:///{tmp_path / 'ledger.db'}"
+    async with ops_worker(task_modules=TASKS, store_url=file) as site:
+        assert await site.value("worker_store_up") == 1.0
+
+        def full(*_: object) -> None:
+            raise StoreUnavailable("database or disk is full")
+
+        monkeypatch.setattr(SqliteStore, "renew", full)
+        await wait_until(lambda: site.worker.ledger.trouble is not None, "a renewal has failed")
+        assert await site.value("worker_ready") == 0.0
+        assert await site.value("worker_store_up") == 0.0
+        assert await site.value("worker_queue_up") == 0.0, "jobs are in the same file"
+        assert await site.value("worker_replicas") is not None, "it can be read still"
+
+
 async def test_every_family_that_is_declared_is_told_and_no_other() -> None:
     async with ops_worker(task_modules=TASKS) as site:
         families = await site.families()
@@ -215,7 +235,7 @@ async def test_promtool_finds_nothing_to_say_about_the_names_and_units() -> None
 
 async def test_hostile_names_ids_and_calls_do_not_make_series() -> None:
     async with ops_worker(task_modules=TASKS) as site:
-        for status in (None, 100, 200, 300, 400, 500, 700):
+        for status in (None, 100, 200, 300, 400, 401, 403, 500, 700):
             for attempt in (1, 2, 3):
                 abuse(site, "warm-up", attempt, status)
         await site.worker.client.jobs.enqueue([hostile_job("warm-up")])
@@ -269,6 +289,7 @@ async def test_store_that_fails_costs_a_scrape_its_figures_and_nothing_else(
                 )
                 == 1.0
             )
+        await wait_until(lambda: site.worker.ledger.trouble is None, "a renewal has succeeded")
         assert await site.value("worker_store_up") == 1.0
         assert await site.value("worker_queue_up") == 1.0
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -188,3 +189,10 @@ def test_ring_of_causes_has_a_traceback() -> None:
     one, other = ValueError("one"), ValueError("other")
     one.__cause__, other.__cause__ = other, one
     assert "ValueError: one" in format_traceback(one)
+
+
+def test_a_status_is_told_without_a_link_to_what_it_means() -> None:
+    answer = httpx.Response(401, request=httpx.Request("GET", "http://api/pull"))
+    with pytest.raises(httpx.HTTPStatusError) as caught:
+        answer.raise_for_status()
+    assert describe(caught.value) == "Client error '401 Unauthorized' for url 'http://api/pull'"

@@ -16,7 +16,7 @@ from tests.support.clock import START, SteppedClock
 from tests.support.servers import Connection, answer, answering, raw_server, refused_port
 from tests.support.waiting import wait_until
 from worker.errors import ConfigurationError
-from worker.events import Event, Events, RunFinished, TaskFresh, TaskStale
+from worker.events import Event, Events, RunFinished, StoreChanged, TaskFresh, TaskStale
 from worker.model import Run, RunId, State, Trigger
 from worker.scheduling.freshness import DeadManPing, Freshness, Stale
 from worker.telemetry.event_log import EventLog
@@ -176,6 +176,19 @@ async def test_a_success_of_another_replica_counts_but_not_into_the_future(bench
     bench.freshness.note_success("sync", at(48))  # a clock that is fast by two days
     bench.clock.advance(3601)
     assert bench.stale == ["sync"]
+
+
+async def test_a_task_that_is_stale_as_the_store_is_down_is_not_blamed_on_its_runs(
+    log: list[EventDict],
+) -> None:
+    listener = EventLog()
+    stale = TaskStale(task="sync", max_age=HOUR, last_success=None, stale_since=at(0))
+    for trouble in ("no connection", None):
+        listener(StoreChanged(task="", trouble=trouble))
+        listener(stale)
+    during, after = [line["hint"] for line in log if line["event"] == "task.stale"]
+    assert during.endswith("the store cannot be used, see store.unavailable")
+    assert after.endswith("see its run.failed and slot.skipped")
 
 
 async def test_each_change_is_announced_once_and_logged(bench: Bench, log: list[EventDict]) -> None:

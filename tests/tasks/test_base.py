@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from abc import abstractmethod
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -218,3 +219,18 @@ async def test_async_function_is_a_task_too() -> None:
 def test_what_is_no_task_is_refused(target: Any) -> None:
     with pytest.raises(TaskDefinitionError, match="expected a subclass of BaseTask or an async"):
         TaskDefinition.of(target)
+
+
+@pytest.mark.parametrize("said", ["90s", "1m30s", timedelta(seconds=90)])
+def test_a_time_limit_is_a_duration_or_a_text(said: timedelta | str) -> None:
+    async def ping() -> None: ...
+
+    assert TaskDefinition.of(ping, time_limit=said).time_limit == timedelta(seconds=90)
+
+
+@pytest.mark.parametrize("said", ["soon", "0s", timedelta(0), 90])
+def test_a_time_limit_that_is_none_is_refused_with_what_was_expected(said: Any) -> None:
+    async def ping() -> None: ...
+
+    with pytest.raises(TaskDefinitionError, match=r"time_limit: expected a .*90s"):
+        TaskDefinition.of(ping, time_limit=said)

@@ -22,6 +22,7 @@ from worker.ledger.ledger import (
     Answer,
     Ask,
     Claimant,
+    ForgetSchedule,
     PauseSchedule,
     Request,
     ResumeSchedule,
@@ -30,13 +31,17 @@ from worker.ledger.ledger import (
 from worker.model import Trigger
 from worker.schedules.policies import Overlap
 from worker.schedules.schedule import slots_between
-from worker.scheduling.overview import Explanation, View, explain, view
+from worker.scheduling.dropped import Dropped, find_dropped
+from worker.scheduling.missed import find_missed
+from worker.scheduling.overview import Explanation, explain
+from worker.scheduling.standing import View, view
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
     from datetime import datetime
 
     from worker.admin.presence import Casualty
+    from worker.clock import Clock
     from worker.ledger.attendance import Pollers
     from worker.ledger.book import Book, Entry, Replica
     from worker.ledger.presence import Presence
@@ -78,12 +83,13 @@ class ScheduleAdmin:
         *,
         by: str | None = None,
         redact: Callable[[str], str] = lambda text: text,
+        clock: Clock | None = None,
     ) -> None:
         self._tasks = tasks
         self._store = store
         self._by = by
         self._redact = redact
-        self._clock = SystemClock()
+        self._clock = clock or SystemClock()
 
     @property
     def tasks(self) -> Collection[str]:
@@ -132,8 +138,33 @@ class ScheduleAdmin:
                 raise UnknownTaskError(query.task, {*self._tasks, *known})
         return [self._entry(entry) for entry in self._store.history(query)]
 
+    def dropped(self) -> list[Dropped]:
+        """Schedules that the ledger knows, and this application has no task for."""
+        return find_dropped(self._store, self._tasks)
+
+    def forget(self, name: str) -> None:
+        """Let a schedule be over that this application has no task for. Its history stays.
+
+        Raises:
+            ValueError: The application has the task.
+            UnknownTaskError: The ledger does not know it either.
+        """
+        if name in self._tasks:
+            raise ValueError(
+                f"{name} is a task of this application: expected one that is gone; to stop it for "
+                f"a while, `worker schedule pause {name}`, and for good, take away its schedule"
+            )
+        known = self._store.tasks()
+        if name not in known:
+            raise UnknownTaskError(name, {*self._tasks, *known})
+        self._written(ForgetSchedule(name))
+
     def explain(self, name: str) -> Explanation:
-        """Why a task does not run, or when it will."""
+        """Why a task does not run, or when it will; of one that is gone, what is known of it."""
+        for gone in [] if name in self._tasks else self.dropped():
+            if gone.name == name:
+                why = self._redact(gone.why(self._clock.now()))
+                return Explanation(self._redact(gone.what), (why,))
         said = explain(self._task(name), self._store, now=self._clock.now())
         facts = tuple(map(self._redact, said.facts))
         return replace(said, verdict=self._redact(said.verdict), facts=facts)
@@ -224,12 +255,15 @@ class ScheduleAdmin:
         return self._tasks[name]
 
     def _done(self, request: Request) -> View:
+        return self._view(request.task, self._written(request).book, self._clock.now())
+
+    def _written(self, request: Request) -> Answer:
         claimant = Claimant(self.by)
         (answer,) = apply(self._store, [request], claimant=claimant, now=self._clock.now())
         if isinstance(answer, WorkerError):
             raise answer
         assert isinstance(answer, Answer)
-        return self._view(request.task, answer.book, self._clock.now())
+        return answer
 
     def _view(self, name: str, book: Book, now: datetime) -> View:
         pause, error = book.pause, book.last_error
@@ -241,7 +275,11 @@ class ScheduleAdmin:
             last_error=None if error is None else self._redact(error),
             active=tuple(map(self._entry, book.active)),
         )
-        return view(self._task(name), shown, now=now)
+        task = self._task(name)
+        missed = find_missed(self._store, task, book)
+        if missed is not None:
+            missed = replace(missed, entry=self._entry(missed.entry))
+        return view(task, shown, now=now, missed=missed)
 
     def _entry(self, entry: Entry) -> Entry:
         return entry if entry.error is None else replace(entry, error=self._redact(entry.error))

@@ -78,9 +78,10 @@ def ask(host: str, port: int, *, ready: bool) -> tuple[bool, str]:
     head, _, body = answer.partition(b"\r\n\r\n")
     status = head.split(b" ", 2)[1:2]
     if status == [b"200"]:
-        return True, what
+        return True, "; ".join(filter(None, (what, told(body, "remarks"))))
     if status == [b"503"]:
-        return False, f"not {what}: {problems(body)}"
+        why = told(body, "problems") or "it does not say why"
+        return False, "; ".join(filter(None, (f"not {what}: {why}", told(body, "remarks"))))
     return False, f"not {what}: {place} is no worker, or one that answers otherwise than expected"
 
 
@@ -112,14 +113,15 @@ def is_whole(answer: bytes) -> bool:
     return bool(mark and said) and digits.isdigit() and len(body) >= int(digits)
 
 
-def problems(body: bytes) -> str:
+def told(body: bytes, kind: str) -> str:
+    """What the answer says of ``problems`` or ``remarks``, on one line; nothing if that is none."""
     import json
 
     try:
-        found = json.loads(body)["problems"]
+        found = json.loads(body)[kind]
         return ascii("; ".join(f"{part}: {what}" for part, what in found.items()))[1:-1]
     except (ValueError, KeyError, TypeError, AttributeError):
-        return "it does not say why"
+        return ""
 
 
 def look_at(file: str) -> tuple[bool, str]:

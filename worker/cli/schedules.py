@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from worker.admin.schedules import ScheduleAdmin
     from worker.admin.waiting import Waits
-    from worker.scheduling.overview import View
+    from worker.scheduling.standing import View
 
 __all__ = ["explain_task", "migrate", "schedule_app"]
 
@@ -76,8 +76,10 @@ def list_schedules(
     """Show each schedule: its state, its next slots, and what became of the last one."""
     with opened() as admin:
         views = [view for view in admin.views() if not view.task.on_demand]
-        lost = admin.casualties()
+        lost, dropped = admin.casualties(), admin.dropped()
     tell_lost(lost)
+    for gone in dropped:
+        remark(visible(f"worker: {gone.what}: {gone.why(datetime.now(UTC))}"))
     if as_json:
         say(as_text([describe_view(view) for view in views], indent=None))
         return
@@ -105,16 +107,26 @@ def not_run(view: View) -> int:
 
 
 def state_of(view: View) -> str:
-    pause = view.book.pause
+    """What it does, and what is wrong with it: one never hides the other."""
+    book, pause = view.book, view.book.pause
+    said = ["running"] if book.running else []
     if pause is not None:
-        return f"paused by {pause.by}" + (f": {pause.note}" if pause.note else "")
+        said.append(f"paused by {pause.by}" + (f": {pause.note}" if pause.note else ""))
+    if view.stale_since is not None:
+        said.append(f"stale since {short(view.stale_since, UTC, view.now)}")
     if view.failures:
-        return f"{view.standing} ({view.failures} failed in a row)"
-    return str(view.standing)
+        said.append(f"failing ({view.failures} failed in a row)")
+    if view.overdue is not None:
+        said.append(f"overdue since {short(view.overdue, UTC, view.now)}")
+    if view.missed is not None:
+        said.append(f"missed the slot of {short(view.missed.slot, UTC, view.now)}")
+    return ", ".join(said) or str(view.standing)
 
 
 def last_of(view: View, zone: Any) -> str:
     book = view.book
+    if view.missed is not None:
+        return f"{view.missed.entry.outcome} {short(view.missed.slot, zone, view.now)}"
     if book.last_outcome is None or book.last_ended is None:
         return "-"
     return f"{book.last_outcome} {short(book.last_ended, zone, view.now)}"
@@ -144,6 +156,7 @@ def describe_view(view: View) -> dict[str, Any]:
         "counts": dict(book.counts),
         "max_age_s": policies.max_age.total_seconds() if policies.max_age else None,
         "stale_since": iso(view.stale_since),
+        "missed": None if view.missed is None else describe_entry(view.missed.entry),
     }
 
 
@@ -251,6 +264,17 @@ def resume(task: TaskName) -> None:
         view = admin.resume(task)
     following = f"; its next slot is {full(view.slots[0], UTC)}" if view.slots else ""
     say(f"{task} {'is resumed' if was_paused else 'was not paused'}{following}")
+
+
+@schedule_app.command()
+def forget(task: TaskName) -> None:
+    """Speak no more of a schedule whose task is gone. Its history stays."""
+    with opened() as admin:
+        try:
+            admin.forget(task)
+        except ValueError as exc:
+            raise typer.BadParameter(str(exc)) from exc
+    say(f"{task} is forgotten; its history stays")
 
 
 OverlapOption = Annotated[
@@ -405,7 +429,9 @@ def metrics() -> None:
     from worker.telemetry.exposition import exposition
 
     with opened() as admin:
-        say(exposition(admin.views(), admin.replicas(), datetime.now(UTC)))
+        dropped = sum(gone.elsewhere is None for gone in admin.dropped())
+        now = datetime.now(UTC)
+        say(exposition(admin.views(), admin.replicas(), now, dropped=dropped))
 
 
 def explain_task(task: TaskName, as_json: AsJson = False) -> None:

@@ -76,9 +76,9 @@ class ExitCode(IntEnum):
 def ready_settings() -> tuple[Settings, LogStream]:
     """The settings, and where the log goes that was set up as they say."""
     from worker.app import set_up_logging
-    from worker.settings import load_settings
+    from worker.config.at_once import all_or_nothing
 
-    settings = load_settings()
+    settings = all_or_nothing()
     return settings, set_up_logging(settings)
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import inspect
-import os
-import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from worker.config.at_once import import_from_here
 from worker.config.own_code import raised_at
 from worker.errors import ConfigurationError, TaskDefinitionError, WorkerError
 from worker.tasks.base import BaseTask, Defined, TaskDefinition
@@ -30,8 +29,7 @@ def register_modules(scheduler: Scheduler, modules: Sequence[str]) -> None:
         ConfigurationError: A module cannot be imported, has no tasks, or its ``register`` fails.
         TaskDefinitionError: A task breaks a rule, or two have the same name.
     """
-    if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.insert(0, os.getcwd())  # as `python -m` does, so that a script beside it is found
+    import_from_here()
     for name in modules:
         module = imported(name)
         registered = call_register(scheduler, module)

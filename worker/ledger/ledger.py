@@ -42,6 +42,7 @@ __all__ = [
     "Claimant",
     "Draft",
     "Finish",
+    "ForgetSchedule",
     "PauseSchedule",
     "Promote",
     "Request",
@@ -234,6 +235,18 @@ class PauseSchedule:
         pause = draft.book.pause
         at = draft.now if pause is None else pause.at
         draft.book = changed(draft.book, pause=Pause(at, self.by, self.note))
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetSchedule:
+    """Let a schedule be over whose task is gone. Its history stays; a task of that name begins it
+    anew, after what is accounted for."""
+
+    task: str
+    leased: bool = False
+
+    def decide(self, draft: Draft) -> None:
+        draft.book = changed(draft.book, schedule="", failures=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

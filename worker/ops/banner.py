@@ -14,7 +14,7 @@ from worker.errors import NotSupported
 from worker.ops.causes import of_data_api, of_schedule, unreached
 from worker.ops.models import Problem
 from worker.ops.stalls import PAST
-from worker.scheduling.overview import Standing, at
+from worker.scheduling.moments import at
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from worker.app import Worker
     from worker.ops.health import Health
     from worker.ops.models import ReplicaFacts, Severity
-    from worker.scheduling.overview import View
+    from worker.scheduling.dropped import Dropped
+    from worker.scheduling.standing import View
 
 __all__ = ["LostReplica", "problems_of", "status_of"]
 
@@ -38,6 +39,8 @@ MOST_LOST = 10
 LONGEST_ERROR = 160
 ANEW = timedelta(days=1)
 """How long it is said that the ledger began anew."""
+CAUSES = {"store": "store", "queues": "queue", "data_api": "data_api"}
+"""What all tasks share, and of which kind that is."""
 
 
 def status_of(problems: Sequence[Problem]) -> Literal["ok", "warning", "critical"]:
@@ -55,6 +58,7 @@ def problems_of(
     replicas: Sequence[ReplicaFacts] | Exception,
     views: Sequence[View] | Exception,
     queues: Sequence[QueueFacts] | Exception,
+    dropped: Sequence[Dropped] | Exception = (),
     lost: Sequence[LostReplica] = (),
     redact: Callable[[str], str],
 ) -> list[Problem]:
@@ -64,21 +68,31 @@ def problems_of(
         lost: The replicas that were lost lately.
         redact: Takes out of each text what is not to be seen: errors are others' words.
     """
-    found = [*own(worker, health), *stores(worker, replicas, views, queues), *losses(lost)]
+    found = [
+        *own(worker, health),
+        *stores(worker, health, replicas, views, queues),
+        *losses(lost),
+    ]
     known = [] if isinstance(views, Exception) else views
     silenced = unreached(known)
-    # The others of its remarks are said of the schedules.
-    found += of_data_api(health.ready().remarks.get("data_api"), silenced)
+    found += of_data_api(health.data_api.trouble, silenced)
     for view in known:
-        found += [] if view in silenced else of_schedule(view)
-        found += schedule(view)
+        found += of_schedule(view, silenced=view in silenced)
+    if not isinstance(dropped, Exception):
+        found += map(of_dropped, dropped)
     if not isinstance(queues, Exception):
         full = no_place(worker)
         for queue in queues:
             found += of_queue(queue, full=full)
             found += unknown(queue, worker.scheduler.tasks, worker.settings.job_refusals)
-    found.sort(key=lambda problem: GRAVITY.index(problem.severity))
+    found.sort(key=order)
     return [replace(one, what=redact(one.what), why=redact(one.why)) for one in found[:MOST]]
+
+
+def order(problem: Problem) -> tuple[bool, int]:
+    """What may be the cause of all else first, then by gravity."""
+    causes = CAUSES.get(problem.name) == problem.kind and problem.severity != "info"
+    return not causes, GRAVITY.index(problem.severity)
 
 
 def own(worker: Worker, health: Health) -> Iterator[Problem]:
@@ -100,8 +114,8 @@ def own(worker: Worker, health: Health) -> Iterator[Problem]:
     if stalls:
         many = "once" if len(stalls) == 1 else f"{len(stalls)} times"
         held = [
-            f"{stall.holder or 'no task'} held it for {stall.lasted_s:.1f} s, "
-            f"at {stall.at:%Y-%m-%d %H:%M:%S}Z"
+            f"{stall.holder or 'no task'} held it for {'' if stall.ended else 'at least '}"
+            f"{stall.lasted_s:.1f} s, from {stall.at:%Y-%m-%d %H:%M:%S}Z"
             for stall in stalls[:MOST_STALLS]
         ]
         yield Problem(
@@ -115,6 +129,7 @@ def own(worker: Worker, health: Health) -> Iterator[Problem]:
 
 def stores(
     worker: Worker,
+    health: Health,
     replicas: Sequence[ReplicaFacts] | Exception,
     views: Sequence[View] | Exception,
     queues: Sequence[QueueFacts] | Exception,
@@ -133,7 +148,7 @@ def stores(
             kind="store",
             name="store",
         )
-    told = None if worker.consumer is None else worker.consumer.trouble
+    told = health.queue_trouble
     blind = isinstance(queues, Exception) and not isinstance(queues, NotSupported)
     counted = str(queues) if blind else None
     if (why := told or counted) is not None:
@@ -180,18 +195,15 @@ def anew(worker: Worker) -> Iterator[Problem]:
     )
 
 
-def schedule(view: View) -> Iterator[Problem]:
-    """What is worth knowing of a schedule; what is wrong with it stands with its cause."""
-    pause = view.book.pause
-    if view.standing is Standing.PAUSED and pause is not None:
-        note = f": {pause.note}" if pause.note else ""
-        yield Problem(
-            severity="info",
-            what=f"{view.name} is paused",
-            why=f"by {pause.by}, since {at(pause.at, view.now)}{note}",
-            kind="schedule",
-            name=view.name,
-        )
+def of_dropped(gone: Dropped) -> Problem:
+    """A schedule that the ledger knows, and no task here has."""
+    return Problem(
+        severity="warning" if gone.elsewhere is None else "info",
+        what=gone.what,
+        why=gone.why(datetime.now(UTC)),
+        kind="schedule",
+        name=gone.name,
+    )
 
 
 def no_place(worker: Worker) -> str | None:

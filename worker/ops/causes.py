@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from worker.durations import format_duration
 from worker.errors import DataApiUnreachable
 from worker.ops.models import Problem
-from worker.scheduling.overview import at
+from worker.scheduling.concerns import concerns_of
+from worker.scheduling.standing import Standing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from worker.ops.data_api_state import DataApiTrouble
     from worker.ops.models import Severity
-    from worker.scheduling.overview import View
+    from worker.scheduling.standing import View
 
 __all__ = ["of_data_api", "of_schedule", "unreached"]
 
@@ -29,55 +31,55 @@ def unreached(views: Sequence[View]) -> list[View]:
     ]
 
 
-def of_data_api(unheard: str | None, failing: Sequence[View]) -> Iterator[Problem]:
-    """That the Data API does not answer, with the schedules that fail for it.
+def of_data_api(trouble: DataApiTrouble | None, failing: Sequence[View]) -> Iterator[Problem]:
+    """What is wrong with the Data API, with the schedules that fail for its silence.
 
     Args:
-        unheard: How often it did not, as far as this worker has asked.
+        trouble: As far as this worker has asked.
     """
-    if unheard is None and not failing:
+    if trouble is None and not failing:
         return
     named = [f"{view.name} ({became(view)})" for view in failing[:MOST_NAMED]]
     if len(failing) > MOST_NAMED:
         named.append(f"{len(failing) - MOST_NAMED} more")
     many = "1 schedule fails" if len(failing) == 1 else f"{len(failing)} schedules fail"
-    told = [unheard, failing[0].book.last_error if failing else None, ", ".join(named)]
+    what = "the Data API does not answer" if trouble is None else trouble.what
+    asked = None if trouble is None else trouble.why(datetime.now(UTC))
+    told = [asked, failing[0].book.last_error if failing else None, ", ".join(named)]
+    least: Severity = "warning" if failing or (trouble is not None and trouble.recent) else "info"
     yield Problem(
-        severity=max((gravity(view) for view in failing), key=ORDER.index, default="warning"),
-        what="the Data API does not answer" + (f": {many}" if failing else ""),
+        severity=max((gravity(view) for view in failing), key=ORDER.index, default=least),
+        what=what + (f": {many}" if failing else ""),
         why="; ".join(filter(None, told)),
         kind="data_api",
         name="data_api",
     )
 
 
-def of_schedule(view: View) -> Iterator[Problem]:
-    """That a schedule fails, or is stale, or both."""
-    if not fails(view) and view.stale_since is None:
-        return
-    what, why = view.name, []
-    if fails(view):
-        many = "its last run" if view.failures == 1 else f"its last {view.failures} runs"
-        stale = "" if view.stale_since is None else " and is stale"
-        what += f" fails{stale}: {many} failed"
-        why.append(view.book.last_error or "no error is recorded")
-    else:
-        assert view.stale_since is not None
-        what += f" is stale since {at(view.stale_since, view.now)}"
-    yield Problem(
-        severity=gravity(view),
-        what=what,
-        why="; ".join([*why, *why_stale(view)]),
-        kind="schedule",
-        name=view.name,
-    )
+def of_schedule(view: View, *, silenced: bool = False) -> Iterator[Problem]:
+    """What is wrong with a schedule, or worth knowing: that it fails and is stale is told as one.
 
-
-def why_stale(view: View) -> Iterator[str]:
-    max_age, last = view.task.terms.policies.max_age, view.book.last_success
-    if view.stale_since is not None and max_age is not None:
-        yield f"a success is due every {format_duration(max_age)}"
-        yield "it never succeeded" if last is None else f"its last was at {at(last, view.now)}"
+    Args:
+        silenced: That it fails, and is stale, is told with its cause already.
+    """
+    concerns = [
+        one
+        for one in concerns_of(view)
+        if not (silenced and one.about in (Standing.STALE, Standing.FAILING))
+    ]
+    about = {one.about: one for one in concerns}
+    stale, failing = about.get(Standing.STALE), about.get(Standing.FAILING)
+    for one in concerns:
+        if one is stale and failing is not None:
+            continue
+        both = one is failing and stale is not None
+        yield Problem(
+            severity="critical" if both else one.severity,
+            what=one.what.replace(" fails:", " fails and is stale:", 1) if both else one.what,
+            why=f"{one.why}; {stale.why}" if both and stale is not None else one.why,
+            kind="schedule",
+            name=view.name,
+        )
 
 
 def fails(view: View) -> bool:

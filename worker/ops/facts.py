@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from worker.ledger.book import Replica
     from worker.ops.banner import LostReplica
     from worker.ops.health import Health
+    from worker.scheduling.dropped import Dropped
 
 __all__ = ["Facts"]
 
@@ -87,6 +88,7 @@ class Facts:
         self._throughput = Throughput()
         self._views = Shared(self.ledger.views, fresh_s=FRESH_S)
         self._there = Shared(self._read_there, fresh_s=FRESH_S)
+        self._dropped = Shared(self._read_dropped, fresh_s=FRESH_S)
         self._counts = Shared(self._count, fresh_s=FRESH_S)
         self._running = Shared(self.jobs.running, fresh_s=FRESH_S)
         self._dead = Shared(self.jobs.dead, fresh_s=DEAD_FRESH_S)
@@ -97,17 +99,19 @@ class Facts:
 
     def outdate(self) -> None:
         """Read all anew: something was changed."""
-        mine = (self._views, self._there, self._counts, self._running, self._dead)
+        shared_by_all = (self._views, self._there, self._dropped, self._counts)
+        mine = (*shared_by_all, self._running, self._dead)
         for shared in (*mine, self.sources.counts):
             shared.outdate()
 
     async def overview(self) -> Overview:
         """Whether all is well. What cannot be asked is part of the answer."""
-        replicas, views, queues, lost = await asyncio.gather(
+        replicas, views, queues, lost, dropped = await asyncio.gather(
             attempted(self._list_replicas),
             attempted(self._views.get),
             attempted(self.queues),
             attempted(self._lost),
+            attempted(self._dropped.get),
         )
         problems = problems_of(
             self._worker,
@@ -116,6 +120,7 @@ class Facts:
             views=views,
             queues=queues,
             lost=lost if isinstance(lost, list) else [],
+            dropped=dropped,
             redact=self.sources.redact,
         )
         return Overview(
@@ -195,6 +200,9 @@ class Facts:
     def _polled(self) -> list[str]:
         consumer = self._worker.consumer
         return [] if consumer is None else [plan.name for plan in consumer.queues]
+
+    async def _read_dropped(self) -> list[Dropped]:
+        return await self.sources.ledger(lambda admin: admin.dropped())
 
     async def _read_there(self) -> There:
         ledger = self._worker.ledger

@@ -41,8 +41,9 @@ CALL_RETRIES = Family(
 HTTP_REQUESTS = Family(
     "worker_http_requests_total",
     "counter",
-    "HTTP requests of runs by call of the contract, class of the answer's status (none without an "
-    "answer) and try of the call (1, 2, 3+).",
+    "HTTP requests of runs by call of the contract, class of the answer's status (401 and 403 by "
+    "themselves, none without an answer) and try of the call (1, 2, 3+; each attempt of a run "
+    "counts anew).",
     ("call", "status", "attempt"),
 )
 LEASES_LOST = Family(
@@ -143,10 +144,14 @@ BEHIND = Family(
     "For how long a slot that is due was not looked at; more than seconds is a dead scheduler.",
 )
 STORE_UP = Family(
-    "worker_store_up", "gauge", "1 if the ledger could be read for this scrape, else 0."
+    "worker_store_up",
+    "gauge",
+    "1 if the ledger could be read for this scrape and was last written without fail, else 0.",
 )
 QUEUE_UP = Family(
-    "worker_queue_up", "gauge", "1 if the queues could be read for this scrape, else 0."
+    "worker_queue_up",
+    "gauge",
+    "1 if the queues could be read for this scrape and were last written without fail, else 0.",
 )
 QUEUE_JOBS = Family(
     "worker_queue_jobs",

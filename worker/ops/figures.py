@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from worker.ops.health import Health
     from worker.ops.sources import Sources
     from worker.ports import LedgerStore
-    from worker.scheduling.overview import View
+    from worker.scheduling.standing import View
 
 __all__ = ["Reading", "metric_of"]
 
@@ -69,28 +69,34 @@ class Reading:
         """
         worker = self._worker
         ledger, counts = await asyncio.gather(self._ledger.answer(), self._jobs.answer())
+        ready = self._health.ready()
         found = [
             Figures(families.INFO, [((version("sidecar-worker"),), 1.0)]),
-            Figures(families.READY, [((), float(self._health.ready().ok))]),
+            Figures(families.READY, [((), float(ready.ok))]),
             Figures(families.STALLS, [((), float(worker.watchdog.stalls))]),
             Figures(families.BEHIND, [((), worker.scheduler.behind.total_seconds())]),
             Figures(families.RUNNING, by_task(worker.runner.busy, worker.scheduler.tasks)),
-            Figures(families.STORE_UP, [((), float(ledger is not None))]),
+            Figures(
+                families.STORE_UP,
+                [((), float(ledger is not None and "store" not in ready.problems))],
+            ),
         ]
-        views, replicas = ledger or ([], [])
+        views, replicas, dropped = ledger or ([], [], 0)
         if ledger is not None:
-            found += ledger_figures(views, replicas, self._clock.now())
+            found += ledger_figures(views, replicas, self._clock.now(), dropped=dropped)
         found.append(last_successes(views, successes))
         if worker.consumer is not None:
-            found.append(Figures(families.QUEUE_UP, [((), float(counts is not None))]))
+            usable = counts is not None and "queue" not in ready.problems
+            found.append(Figures(families.QUEUE_UP, [((), float(usable))]))
             if counts is not None:
                 found += queue_figures(counts, self._queues, self._clock.now())
         return found
 
-    async def _ask_ledger(self) -> tuple[list[View], list[Replica]]:
-        def look(store: LedgerStore) -> tuple[list[View], list[Replica]]:
+    async def _ask_ledger(self) -> tuple[list[View], list[Replica], int]:
+        def look(store: LedgerStore) -> tuple[list[View], list[Replica], int]:
             admin = ScheduleAdmin(self._worker.scheduler.tasks, store)
-            return admin.views(), admin.replicas()
+            dropped = sum(gone.elsewhere is None for gone in admin.dropped())
+            return admin.views(), admin.replicas(), dropped
 
         return await self._worker.ledger.look(look)
 

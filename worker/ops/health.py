@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from worker.events import CallEnded
+from worker.backends.opening import STORES
+from worker.config.stores import queue_url, store_url
+from worker.ops.data_api_state import DataApiState
 from worker.ops.stalls import Stalls
 
 if TYPE_CHECKING:
@@ -29,16 +31,13 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from worker.app import Worker
-    from worker.events import Event
 
-__all__ = ["DataApiState", "Health", "Verdict", "probe_routes"]
+__all__ = ["Health", "Verdict", "probe_routes"]
 
 LATE = timedelta(seconds=5)
 """A scheduler that turns is never so late, but after a clock that jumped."""
 DEAD_AFTER = timedelta(seconds=60)
 """How long it has to be late all the time to count as dead."""
-SERVER_ERRORS = frozenset({502, 503, 504})
-"""What stands in for the Data API says this when it is not there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,27 +64,6 @@ class Verdict:
         return "degraded" if self.remarks else "ok"
 
 
-class DataApiState:
-    """Listens to what becomes of the tasks' calls: whether the Data API answers.
-
-    It asks nothing itself, so it knows what the latest call found.
-
-    Attributes:
-        failures: How many tries in a row got no answer; an answer is also that something is wrong.
-    """
-
-    def __init__(self) -> None:
-        self.failures = 0
-
-    def __call__(self, event: Event) -> None:
-        if isinstance(event, CallEnded):
-            missing = event.status is None and isinstance(event.failure, Exception)
-            if missing or event.status in SERVER_ERRORS:
-                self.failures += 1
-            elif event.status is not None:
-                self.failures = 0
-
-
 class Health:
     """Judges a worker; it reads what the worker knows of itself anyway.
 
@@ -100,10 +78,23 @@ class Health:
         self._worker = worker
         self._monotonic = monotonic
         self._late_since: float | None = None
+        url = store_url(worker.settings)
+        self._one_file = STORES.of(url) == "sqlite" and queue_url(worker.settings) == url
         self.started = False
         self.stopping = False
         self.data_api = DataApiState()
         self.stalls = Stalls()
+
+    @property
+    def queue_trouble(self) -> str | None:
+        """What is wrong with the queues' engine.
+
+        One that only reads finds nothing wrong with a disk that is full; who shares its file does.
+        """
+        worker = self._worker
+        if worker.consumer is None:
+            return None
+        return worker.consumer.trouble or (worker.ledger.trouble if self._one_file else None)
 
     def live(self) -> Verdict:
         """Whether the scheduler turns. That the loop does is shown by there being an answer."""
@@ -121,16 +112,19 @@ class Health:
             problems["stop"] = "the worker is about to end"
         if worker.ledger.trouble is not None:
             problems["store"] = "the store of the schedules cannot be used"
-        if worker.consumer is not None and worker.consumer.trouble is not None:
+        if self.queue_trouble is not None:
             problems["queue"] = "the queues cannot be used"
         for stale in worker.freshness.stale():
             told = f"stale since {stale.stale_since.isoformat()}"
-            if stale.inherited:
+            if stale.paused:
+                remarks[f"task {stale.task}"] = f"{told}: it is paused"
+            elif stale.inherited:
                 remarks[f"task {stale.task}"] = f"{told}, before this worker began"
             else:
                 problems[f"task {stale.task}"] = told
-        if self.data_api.failures:
-            remarks["data_api"] = f"no answer to the last {self.data_api.failures} requests"
+        trouble = self.data_api.trouble
+        if trouble is not None and trouble.recent:
+            remarks["data_api"] = trouble.found
         return Verdict(problems, remarks)
 
     def startup(self) -> Verdict:

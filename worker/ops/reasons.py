@@ -55,7 +55,12 @@ def reason_of_status(status: int) -> Reason:
 
 
 def status_class(status: int | None) -> str:
-    """``2xx`` and so on; ``none`` without an answer, ``other`` for what is no status."""
+    """``2xx`` and so on; ``none`` without an answer, ``other`` for what is no status.
+
+    401 and 403 stand by themselves: they are the fault of the worker's token, not of a call.
+    """
     if status is None:
         return "none"
+    if status in (401, 403):
+        return str(status)
     return f"{status // 100}xx" if 100 <= status < 600 else "other"

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from worker.admin.schedules import ScheduleAdmin
     from worker.ledger.book import Entry
     from worker.ops.sources import Sources
-    from worker.scheduling.overview import View
     from worker.scheduling.scheduled_task import ScheduledTask
+    from worker.scheduling.standing import View
 
 __all__ = ["Ledger"]
 

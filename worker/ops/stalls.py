@@ -27,15 +27,17 @@ class Stall:
 
     Attributes:
         holder: What held it: a task, else an asyncio task; empty if neither is known.
-        at: When it was noticed.
+        at: When it began.
         told: When it was last told of, on a monotonic clock, in seconds.
         lasted_s: How long it lasted, as far as it is known.
+        ended: Whether that is all of it; else it lasted at least so long.
     """
 
     holder: str
     at: datetime
     told: float
     lasted_s: float
+    ended: bool = False
 
 
 class Stalls:
@@ -53,12 +55,12 @@ class Stalls:
         if isinstance(event, LoopStalled):
             if not self._goes_on:
                 holder = event.task or event.holder or ""
-                now = datetime.now(UTC)
-                self._known = (*self._known[1 - MOST :], Stall(holder, now, 0.0, 0.0))
+                began = datetime.now(UTC) - timedelta(seconds=event.stalled_s)
+                self._known = (*self._known[1 - MOST :], Stall(holder, began, 0.0, 0.0))
             self._goes_on = True
             self._lasted(event.stalled_s)
         elif isinstance(event, LoopResumed) and self._goes_on:
-            self._lasted(event.stalled_s)
+            self._lasted(event.stalled_s, ended=True)
             self._goes_on = False
 
     def lately(self) -> list[Stall]:
@@ -67,6 +69,7 @@ class Stalls:
         found = [stall for stall in self._known if stall.told >= since]
         return sorted(found, key=lambda stall: -stall.lasted_s)
 
-    def _lasted(self, seconds: float) -> None:
+    def _lasted(self, seconds: float, *, ended: bool = False) -> None:
         *before, latest = self._known
-        self._known = (*before, replace(latest, told=self._monotonic(), lasted_s=seconds))
+        told = self._monotonic()
+        self._known = (*before, replace(latest, told=told, lasted_s=seconds, ended=ended))

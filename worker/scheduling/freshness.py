@@ -41,6 +41,7 @@ class Stale:
         last_success: ``None`` if it is not known to have ever succeeded.
         stale_since: When its last success became older than ``max_age``.
         inherited: Whether it was stale already when this worker began, and has not succeeded since.
+        paused: Whether its schedule is paused: somebody wants it not to run.
     """
 
     task: str
@@ -48,6 +49,7 @@ class Stale:
     last_success: datetime | None
     stale_since: datetime
     inherited: bool
+    paused: bool = False
 
 
 class Freshness:
@@ -70,6 +72,7 @@ class Freshness:
         self._began = clock.now()
         self._since = dict.fromkeys(max_ages, self._began)
         self._last_success: dict[str, datetime] = {}
+        self._paused: frozenset[str] = frozenset()
         self._told: dict[str, Stale] = {}
         self._looking: asyncio.Task[None] | None = None
 
@@ -88,6 +91,10 @@ class Freshness:
             self._since[task] = since
             if last_success is not None:
                 self._keep(task, last_success)
+
+    def note_pause(self, task: str, paused: bool) -> None:
+        """Tell whether the schedule of ``task`` is paused, as the ledger has it."""
+        self._paused = self._paused | {task} if paused else self._paused - {task}
 
     def note_success(self, task: str, at: datetime) -> None:
         """A run of ``task`` succeeded here or in another replica. One from before changes nothing.
@@ -114,6 +121,7 @@ class Freshness:
                         last_success=last_success,
                         stale_since=stale_since,
                         inherited=stale_since <= self._began,
+                        paused=task in self._paused,
                     )
                 )
         return found

@@ -1,81 +1,38 @@
-"""What is known of each schedule, for people and machines to see: state, history, and why not.
+"""Why a task does not run now, or when it will.
 
-Reads books and entries; decides nothing.
+Reads books and entries; decides nothing. How it stands is judged in `worker.scheduling.standing`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from enum import StrEnum
-from itertools import islice
 from typing import TYPE_CHECKING
 
-from worker.durations import format_duration
 from worker.ledger.attendance import lost_replicas, serving, takers
-from worker.ledger.book import Book, Entry, HistoryQuery, Outcome, Replica
+from worker.ledger.book import HistoryQuery, Outcome
 from worker.model import Trigger
-from worker.schedules.schedule import delay_of, next_due
+from worker.scheduling.concerns import concerns_of
+from worker.scheduling.missed import find_missed
+from worker.scheduling.moments import at
 from worker.scheduling.preview_notes import short
+from worker.scheduling.standing import upcoming, view
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from datetime import datetime
 
+    from worker.ledger.book import Entry, Replica
     from worker.ports import LedgerStore
     from worker.scheduling.scheduled_task import ScheduledTask
+    from worker.scheduling.standing import View
 
-__all__ = ["Explanation", "Standing", "View", "explain", "view"]
+__all__ = ["Explanation", "explain"]
 
 SILENT = timedelta(seconds=5)
 """How long a replica may be unseen before that is worth a word; it renews every two seconds."""
 LATE = timedelta(seconds=10)
 """How long a due slot may be without an outcome before that is strange."""
-
-
-class Standing(StrEnum):
-    """How a schedule stands, in one word."""
-
-    OFF = "off"
-    PAUSED = "paused"
-    RUNNING = "running"
-    WAITING = "waiting"
-    STALE = "stale"
-    FAILING = "failing"
-    OVER = "over"
-    """No slot is left: its end has passed, or ``max_runs`` is used up."""
-    OK = "ok"
-    NEW = "new"
-    """The ledger has not seen it yet."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class View:
-    """A schedule at one moment.
-
-    Attributes:
-        slots: The next slots.
-        due: When the first of them may start, its jitter included.
-        stale_since: Since when the last success is older than ``max_age`` allows.
-    """
-
-    task: ScheduledTask
-    book: Book
-    now: datetime
-    standing: Standing
-    slots: tuple[datetime, ...]
-    due: datetime | None
-    stale_since: datetime | None
-
-    @property
-    def name(self) -> str:
-        return self.task.definition.name
-
-    @property
-    def failures(self) -> int:
-        """How many runs in a row failed. A task without a schedule is not judged: its runs were
-        asked for, each by somebody who sees what came of it."""
-        return 0 if self.task.terms.schedule is None else self.book.failures
 
 
 KINDS = {
@@ -93,79 +50,6 @@ BECAME: dict[str, str] = {
     Outcome.PAUSED: "was left out, as it was paused",
     Outcome.LOST: "was lost",
 }
-
-
-def view(task: ScheduledTask, book: Book, *, now: datetime, slots: int = 3) -> View:
-    """How a task's schedule stands."""
-    policies = task.terms.policies
-    over = policies.max_runs is not None and book.runs >= policies.max_runs
-    start = now if book.cursor is None else max(now, book.cursor)
-    nexts: tuple[datetime, ...] = ()
-    due = None
-    following = None if over else upcoming(task, book, start)
-    if following is not None:
-        first, due = following
-        nexts = (first, *islice(slots_after(task, first), slots - 1))
-    stale_since = stale(task, book, now)
-    return View(
-        task=task,
-        book=book,
-        now=now,
-        standing=standing(task, book, bool(nexts), stale_since),
-        slots=nexts,
-        due=due,
-        stale_since=stale_since,
-    )
-
-
-def upcoming(task: ScheduledTask, book: Book, moment: datetime) -> tuple[datetime, datetime] | None:
-    """The first slot that may not start before ``moment``, and when it may.
-
-    Jitter puts a slot's run off: after its slot it may be accounted for already, or not yet.
-    """
-    schedule, jitter = task.terms.schedule, task.terms.policies.jitter
-    if schedule is None:
-        return None
-    found = next_due(schedule, task.terms.task, jitter, moment)
-    if found is None or book.cursor is None or found[0] > book.cursor:
-        return found
-    slot = schedule.after(book.cursor)
-    if slot is None:
-        return None
-    return slot, slot + delay_of(schedule, task.terms.task, jitter, slot)
-
-
-def slots_after(task: ScheduledTask, moment: datetime) -> Iterator[datetime]:
-    assert task.terms.schedule is not None
-    slot = task.terms.schedule.after(moment)
-    while slot is not None:
-        yield slot
-        slot = task.terms.schedule.after(slot)
-
-
-def stale(task: ScheduledTask, book: Book, now: datetime) -> datetime | None:
-    max_age = task.terms.policies.max_age
-    since = book.last_success or book.known_since
-    if max_age is None or since is None or now - since <= max_age:
-        return None
-    return since + max_age
-
-
-def standing(
-    task: ScheduledTask, book: Book, goes_on: bool, stale_since: datetime | None
-) -> Standing:
-    found = {
-        Standing.RUNNING: bool(book.running),
-        Standing.OFF: task.terms.schedule is None,
-        Standing.PAUSED: book.pause is not None,
-        Standing.STALE: stale_since is not None,
-        Standing.FAILING: book.failures > 0,
-        Standing.WAITING: bool(book.waiting),
-        Standing.OVER: not goes_on,
-        Standing.NEW: book.version == 0,
-        Standing.OK: True,
-    }
-    return next(state for state, holds in found.items() if holds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +72,8 @@ def explain(task: ScheduledTask, store: LedgerStore, *, now: datetime) -> Explan
         StoreUnavailable: The ledger cannot be read.
     """
     name = task.definition.name
-    seen = view(task, store.read([name])[name], now=now)
+    book = store.read([name])[name]
+    seen = view(task, book, now=now, missed=find_missed(store, task, book))
     replicas = store.replicas()
     last = store.history(HistoryQuery(task=name, limit=1))
     nobody = [*why_nobody(seen, replicas)]
@@ -200,7 +85,7 @@ def explain(task: ScheduledTask, store: LedgerStore, *, now: datetime) -> Explan
         *over,
         *([] if over and not seen.book.waiting else nobody),
         *why_ahead(seen),
-        *([] if nobody or over else why_behind(seen)),
+        *([] if nobody or over else why_behind(seen, replicas)),
         *why_waiting(seen),
     ]
     wrong = what_is_wrong(seen)
@@ -219,18 +104,8 @@ def explain(task: ScheduledTask, store: LedgerStore, *, now: datetime) -> Explan
 
 def what_is_wrong(seen: View) -> str | None:
     """That a schedule does not do what it should; ``None`` if it does."""
-    book, max_age = seen.book, seen.task.terms.policies.max_age
-    found = []
-    if seen.stale_since is not None and max_age is not None:
-        found.append(
-            f"is stale since {at(seen.stale_since, seen.now)} (a success is due every "
-            f"{format_duration(max_age)})"
-        )
-    if seen.failures:
-        many = f"its last {seen.failures} runs failed, the last with"
-        error = "an error that is not recorded" if book.last_error is None else book.last_error
-        found.append(f"fails: {'its last run failed with' if seen.failures == 1 else many} {error}")
-    return f"{seen.name} {' and '.join(found)}" if found else None
+    seen = replace(seen, overdue=None)  # that has reasons of its own
+    return "; ".join(str(one) for one in concerns_of(seen) if one.severity != "info") or None
 
 
 def why_running(seen: View, replicas: Sequence[Replica]) -> Iterator[str]:
@@ -322,17 +197,24 @@ def why_ahead(seen: View) -> Iterator[str]:
         )
 
 
-def why_behind(seen: View) -> Iterator[str]:
+def why_behind(seen: View, replicas: Sequence[Replica]) -> Iterator[str]:
     """A slot is due, and nobody has looked at it."""
     cursor = seen.book.cursor
     if cursor is None:
         return
     due = upcoming(seen.task, seen.book, cursor)
-    if due is not None and due[1] < seen.now - LATE and seen.book.pause is None:
-        yield (
-            f"the slot of {at(due[0], seen.now)} is due, and no worker has looked at it: do those "
-            f"that are up have the task, do their loops turn?"
+    if due is None or due[1] >= seen.now - LATE or seen.book.pause is not None:
+        return
+    latest = max((one.seen for one in replicas if one.alive and one.works), default=seen.now)
+    if seen.now - latest > SILENT:
+        why = (
+            f"those that are up have not renewed their leases since {at(latest, seen.now)}: they "
+            "cannot write to the ledger (is its disk full? see store.unavailable in their log), or "
+            "have just died"
         )
+    else:
+        why = "do those that are up have the task, do their loops turn?"
+    yield f"the slot of {at(due[0], seen.now)} is due, and no worker has looked at it: {why}"
 
 
 def why_waiting(seen: View) -> Iterator[str]:
@@ -374,13 +256,3 @@ def last_words(seen: View, last: Sequence[Entry]) -> Iterator[str]:
         yield f"its last run {became}: {book.last_error}"
     if book.last_success is not None:
         yield f"its last success was at {at(book.last_success, seen.now)}"
-
-
-def at(moment: datetime, now: datetime) -> str:
-    """A moment, and how far it is: ``2026-11-21 09:30:00Z (in 5m)``."""
-    distance = timedelta(seconds=round(abs(moment - now).total_seconds()))
-    if distance > timedelta(hours=1):
-        distance = timedelta(minutes=round(distance / timedelta(minutes=1)))
-    far = format_duration(distance) if distance else "0s"
-    told = f"in {far}" if moment > now else f"{far} ago"
-    return f"{moment:%Y-%m-%d %H:%M:%S}Z ({told})"

@@ -160,7 +160,7 @@ class Scheduler:
         *,
         name: str | None = None,
         retry: RetryPolicy | None = None,
-        time_limit: timedelta | None = None,
+        time_limit: timedelta | str | None = None,
         said_by: str | None = None,
         **schedule: Unpack[ScheduleOptions],
     ) -> None:

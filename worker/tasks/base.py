@@ -15,6 +15,7 @@ import structlog
 
 from worker.client.client import client_in_reach
 from worker.context import RunContext, current_run
+from worker.durations import parse_duration
 from worker.errors import InvalidOptions, TaskDefinitionError, nearest
 from worker.jobs.job import TASK
 from worker.jobs.options import ConcurrencyPer, JobOptions, UniquePer
@@ -270,7 +271,7 @@ class TaskDefinition:
         *,
         name: str | None = None,
         retry: RetryPolicy | None = None,
-        time_limit: timedelta | None = None,
+        time_limit: timedelta | str | None = None,
     ) -> TaskDefinition:
         """Define a task from a `BaseTask` subclass or an async function, or a ``partial`` of one.
 
@@ -303,18 +304,15 @@ class TaskDefinition:
         retry = definition.retry if retry is None else retry
         if not isinstance(retry, RetryPolicy | None):
             raise TaskDefinitionError(f"{defined_in}: retry: expected a RetryPolicy, got {retry!r}")
-        if time_limit is not None and not is_positive(time_limit):
-            raise TaskDefinitionError(
-                f"{defined_in}: time_limit: expected a positive timedelta, got {time_limit!r}"
-            )
+        limit = None if time_limit is None else limit_of(time_limit, defined_in)
         options = definition.options
-        if time_limit is not None and options is not None:
-            options = replace(options, time_limit=time_limit)
+        if limit is not None and options is not None:
+            options = replace(options, time_limit=limit)
         return replace(
             definition,
             name=check_name(name or definition.name, of=defined_in),
             retry=retry,
-            time_limit=definition.time_limit if time_limit is None else time_limit,
+            time_limit=definition.time_limit if limit is None else limit,
             options=options,
         )
 
@@ -454,8 +452,22 @@ def is_async_callable(target: object) -> bool:
     )
 
 
-def is_positive(duration: object) -> bool:
-    return isinstance(duration, timedelta) and duration > timedelta(0)
+def limit_of(said: object, defined_in: str) -> timedelta:
+    """How long a run may take, from a timedelta or a text such as ``90s``.
+
+    Raises:
+        TaskDefinitionError: It is neither, or nothing.
+    """
+    try:
+        limit = parse_duration(said) if isinstance(said, str) else said
+    except ValueError as exc:
+        raise TaskDefinitionError(f"{defined_in}: time_limit: {exc}") from exc
+    if not isinstance(limit, timedelta) or limit <= timedelta(0):
+        raise TaskDefinitionError(
+            f'{defined_in}: time_limit: expected a positive timedelta or a text such as "90s", '
+            f"got {said!r}"
+        )
+    return limit
 
 
 def accepts(target: Callable[..., object], *arguments: object, **named: object) -> bool:

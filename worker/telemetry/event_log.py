@@ -69,6 +69,7 @@ class EventLog:
         self._failing: dict[str, Failing] = {}
         self._told: dict[str, set[tuple[str, str]]] = {}
         self._jobs = JobLog()
+        self._store_down = False
 
     def __call__(self, event: Event) -> None:
         match event:
@@ -179,6 +180,7 @@ class EventLog:
         self._log.log(level, "slot.skipped", task=event.task, **keys)
 
     def _store_changed(self, event: StoreChanged) -> None:
+        self._store_down = event.trouble is not None
         if event.trouble is None:
             self._log.info("store.available")
         else:
@@ -270,7 +272,12 @@ class EventLog:
             max_age_s=event.max_age.total_seconds(),
             last_success=moment(event.last_success),
             stale_since=moment(event.stale_since),
-            hint="no run of it has succeeded in time: see its run.failed and slot.skipped",
+            hint="no run of it has succeeded in time: "
+            + (
+                "the store cannot be used, see store.unavailable"
+                if self._store_down
+                else "see its run.failed and slot.skipped"
+            ),
         )
 
 

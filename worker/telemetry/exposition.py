@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from worker.ledger.attendance import lost_replicas, serving
 from worker.ledger.book import Outcome
-from worker.scheduling.overview import Standing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
     from worker.ledger.book import Replica
-    from worker.scheduling.overview import View
+    from worker.scheduling.standing import View
 
 __all__ = ["Family", "Figures", "exposition", "last_successes", "ledger_figures"]
 
@@ -69,7 +68,16 @@ PAUSED = Family(
     "worker_schedule_paused", "gauge", "1 while the schedule is paused, else 0.", ("task",)
 )
 FAILURES = Family(
-    "worker_consecutive_failures", "gauge", "Failed runs since the last success.", ("task",)
+    "worker_consecutive_failures",
+    "gauge",
+    "Failed runs since the last success, of schedules that go on.",
+    ("task",),
+)
+NOT_MADE_GOOD = Family(
+    "worker_last_missed_timestamp_seconds",
+    "gauge",
+    "Of which moment the latest slot was that was missed or lost; gone once a run has ended since.",
+    ("task", "outcome"),
 )
 REPLICAS = Family(
     "worker_replicas", "gauge", "Workers that serve and whose lease holds; a run by hand is none."
@@ -80,6 +88,11 @@ REPLICAS_LOST = Family(
     "Workers whose lease ran out within the last 10 minutes without a word of them, and that are "
     "not back under their name, or were lost more than once.",
 )
+DROPPED = Family(
+    "worker_schedules_dropped",
+    "gauge",
+    "Schedules of the ledger that no task here has, and no worker that is up has run lately.",
+)
 LEDGER_FAMILIES = (
     SLOTS,
     LAST_SUCCESS,
@@ -88,16 +101,22 @@ LEDGER_FAMILIES = (
     FRESH,
     PAUSED,
     FAILURES,
+    NOT_MADE_GOOD,
+    DROPPED,
     REPLICAS,
     REPLICAS_LOST,
 )
 
 
 def ledger_figures(
-    views: Sequence[View], replicas: Sequence[Replica], now: datetime
+    views: Sequence[View], replicas: Sequence[Replica], now: datetime, *, dropped: int
 ) -> list[Figures]:
-    """What the ledger says of all schedules, but for `last_successes`."""
-    scheduled = [view for view in views if view.standing is not Standing.OFF]
+    """What the ledger says of all schedules, but for `last_successes`.
+
+    Args:
+        dropped: How many schedules have no task any more.
+    """
+    scheduled = [view for view in views if not view.off]
     return [
         Figures(
             SLOTS,
@@ -118,7 +137,16 @@ def ledger_figures(
             ],
         ),
         Figures(PAUSED, [((v.name,), float(v.book.pause is not None)) for v in scheduled]),
-        Figures(FAILURES, [((view.name,), float(view.failures)) for view in views]),
+        Figures(FAILURES, [((v.name,), float(v.book.failures)) for v in scheduled if not v.over]),
+        Figures(
+            NOT_MADE_GOOD,
+            [
+                ((view.name, view.missed.entry.outcome.value), view.missed.slot.timestamp())
+                for view in scheduled
+                if view.missed is not None
+            ],
+        ),
+        Figures(DROPPED, [((), float(dropped))]),
         Figures(REPLICAS, [((), float(len(serving(replicas))))]),
         Figures(
             REPLICAS_LOST,
@@ -140,10 +168,13 @@ def last_successes(views: Iterable[View], seen: Mapping[str, datetime] | None = 
     return stamps(LAST_SUCCESS, latest)
 
 
-def exposition(views: Sequence[View], replicas: Sequence[Replica], now: datetime) -> str:
+def exposition(
+    views: Sequence[View], replicas: Sequence[Replica], now: datetime, *, dropped: int
+) -> str:
     """All figures of the ledger, each family with its help."""
     lines: list[str] = []
-    for family, samples in [*ledger_figures(views, replicas, now), last_successes(views)]:
+    figures = ledger_figures(views, replicas, now, dropped=dropped)
+    for family, samples in [*figures, last_successes(views)]:
         lines += [f"# HELP {family.name} {family.help}", f"# TYPE {family.name} {family.kind}"]
         lines += [f"{family.name}{shown(family, values)} {value!r}" for values, value in samples]
     return "\n".join(lines)
