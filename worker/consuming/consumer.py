@@ -87,7 +87,6 @@ class Consumer:
         jobs: The engine.
         tasks: Those that it can run, by name.
         spared: The names of tasks that this worker knows and leaves to others.
-        redact: Takes secrets out of an error before the engine gets it.
         worker: The name by which the engine knows this worker.
         on_done: Called with the reason when it has done what it was to do.
         on_begin: Awaited before anything is asked of the engine, and again until it succeeds: opens
@@ -106,7 +105,6 @@ class Consumer:
         worker: str,
         limits: ConsumerLimits = ConsumerLimits(),
         spared: Collection[str] = (),
-        redact: Callable[[str], str] = lambda text: text,
         on_done: Callable[[str], None] = lambda reason: None,
         on_begin: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
@@ -120,7 +118,6 @@ class Consumer:
         self._runner = runner
         self._tasks = tasks
         self._spared = spared
-        self._redact = redact
         self._clock = clock
         self._events = events
         self._worker = worker
@@ -524,7 +521,7 @@ class Consumer:
             delay=run.delay,
             result=run.encoded,
             result_ttl=options.result_ttl,
-            error=None if error is None else error_text(error.type, self._redact(error.message)),
+            error=None if error is None else error_text(error.type, error.message),
             dead=run.dead,
             history=history,
         )
