@@ -506,7 +506,8 @@ class Consumer:
             reason = "another worker has the job, so its outcome was not recorded"
             self._settling.lose(plan, lease, reason)
             return
-        history = remembered(current, run, worker=self._worker, redact=self._redact)
+        # The runner has taken the secrets out of what a run says.
+        history = remembered(current, run, worker=self._worker, redact=str)
         if not run.state.final and run.state is not State.RETRY:
             given_back = unspent(current, delay=run.delay)._replace(history=history)
             self._settling.put(plan, given_back, begun=True)
