@@ -30,6 +30,7 @@ from worker.events import Events, Tally
 from worker.ledger.book import BY_HAND
 from worker.ledger.presence import Presence
 from worker.ledger.thread import Lease, LedgerThread
+from worker.redaction import Redaction
 from worker.retry import RetryPolicy
 from worker.running.runner import RunLimits, Runner
 from worker.schedules.schedule import OFF
@@ -39,7 +40,7 @@ from worker.settings import SECRETS, variable
 from worker.tasks.call import calling
 from worker.tasks.register import register_all_tasks
 from worker.telemetry.event_log import EventLog
-from worker.telemetry.logs import LogStream, Redaction, configure_logging
+from worker.telemetry.logs import LogStream, configure_logging
 from worker.telemetry.watchdog import Watchdog
 from worker.transport import ClientOptions, open_client
 from worker.urls import display_url
@@ -132,7 +133,8 @@ async def open_worker(
         raise ConfigurationError(problems)
     clock = clock or SystemClock()
     tally = Tally()
-    events = Events(EventLog(), tally)
+    redact = redaction(settings)
+    events = Events(EventLog(redact), tally)
     watchdog = Watchdog(limit=settings.stall_after, events=events)
     ledger = LedgerThread(
         partial(open_store, store_url(settings)),
@@ -151,7 +153,7 @@ async def open_worker(
             time_limit=settings.task_time_limit,
             result_limit=settings.payload_limit,
         )
-        runner = Runner(http_client, clock=clock, events=events, limits=limits)
+        runner = Runner(http_client, clock=clock, events=events, limits=limits, redact=redact)
         scheduler = Scheduler(
             runner,
             clock=clock,
@@ -161,7 +163,6 @@ async def open_worker(
             schedules=load_schedules(settings.schedules_file) if settings.schedules_file else {},
             schedules_said_by=str(settings.schedules_file),
             only=doors.only,
-            redact=redaction(settings),
         )
         register_all_tasks(scheduler, settings)
         register_modules(scheduler, settings.task_modules)
@@ -234,7 +235,7 @@ def tracing(
         raise ConfigurationError(
             [f"WORKER_TRACING needs {exc.name}: {installing('otel')}"]
         ) from exc
-    return traced(events, http_client)
+    return traced(events, http_client, redaction(settings))
 
 
 def worker_name(settings: Settings) -> str:
@@ -300,7 +301,6 @@ def consumer_of(
             keep=settings.jobs_keep,
         ),
         spared=askable.keys() - tasks.keys(),
-        redact=redaction(settings),
     )
 
 

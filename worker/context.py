@@ -41,6 +41,8 @@ __all__ = ["CALL", "Calling", "RunContext", "current_run", "run_in"]
 CALL = "worker.call"
 """The extension of an `httpx.Request` that holds its `Calling`."""
 
+LONGEST_PROGRESS = 1000
+
 T = TypeVar("T")
 _current: ContextVar[RunContext | None] = ContextVar("worker_run", default=None)
 
@@ -108,6 +110,7 @@ class RunContext:
         http_client: The worker's shared client.
         threads: Where code that blocks is called.
         on_progress: Told what the code says of its progress, as a JSON object.
+        redact: Takes secrets out of a text.
     """
 
     task: str
@@ -129,6 +132,7 @@ class RunContext:
     http_client: httpx.AsyncClient | None = None
     threads: Threads = field(default_factory=Threads)
     on_progress: Callable[[str], None] | None = None
+    redact: Callable[[str], str] = str
 
     @property
     def job_id(self) -> str:
@@ -155,10 +159,11 @@ class RunContext:
 
         Args:
             percent: 0 to 100.
-            meta: JSON values.
+            meta: JSON values. All of it has up to 1,000 characters as JSON, since it is stored
+                again and again, and told to everybody who looks.
 
         Raises:
-            InvalidParams: It is no JSON, or no percentage.
+            InvalidParams: It is no JSON, too long, or no percentage.
         """
         if not 0 <= percent <= 100:
             raise InvalidParams(f"progress: expected 0 to 100 percent, got {percent}")
@@ -166,6 +171,11 @@ class RunContext:
             told = json.dumps({"percent": percent, **meta}, allow_nan=False)
         except (TypeError, ValueError) as exc:
             raise InvalidParams(f"progress: expected what can be written as JSON: {exc}") from exc
+        if len(told) > LONGEST_PROGRESS:
+            raise InvalidParams(
+                f"progress: expected up to {LONGEST_PROGRESS} characters as JSON, got {len(told)}; "
+                "store large data elsewhere and tell where it is"
+            )
         if self.on_progress is not None:
             self.on_progress(told)
 

@@ -44,6 +44,8 @@ from __future__ import annotations
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
+from worker.redaction import cut
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -131,7 +133,9 @@ class UnknownTaskError(WorkerError):
                 f"{', '.join(names)}"
             )
             return
-        super().__init__(f"unknown task {name!r}{nearest(name, names)}; known: {', '.join(names)}")
+        super().__init__(
+            f"unknown task {cut(name)!r}{nearest(name, names)}; known: {', '.join(names)}"
+        )
 
     @classmethod
     def newer(cls, name: str, version: int, known: int) -> UnknownTaskError:
@@ -139,8 +143,8 @@ class UnknownTaskError(WorkerError):
         error = cls.__new__(cls)
         WorkerError.__init__(
             error,
-            f"the parameters of {name!r} are of version {version}, and this worker knows up to "
-            f"{known}; deploy it anew",
+            f"the parameters of {cut(name)!r} are of version {version}, and this worker knows up "
+            f"to {known}; deploy it anew",
         )
         return error
 
@@ -326,5 +330,5 @@ def installing(extra: str) -> str:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """``" (did you mean 'x'?)"`` for the closest of ``known``, or an empty text."""
-    matches = get_close_matches(name, list(known), n=1, cutoff=0.7)
+    matches = get_close_matches(cut(name), list(known), n=1, cutoff=0.7)
     return f" (did you mean {matches[0]!r}?)" if matches else ""

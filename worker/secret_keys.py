@@ -17,37 +17,91 @@ DEEPEST = 100
 VALUES = frozenset({"default", "examples", "example", "const", "enum"})
 """Where a JSON schema holds values."""
 SECRET = re.compile(
-    "password|passwd|passphrase|pwd|secret|token|authorization|cookie|credential|signature"
-    "|apikey|accesskey|privatekey|encryptionkey|signingkey|sessionid|otp$|^pin$|^cvv|^cvc"
+    "password|passwd|passphrase|passcode|pwd|secret|token|authorization|cookie|credential"
+    "|signature|apikey|accesskey|privatekey|encryptionkey|signingkey|sessionid|sessionkey"
+    "|connectionstring|databaseurl|dburl|(pin|otp|recovery|backup)codes?$|^cvv|^cvc"
 )
+"""In a name without its marks."""
+SECRET_LAST = frozenset({"auth", "bearer", "dsn", "jwt", "otp", "pass", "session", "sid", "sig"})
+"""Words with which a secret's name ends."""
+LABELS = frozenset(
+    {
+        *("cache", "concurrency", "dedup", "external", "foreign", "group", "idempotency", "index"),
+        *("lookup", "message", "natural", "object", "order", "parent", "partition", "primary"),
+        *("public", "routing", "row", "sort", "unique"),
+    }
+)
+"""What a key is not secret of: it tells things apart. Every other key may open something."""
 MARKS = re.compile(r"[\W_]+")
+WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+NAMED_BY = ("name", "key", "header", "field")
+VALUED_BY = ("value", "values", "val")
+"""How a pair of a name and a value is written as an object."""
+LONGEST_KNOWN = 100
+"""Of the longer names, which may be anything, none is kept in memory."""
 
 
-@lru_cache(maxsize=1024)
 def is_secret_key(name: str) -> bool:
     """Whether a value of this name is a secret: ``api_key``, ``X-Auth-Token``, ``dbPassword`` …"""
-    return SECRET.search(MARKS.sub("", name).lower()) is not None
+    return judged(name) if len(name) <= LONGEST_KNOWN else judge(name)
+
+
+def judge(name: str) -> bool:
+    if SECRET.search(MARKS.sub("", name).lower()) is not None:
+        return True
+    words = [word.lower() for word in WORD.findall(name)]
+    match words:
+        case [*_, last] if last in SECRET_LAST:
+            return True
+        case ["pin"]:
+            return True
+        case [*before, "key"]:
+            return not (before and before[-1] in LABELS)
+        case _:
+            return False
+
+
+judged = lru_cache(maxsize=1024)(judge)
 
 
 def without_secrets(value: object, depth: int = 0) -> Any:
     """``value``, as JSON has it, with `HIDDEN` for each secret in it; the given one is not changed.
 
-    Neither ``None`` nor a bool is hidden: there is nothing in it to know.
+    A secret is told by its name: a key's, or the one beside it, in ``["Cookie", "…"]`` and in
+    ``{"name": "password", "value": "…"}``. Neither ``None`` nor a bool is hidden: there is nothing
+    in it to know.
     """
     if depth > DEEPEST:
         return HIDDEN
     match value:
         case dict():
+            secret = secret_keys(value)
             return {
-                key: HIDDEN
-                if isinstance(key, str) and is_secret_key(key) and not isinstance(item, bool | None)
-                else without_secrets(item, depth + 1)
+                key: hidden(item) if key in secret else without_secrets(item, depth + 1)
                 for key, item in value.items()
             }
+        case [str(name), item] if isinstance(item, str) and is_secret_key(name):
+            return [name, HIDDEN]
         case list() | tuple():
             return [without_secrets(item, depth + 1) for item in value]
         case _:
             return value
+
+
+def hidden(item: object) -> object:
+    return item if isinstance(item, bool | None) else HIDDEN
+
+
+def secret_keys(value: dict[Any, Any]) -> set[str]:
+    """The keys of those values that are secrets."""
+    valued = [key for key in VALUED_BY if key in value]
+    names = [value[key] for key in NAMED_BY if valued and isinstance(value.get(key), str)]
+    found = {key for key in value if isinstance(key, str) and is_secret_key(key)}
+    if names:
+        found -= set(NAMED_BY)
+    if any(map(is_secret_key, names)):
+        found |= set(valued)
+    return found
 
 
 def without_secret_values(schema: Any, *, secret: bool = False) -> Any:

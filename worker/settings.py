@@ -35,6 +35,8 @@ __all__ = ["PREFIX", "Settings", "load_settings"]
 
 PREFIX = "WORKER_"
 SHORTEST_OPS_TOKEN = 16
+LEAST_VARIETY = 6
+"""Different characters of such a token: a random one has them, a chosen one may not."""
 KUBERNETES_LINK = re.compile(
     r"WORKER_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)"
 )
@@ -295,10 +297,14 @@ class Settings(BaseSettings):
         if value is None:
             return None
         token = value.get_secret_value()
-        if not is_token(token) or len(token) < SHORTEST_OPS_TOKEN:
+        if (
+            not is_token(token)
+            or len(token) < SHORTEST_OPS_TOKEN
+            or len(set(token)) < LEAST_VARIETY
+        ):
             raise ValueError(
                 f"expected {SHORTEST_OPS_TOKEN} or more characters of printable ASCII without "
-                "spaces, such as `openssl rand -hex 24` prints"
+                f"spaces, of which {LEAST_VARIETY} differ, such as `openssl rand -hex 24` prints"
             )
         return value
 

@@ -10,14 +10,15 @@ import httpx
 
 from worker.errors import DataApiError, InvalidParams, InvalidResult, TaskFailed
 from worker.network import explain
+from worker.redaction import cut
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = ["describe", "format_traceback", "is_plain", "summarize"]
 
-LONGEST_TEXT = 200
 LONGEST_NAME = 50
+LONGEST_MESSAGE = 500
 LONGEST_TRACEBACK = 8_000
 LONGEST_INTEGER_BITS = 512
 MOST_KEYS = 12
@@ -67,15 +68,19 @@ def gist(value: object) -> object:
             return f"<{type(value).__name__}>"
 
 
-def describe(failure: BaseException) -> str:
-    """An exception's message on one line; its type where it has none. Never raises."""
+def describe(failure: BaseException, redact: Callable[[str], str]) -> str:
+    """An exception's message on one line; its type where it has none. Never raises.
+
+    Args:
+        redact: Takes secrets out of it, before it is cut.
+    """
     try:
         text = explain(failure) if isinstance(failure, httpx.TransportError) else str(failure)
         if isinstance(failure, httpx.HTTPStatusError):
             text = text.partition("\nFor more information")[0]  # a link to what any status means
     except HOSTILE:
         text = "(its message could not be made)"
-    return shorten(" ".join(text.split()) or type(failure).__name__, 500)
+    return cut(" ".join(redact(text).split()) or type(failure).__name__, LONGEST_MESSAGE)
 
 
 def is_plain(failure: BaseException) -> bool:
@@ -84,20 +89,21 @@ def is_plain(failure: BaseException) -> bool:
     return isinstance(failure, plain)
 
 
-def format_traceback(failure: BaseException) -> str:
-    """The traceback as text, its middle left out when it is long (endless recursion is)."""
+def format_traceback(failure: BaseException, redact: Callable[[str], str]) -> str:
+    """The traceback as text, its middle left out when it is long (endless recursion is).
+
+    Args:
+        redact: Takes secrets out of it, before that.
+    """
     try:
         text = "".join(traceback.format_exception(failure)).rstrip()
     except HOSTILE:
         return f"{type(failure).__name__} (its traceback could not be made)"
+    text = redact(text)
     if len(text) <= LONGEST_TRACEBACK:
         return text
     half = LONGEST_TRACEBACK // 2
     return f"{text[:half]}\n… {len(text) - 2 * half} characters left out …\n{text[-half:]}"
-
-
-def shorten(text: str, longest: int = LONGEST_TEXT) -> str:
-    return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
 def safe(text_of: Callable[[Any], str], value: object) -> str:

@@ -412,3 +412,28 @@ async def test_the_commands_do_their_work_over_a_queue_for_several_machines(
 
 
 DAY = timedelta(days=1)
+
+
+# --- what others wrote
+
+
+async def test_records_that_others_wrote_are_listed_as_far_as_they_can_be(tmp_path: Path) -> None:
+    """Any program may write into the tables."""
+    site = JobSite(tmp_path)
+    odd = {"options": "nul", "headers": "[1", "params": "{no"}
+    async with site.engine() as jobs:
+        clerk = Clerk(jobs)
+        await clerk.dies("odd", error="no json", **odd)
+        await clerk.dies("list", error='["a list"]', **odd)
+        lease = await clerk.runs("runs", **odd)
+        await jobs.tell(lease, "[")
+    for line in ("jobs list", "dead list"):
+        code, out, err = await site.types(line)
+        assert (code, err) == (0, "")
+        assert "odd" in out
+    assert {job["id"] for job in await site.json("jobs list")} == {"odd", "list", "runs"}
+    for job_id in ("odd", "list", "runs"):
+        for more in ("", "--params", "--json"):
+            code, out, err = await site.types(f"jobs show {job_id} {more}")
+            assert (code, err) == (0, "")
+            assert "nul" in out

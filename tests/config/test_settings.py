@@ -215,7 +215,16 @@ LONG = "0123456789abcdef"
 
 
 @pytest.mark.parametrize(
-    "token", ["short", "0123456789abcde", "sixteen or more with spaces", "\u00e9" * 16, LONG + "\n"]
+    "token",
+    [
+        "short",
+        "0123456789abcde",
+        "a" * 40,
+        "abcabcabcabcabcabc",
+        "sixteen or more with spaces",
+        "\u00e9" * 16,
+        LONG + "\n",
+    ],
 )
 def test_a_weak_ops_token_is_refused_and_not_repeated(
     monkeypatch: pytest.MonkeyPatch, token: str

@@ -80,7 +80,7 @@ def test_secrets_come_from_files_of_the_secret(started: Started) -> None:
 def keys_of_secret(name: str) -> set[str]:
     heads = " ".join(path.read_text("utf-8").replace("\n#", "") for path in KUBERNETES)
     (made,) = re.findall(rf"create secret generic {name} (.*?) *kubectl apply", heads)
-    return set(re.findall(r"--from-literal=([a-z-]+)=", made.replace("\\", "")))
+    return set(re.findall(r"--from-file=([a-z-]+)", made.replace("\\", "")))
 
 
 @pytest.mark.parametrize("started", STARTING, ids=str)

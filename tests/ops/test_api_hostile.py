@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.support.api_sites import ApiSite, api_sites
+from tests.support.api_sites import TOKEN, ApiSite, api_sites
 from tests.support.job_sites import Clerk
 from worker.model import State
 
@@ -25,7 +25,7 @@ TEXTS = (
     "{{7*7}}${7*7}<%= 7*7 %>",
     "\u202egpj.exe\u2066",
     "\x1b[31mred\x1b[0m\x07\x1b]0;title\x07",
-    "line\r\nSet-Cookie: a=b\r\n\r\n<html>",
+    "line\r\nLocation: /b\r\n\r\n<html>",
     "\u2028\u2029\ufeff\u0000"[:3],
     "日本語 😀 é",
     "x" * 10_000,
@@ -224,3 +224,61 @@ async def test_secrets_are_left_out_of_payloads_by_their_names(tmp_path: Path) -
         assert "hunter2" not in json.dumps(payload)
         assert "k3y" not in json.dumps(payload)
         assert payload["params_bytes"] == len(json.dumps(params))
+
+
+LETTERS = "a" * 15_000
+
+
+async def test_names_of_any_length_are_quoted_in_part_and_take_no_time(tmp_path: Path) -> None:
+    (site,) = api_sites("sqlite", tmp_path)
+    async with site.api() as api:
+        refused = []
+        for kind in ("jobs", "schedules"):
+            answer = await api.http.get(f"/api/v1/{kind}/{LETTERS}%20:%2F%2F")
+            assert answer.status_code == 404
+            refused.append(answer.json())
+        for body in (
+            {"params": {"message": "", LETTERS * 3 + " ://": 1}},
+            {LETTERS * 3 + " ://": 1},
+        ):
+            refused.append(await api.refused("POST", "tasks/says/enqueue", 422, json=body))
+        refused.append(await api.refused("GET", "jobs", 422, params={LETTERS: "1"}))
+        for told in refused:
+            assert len(json.dumps(told)) < 3000
+            assert "a" * 100 in told["detail"]
+
+
+async def test_nothing_that_came_is_quoted_with_a_secret_in_it(tmp_path: Path) -> None:
+    (site,) = api_sites("sqlite", tmp_path)
+    async with site.api() as api:
+        told = await api.refused(
+            "POST", "tasks/says/enqueue", 422, json={"params": {f"a {TOKEN} b": 1}}
+        )
+        assert TOKEN not in json.dumps(told)
+        assert "a *** b" in told["detail"]
+
+
+async def test_what_somebody_else_recorded_is_redacted_before_it_is_cut(tmp_path: Path) -> None:
+    (site,) = api_sites("sqlite", tmp_path)
+    async with site.engine() as jobs:
+        clerk = Clerk(jobs)
+        for number in range(9_960, 10_000, 3):
+            broken = "x" * number + TOKEN
+            error = error_text("y" * number + TOKEN)
+            await clerk.dies(f"dead-{number}", "says", error=error, params=broken)
+        params = {
+            "db": "postgresql://u:hunter2@host/db",
+            "js": json.dumps({"password": "hunter2"}),
+            "headers": [["Authorization", "Bearer hunter2"]],
+            "pairs": [{"name": "password", "value": "hunter2"}],
+            "postgresql://u:hunter2@host": 1,
+            **dict.fromkeys(("auth", "key", "dsn", "pin_code", "database_url"), "hunter2"),
+        }
+        said = json.dumps(params)
+        await clerk.ends("told", State.SUCCESS, "says", params=said, result=said)
+    async with site.api() as api:
+        for job in (await api.get("jobs"))["jobs"]:
+            for path in (f"jobs/{job['id']}", f"jobs/{job['id']}/payload"):
+                text = json.dumps(await api.get(path))
+                assert TOKEN[:8] not in text
+                assert "hunter2" not in text

@@ -17,11 +17,12 @@ from worker.ledger.attendance import Pollers
 from worker.ledger.presence import Presence
 from worker.model import State
 from worker.ops.banner import of_queue, order, status_of, unknown
-from worker.ops.jobs import read_cursor, writable
+from worker.ops.jobs import read_cursor
 from worker.ops.models import AttemptFacts, JobError, Problem
 from worker.ops.stalls import Stalls
 from worker.ops.throughput import Throughput
 from worker.ops.timeline import timeline
+from worker.redaction import plain
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
@@ -363,7 +364,7 @@ def test_what_json_and_utf8_do_not_know_is_spelled_out() -> None:
     deep: Any = "bottom"
     for _ in range(500):
         deep = [deep]
-    told = writable({"a": float("nan"), "\ud800": ["\udfff", 1, None, True], "deep": deep}, str)
+    told = plain({"a": float("nan"), "\ud800": ["\udfff", 1, None, True], "deep": deep}, str, 100)
     assert told["a"] == "nan"
     assert told["\\ud800"] == ["\\udfff", 1, None, True]
     assert "bottom" not in str(told["deep"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -23,6 +23,7 @@ from worker.ops.app import BODY_LIMIT
 from worker.ops.bodies import read_json
 from worker.ops.guard import caller_of, note
 from worker.ops.hosts import Hosts
+from worker.ops.live import left
 from worker.ops.locks import Locks, Sessions, Tokens
 
 if TYPE_CHECKING:
@@ -338,7 +339,7 @@ async def test_every_action_is_logged_with_who_asked(site: httpx.AsyncClient) ->
         "method": "POST",
         "path": "/echo",
     }
-    common |= {"session": None, "address": "127.0.0.1"}
+    common |= {"session_name": None, "address": "127.0.0.1"}
     assert told == [
         {**common, "role": "full", "status": 200, "count": 1},
         {**common, "role": "read", "status": 403},
@@ -526,3 +527,62 @@ async def test_who_does_not_read_the_answer_is_hung_up_on(
         async with asyncio.timeout(PATIENCE_S):
             await ended.wait()
         writer.close()
+
+
+# --- requests ahead of their turn
+
+
+async def test_who_sends_requests_ahead_of_their_turn_is_hung_up_on() -> None:
+    """Else each wait of an application would read more of them, and keep them."""
+    sent = 0
+
+    async def wait(request: Request) -> Response:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0.005):
+                await left(request.receive)
+        return Response()
+
+    async with guarded_site([Route("/livez", wait)], Locks(Tokens(FULL, None))) as url:
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+        reading = asyncio.create_task(reader.read())
+        requests = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n" * 1000
+        with suppress(ConnectionError):
+            while sent < 50 * server.MOST_AHEAD * 4:
+                writer.write(requests)
+                await writer.drain()
+                sent += len(requests)
+        assert sent < 50 * server.MOST_AHEAD * 4, "all of it was taken"
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+        writer.close()
+
+
+async def test_some_requests_may_be_sent_ahead_and_a_large_body_is_not_one(
+    site: httpx.AsyncClient,
+) -> None:
+    reader, writer = await connect(site)
+    head = f"Host: localhost\r\nAuthorization: Bearer {FULL}\r\n"
+    body = json.dumps({"text": "x" * BODY_LIMIT})
+    large = f"POST /large HTTP/1.1\r\n{head}Content-Length: {len(body)}\r\n\r\n{body}"
+    writer.write(large.encode() + f"GET /refuse HTTP/1.1\r\n{head}\r\n".encode() * 100)
+    answers = b""
+    async with asyncio.timeout(PATIENCE_S):
+        while answers.count(b"HTTP/1.1 ") < 101:
+            answers += await reader.read(65536)
+    writer.close()
+
+
+async def test_a_request_that_tells_its_length_in_two_ways_is_the_last_of_its_connection(
+    site: httpx.AsyncClient,
+) -> None:
+    reader, writer = await connect(site)
+    head = f"Host: localhost\r\nAuthorization: Bearer {FULL}\r\n"
+    writer.write(
+        f"POST /echo HTTP/1.1\r\n{head}Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n"
+        f"0\r\n\r\nGET /livez HTTP/1.1\r\n{head}\r\n".encode()
+    )
+    async with asyncio.timeout(PATIENCE_S):
+        answer = await reader.read()
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert answer.count(b"HTTP/1.1") == 1
+    writer.close()

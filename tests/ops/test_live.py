@@ -22,7 +22,7 @@ from worker.ops import live as live_module
 from worker.ops import server as server_module
 from worker.ops.hosts import Hosts
 from worker.ops.live import Live
-from worker.ops.locks import Locks, Sessions, Tokens
+from worker.ops.locks import Caller, Locks, Role, Sessions, Tokens
 from worker.ops.models import Overview, Problem, StateFacts, WorkerFacts
 from worker.ops.server import Listener, OpsServer
 from worker.ops.sign_in import session_routes
@@ -30,6 +30,9 @@ from worker.ops.sign_in import session_routes
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
+
+    from starlette.requests import Request
+    from starlette.responses import Response
 
 
 @pytest.fixture(params=["sqlite", "postgres", "redis", "sqs"])
@@ -109,7 +112,12 @@ class Source:
 @asynccontextmanager
 async def served(live: Live) -> AsyncIterator[int]:
     """The port of a server that tells what ``live`` has to tell."""
-    app = Starlette(routes=[Route("/events", live.serve)])
+
+    async def serve(request: Request) -> Response:
+        request.scope["caller"] = Caller(Role(request.query_params.get("role", "full")))
+        return await live.serve(request)
+
+    app = Starlette(routes=[Route("/events", serve)])
     server = OpsServer([Listener(app, "127.0.0.1", port := refused_port(), "a test")])
     async with asyncio.TaskGroup() as group:
         server.start(group)
@@ -121,10 +129,10 @@ async def served(live: Live) -> AsyncIterator[int]:
 
 
 @asynccontextmanager
-async def listening(port: int) -> AsyncIterator[httpx.Response]:
+async def listening(port: int, role: str = "full") -> AsyncIterator[httpx.Response]:
     async with (
         httpx.AsyncClient(trust_env=False, timeout=15) as http,
-        http.stream("GET", f"http://127.0.0.1:{port}/events") as answer,
+        http.stream("GET", f"http://127.0.0.1:{port}/events?role={role}") as answer,
     ):
         yield answer
 
@@ -211,6 +219,18 @@ async def test_listeners_that_come_at_once_are_counted(monkeypatch: pytest.Monke
             *(stack.enter_async_context(listening(port)) for _ in range(8))
         )
         assert sorted(answer.status_code for answer in answers) == [200] * 2 + [503] * 6
+
+
+async def test_who_may_only_look_leaves_room_for_those_who_act(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(live_module, "MOST_LISTENERS", 3)
+    monkeypatch.setattr(live_module, "KEPT_SEATS", 1)
+    live = Live(Source())
+    async with served(live) as port, AsyncExitStack() as stack:
+        roles = ("read", "read", "read", "full", "full")
+        answers = [await stack.enter_async_context(listening(port, role)) for role in roles]
+        assert [answer.status_code for answer in answers] == [200, 200, 503, 200, 503]
 
 
 async def test_who_signs_out_hears_no_more(monkeypatch: pytest.MonkeyPatch) -> None:

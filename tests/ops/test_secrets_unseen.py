@@ -122,7 +122,7 @@ async def test_secrets_are_taken_out_before_an_error_is_recorded(site: ApiSite) 
     for error in (*errors, found.error):
         assert error is not None
         assert_nothing_in(error, "recorded")
-        assert "*** https://host/x and Bearer ***" in error
+        assert "*** https://***@host/x and Bearer ***" in error
 
 
 async def test_progress_and_defaults_are_hidden_by_their_names(site: ApiSite) -> None:

@@ -158,7 +158,7 @@ async def test_the_log_names_the_session_and_holds_nothing_that_opens_it(door: D
     signed_in, action = logs
     assert (signed_in["event"], signed_in["role"]) == ("ops.signed_in", "read")
     assert (action["event"], action["status"]) == ("ops.action", 403)
-    assert action["session"] == signed_in["session"]
+    assert action["session_name"] == signed_in["session_name"]
     assert secret not in str(logs)
     assert READ not in str(logs)
 
@@ -189,6 +189,17 @@ async def test_a_link_of_the_terminal_signs_in_once_and_then_the_next_does(unloc
         for used in shown[:2]:
             answer = await client.get(used)
             assert (answer.status_code, "the next one" in answer.text) == (401, True)
+
+
+async def test_who_only_asks_what_a_link_would_answer_does_not_use_it_up(unlocked: Door) -> None:
+    """As programs do that look into links before a person opens them."""
+    link = unlocked.ops.sign_in_link
+    assert link is not None
+    async with unlocked.client() as client:
+        asked = await client.head(link.address)
+        assert (asked.status_code, asked.headers["allow"]) == (405, "GET")
+        assert "set-cookie" not in asked.headers
+        assert (await client.get(link.address)).status_code == 303
 
 
 async def test_who_has_no_link_is_told_where_it_is(unlocked: Door) -> None:
@@ -245,6 +256,17 @@ async def test_only_our_own_page_acts_by_a_session(
     for method in ("POST", "PUT", "PATCH", "DELETE"):
         answer = await browser.request(method, "/no-such-path", headers=headers)
         assert answer.status_code == (404 if passes else 403), method
+
+
+async def test_a_session_over_tls_acts_from_no_page_without_it(tmp_path: Path) -> None:
+    name = "ops.example.com"
+    async with ops_door(tmp_path, ops_hosts=(name,)) as door, door.client() as client:
+        headers = {"Host": name, "Origin": f"https://{name}"}
+        answer = await client.post("/session", json={"token": FULL}, headers=headers)
+        headers["Cookie"] = answer.headers["set-cookie"].partition(";")[0]
+        assert (await client.post("/no-such-path", headers=headers)).status_code == 404
+        headers["Origin"] = f"http://{name}"
+        assert (await client.post("/no-such-path", headers=headers)).status_code == 403
 
 
 async def test_a_program_with_a_token_needs_no_origin(door: Door) -> None:

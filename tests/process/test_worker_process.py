@@ -408,3 +408,22 @@ async def test_a_heartbeat_file_that_cannot_be_written_is_refused_at_start(tmp_p
     assert code == 78
     assert "WORKER_HEARTBEAT_FILE" in err
     assert "Traceback" not in err
+
+
+async def test_a_heartbeat_file_is_no_link_to_another_and_for_nobody_else(tmp_path: Path) -> None:
+    """In a folder for everybody, such as /tmp, somebody may have put one there."""
+    other, alive = tmp_path / "other", tmp_path / "alive"
+    alive.symlink_to(other)
+    environment = {
+        **NOTHING_SCHEDULED,
+        "WORKER_DATA_API_URL": CLOSED,
+        "WORKER_HEARTBEAT_FILE": str(alive),
+    }
+    code, _, err = await worker_command("start", environment=environment, cwd=tmp_path)
+    assert code == 78
+    assert "it is a symbolic link" in err
+    assert not other.exists()
+    alive.unlink()
+    async with running("start", environment=environment, cwd=tmp_path) as worker:
+        await worker.logged("worker.idle")
+        assert alive.stat().st_mode & 0o777 == 0o600

@@ -11,7 +11,13 @@ import pytest
 import structlog
 
 from tests.support.documents import ROOT
-from worker.secret_keys import HIDDEN, is_secret_key, without_secret_values, without_secrets
+from worker.secret_keys import (
+    HIDDEN,
+    is_secret_key,
+    judged,
+    without_secret_values,
+    without_secrets,
+)
 from worker.telemetry.logs import configure_logging
 
 
@@ -23,7 +29,10 @@ from worker.telemetry.logs import configure_logging
         *("secret", "client_secret", "aws_secret_access_key", "SecretKey"),
         *("authorization", "Proxy-Authorization", "cookie", "Set-Cookie"),
         *("api_key", "apiKey", "API-KEY", "apikey", "private_key", "accessKey", "credentials"),
-        *("pin", "otp", "cvv"),
+        *("pin", "otp", "cvv", "passcode", "pin_code", "otpCode", "recovery_code", "sig"),
+        *("key", "sshKey", "aes_key", "hmac-key", "STRIPE_KEY", "master_key", "session_key"),
+        *("auth", "x-auth", "proxy_auth", "pass", "db_pass", "bearer", "jwt", "session", "sid"),
+        *("dsn", "database_dsn", "connection_string", "ConnectionString", "database_url"),
     ],
 )
 def test_a_name_of_a_secret(name: str) -> None:
@@ -31,7 +40,14 @@ def test_a_name_of_a_secret(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["key", "order_id", "author", "path", "keys", "pinned", "spin", "user", "monkey", ""]
+    "name",
+    [
+        *("order_id", "author", "path", "keys", "pinned", "spin", "user", "monkey", ""),
+        *("unique_key", "concurrency_key", "idempotency_key", "Idempotency-Key", "order_key"),
+        *("primaryKey", "s3_object_key", "partition_key", "public_key", "key_id", "KeyError"),
+        *("signal", "assigned", "design", "passed", "compass", "passenger", "sessions", "side"),
+        *("authors", "authority", "code", "postcode", "country_code", "url", "data_api_url"),
+    ],
 )
 def test_a_name_of_no_secret(name: str) -> None:
     assert not is_secret_key(name)
@@ -58,6 +74,35 @@ def test_secrets_are_hidden_at_any_depth_and_nothing_else_is() -> None:
     assert json.dumps(given) == before
 
 
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ({"headers": [["Authorization", "Bearer x"], ["Accept", "*/*"]]}, ["Accept", "*/*"]),
+        ([("Cookie", "a=x")], ["Cookie", HIDDEN]),
+        ({"name": "password", "value": "x"}, "password"),
+        ({"key": "password", "value": "x"}, "password"),
+        ({"key": "color", "value": "red"}, "red"),
+        ({"name": "color", "value": "red", "password": "x"}, "red"),
+        ({"name": "x-api-key", "values": ["x"]}, "x-api-key"),
+        (["token", {"password": "x"}], {"password": HIDDEN}),
+    ],
+)
+def test_a_value_beside_the_name_of_a_secret_is_one(given: Any, shown: Any) -> None:
+    told = json.dumps(without_secrets(given))
+    assert json.dumps(shown) in told
+    assert '"x"' not in told
+    assert "=x" not in told
+    assert "r x" not in told
+
+
+def test_long_names_are_judged_and_not_kept() -> None:
+    before = judged.cache_info().currsize
+    for number in range(10):
+        assert is_secret_key(f"{number}" + "k" * 1000 + "_password")
+        assert not is_secret_key(f"{number}" + "k" * 1000)
+    assert judged.cache_info().currsize == before
+
+
 def test_what_is_nested_without_end_is_hidden() -> None:
     deep: Any = {"token": "x"}
     for _ in range(5000):
@@ -77,7 +122,7 @@ def test_no_key_of_the_workers_own_log_is_taken_for_a_secret() -> None:
         for keyword in node.keywords
         if keyword.arg is not None
     }
-    assert {"session", "address"} <= keys
+    assert {"session_name", "address"} <= keys
     assert {key for key in keys if is_secret_key(key)} == set()
 
 

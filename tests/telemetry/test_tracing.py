@@ -32,6 +32,7 @@ from worker.consuming.queue_plan import QueuePlan
 from worker.events import Events, Tally
 from worker.jobs.job import NewJob, new_job_id
 from worker.model import Trigger
+from worker.redaction import Redaction
 from worker.retry import RetryPolicy
 from worker.running.runner import RunLimits, Runner
 from worker.tasks.base import BaseTask, TaskDefinition
@@ -40,7 +41,7 @@ from worker.telemetry.tracing import Tracing
 from worker.transport import ClientOptions, open_client
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
     from pathlib import Path
 
     from worker.ports import JobStore
@@ -110,11 +111,14 @@ class Bench:
 
 @asynccontextmanager
 async def tracing_bench(
-    exporter: InMemorySpanExporter, provider: TracerProvider, url: str = "http://127.0.0.1:9"
+    exporter: InMemorySpanExporter,
+    provider: TracerProvider,
+    url: str = "http://127.0.0.1:9",
+    redact: Callable[[str], str] = str,
 ) -> AsyncIterator[Bench]:
     events = Events()
     async with open_client(ClientOptions(base_url=url, token="s3cret-token")) as client:
-        tracing = Tracing(provider, base_url=client.base_url)
+        tracing = Tracing(provider, base_url=client.base_url, redact=redact)
         events.subscribe(tracing)
         client.event_hooks["request"].append(tracing.before_request)
         yield Bench(
@@ -178,6 +182,28 @@ async def test_failed_run_is_an_error_with_its_exception(bench: Bench) -> None:
     (event,) = run.events
     assert event.name == "exception"
     assert dict(event.attributes or {})["exception.message"] == "the far side is full"
+
+
+SECRET = "qwerty-0123456789"
+
+
+class Leaks(BaseTask):
+    """Fails in words that hold a secret, where they are cut."""
+
+    name = "test-tracing:leaks"
+
+    async def execute(self) -> None:
+        raise ValueError("x" * 495 + SECRET)
+
+
+async def test_no_secret_gets_into_a_span_by_an_exception(
+    exporter: InMemorySpanExporter, provider: TracerProvider
+) -> None:
+    async with tracing_bench(exporter, provider, redact=Redaction([SECRET])) as bench:
+        await bench.run(Leaks)
+        span = bench.span("run test-tracing:leaks")
+    assert "x***" in span.to_json()
+    assert SECRET[:4] not in span.to_json()
 
 
 async def test_retries_are_events_of_the_run(bench: Bench) -> None:

@@ -15,6 +15,7 @@ from worker.config.stores import engine_of, named_as_given, queue_url, store_url
 from worker.errors import ConfigurationError, NotSupported, UnknownJob
 from worker.jobs.job import JobId, JobQuery, Requeued
 from worker.queues.opening import QUEUES
+from worker.redaction import cut
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -172,7 +173,9 @@ class JobAdmin:
 def unknown(ids: Sequence[str]) -> str:
     """That nobody knows these jobs."""
     one = len(ids) == 1
-    shown = ", ".join(ids[:10]) + (f" and {len(ids) - 10} more" if len(ids) > 10 else "")
+    shown = ", ".join(cut(one) for one in ids[:10]) + (
+        f" and {len(ids) - 10} more" if len(ids) > 10 else ""
+    )
     return f"no job{'' if one else 's'} {shown} {'is' if one else 'are'} recorded, or no longer"
 
 

@@ -11,13 +11,14 @@ from worker.cli.terminal_times import full, iso, short
 from worker.durations import format_duration
 from worker.jobs.history import attempts_of
 from worker.model import State
+from worker.redaction import told_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
 
     from worker.jobs.job import Job
-    from worker.telemetry.logs import Redaction
+    from worker.redaction import Redaction
 
 __all__ = ["JobView", "job_table"]
 
@@ -65,7 +66,7 @@ class JobView:
             "losses": job.losses,
             "refusals": job.refusals,
             "worker": job.worker,
-            "options": json.loads(job.options),
+            "options": self._told(job.options),
             "unique_key": job.unique_key,
             "concurrency_key": job.concurrency_key,
             "progress": self._told(job.progress),
@@ -82,16 +83,15 @@ class JobView:
         return shown
 
     def _told(self, text: str | None) -> Any:
-        return None if text is None else edited(json.loads(text), self._redact.secrets)
+        return None if text is None else told_json(text, self._redact.secrets)
 
     def _error(self) -> dict[str, str] | None:
         if self.job.error is None:
             return None
-        said = json.loads(self.job.error)
-        return {
-            "type": str(said.get("type", "?")),
-            "message": self._redact(str(said.get("message", "?"))),
-        }
+        said = told_json(self.job.error, self._redact)
+        if not isinstance(said, dict):
+            said = {}
+        return {name: str(said.get(name, "?")) for name in ("type", "message")}
 
     def _history(self) -> list[dict[str, Any]]:
         """The attempts that are kept."""
@@ -219,7 +219,7 @@ class JobView:
         job = self.job
         said = {
             "priority": str(job.priority) if job.priority else "",
-            "options": "" if job.options == "{}" else compact(json.loads(job.options)),
+            "options": "" if job.options == "{}" else compact(self._told(job.options)),
             "unique": job.unique_key or "",
             "concurrency": job.concurrency_key or "",
         }
@@ -251,19 +251,6 @@ def job_table(
         rows.append(cells)
     told = ("died", "tries", "error") if died else ("state", "created", "note")
     return ("id", "task", *queue, *told), rows
-
-
-def edited(value: Any, edit: Callable[[str], str]) -> Any:
-    """A JSON value with each text in it edited."""
-    match value:
-        case str():
-            return edit(value)
-        case list():
-            return [edited(item, edit) for item in value]
-        case dict():
-            return {edit(key): edited(item, edit) for key, item in value.items()}
-        case _:
-            return value
 
 
 def one_line(error: Mapping[str, str]) -> str:

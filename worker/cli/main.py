@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from worker.model import Run
+    from worker.redaction import Redaction
     from worker.scheduling.scheduled_task import ScheduledTask
     from worker.settings import Settings
-    from worker.telemetry.logs import Redaction
 
 __all__ = ["ExitCode", "main"]
 
@@ -347,7 +347,7 @@ def needs_extra(module: str) -> ModuleType:
 
 def describe_run(run: Run, redact: Redaction) -> dict[str, Any]:
     """The run as it is printed: an error is redacted like a log line, a result of secrets only."""
-    from worker.telemetry.logs import plain
+    from worker.redaction import plain
 
     error = run.error
     return {

@@ -89,7 +89,6 @@ class Consumer:
         jobs: The engine.
         tasks: Those that it can run, by name.
         spared: The names of tasks that this worker knows and leaves to others.
-        redact: Takes secrets out of an error before the engine gets it.
         worker: The name by which the engine knows this worker.
         on_done: Called with the reason when it has done what it was to do.
         on_begin: Awaited before anything is asked of the engine, and again until it succeeds: opens
@@ -111,7 +110,6 @@ class Consumer:
         worker: str,
         limits: ConsumerLimits = ConsumerLimits(),
         spared: Collection[str] = (),
-        redact: Callable[[str], str] = lambda text: text,
         on_done: Callable[[str], None] = lambda reason: None,
         on_begin: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
@@ -126,7 +124,6 @@ class Consumer:
         self._runner = runner
         self._tasks = tasks
         self._spared = spared
-        self._redact = redact
         self._clock = clock
         self._events = events
         self._worker = worker
@@ -518,7 +515,8 @@ class Consumer:
         if current is None:
             self._settling.lose(plan, lease, "its lease was lost, its outcome was not recorded")
             return
-        history = remembered(current, run, worker=self._worker, redact=self._redact)
+        # The runner has taken the secrets out of what a run says.
+        history = remembered(current, run, worker=self._worker, redact=str)
         if not run.state.final and run.state is not State.RETRY:
             given_back = unspent(current, delay=run.delay)._replace(history=history)
             self._settling.put(plan, given_back, begun=True)
@@ -533,7 +531,7 @@ class Consumer:
             delay=run.delay,
             result=run.encoded,
             result_ttl=options.result_ttl,
-            error=None if error is None else error_text(error.type, self._redact(error.message)),
+            error=None if error is None else error_text(error.type, error.message),
             dead=run.dead,
             history=history,
         )

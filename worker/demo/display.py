@@ -14,6 +14,7 @@ from rich.text import Text
 from worker.durations import format_duration
 from worker.events import CallRetrying, Event, RunFinished, SlotSkipped
 from worker.model import State, Trigger
+from worker.redaction import Redaction
 from worker.summary import describe
 
 if TYPE_CHECKING:
@@ -221,8 +222,9 @@ def headline(event: Event) -> Text | None:
                 return None  # there are too many of them
             return Text.assemble(f"{run.task}: ", outcome(run))
         case CallRetrying():
+            error = describe(event.failure, Redaction())
             return Text(
-                f"{event.task}: {describe(event.failure)}; again in {event.wait_s:.1f} s",
+                f"{event.task}: {error}; again in {event.wait_s:.1f} s",
                 style="yellow",
             )
         case SlotSkipped():

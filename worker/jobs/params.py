@@ -15,12 +15,15 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from worker.errors import InvalidParams, TaskDefinitionError
+from worker.redaction import cut
 
 if TYPE_CHECKING:
     from pydantic import BaseModel, TypeAdapter
 
 __all__ = ["NO_PARAMS", "Params", "params_of_function", "params_of_type"]
 
+LONGEST_SAID = 1000
+"""Of one thing that does not fit, which may quote what came."""
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
@@ -251,13 +254,13 @@ def in_words(exc: ValueError) -> str:
         return f"expected what can be read as JSON, got a {type(exc).__name__}"
     problems = []
     for error in exc.errors(include_url=False, include_context=False):
-        where = ".".join(str(part) for part in error["loc"]) or "parameters"
+        where = ".".join(cut(str(part)) for part in error["loc"]) or "parameters"
         got = (
             ""
             if error["type"] in ("missing", "extra_forbidden")
             else f", got {shape(error['input'])}"
         )
-        problems.append(f"{where}: {error['msg']}{got}")
+        problems.append(f"{where}: {cut(error['msg'], LONGEST_SAID)}{got}")
     shown = "; ".join(problems[:10])
     return shown if len(problems) <= 10 else f"{shown}; and {len(problems) - 10} more"
 
@@ -265,5 +268,5 @@ def in_words(exc: ValueError) -> str:
 def shape(value: object) -> str:
     """What kind of value it is, and nothing of what it says."""
     if isinstance(value, Mapping):
-        return f"an object with {', '.join(map(str, list(value)[:10])) or 'nothing'}"
+        return f"an object with {', '.join(cut(str(key)) for key in list(value)[:10]) or 'nothing'}"
     return f"a {type(value).__name__}"

@@ -26,6 +26,7 @@ from worker.errors import (
 )
 from worker.ops.bodies import read
 from worker.ops.problem import problem
+from worker.redaction import cut
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -47,6 +48,9 @@ STATUSES: tuple[tuple[type[WorkerError], int], ...] = (
     (ConfigurationError, 503),
 )
 SOON = {"Retry-After": "2"}
+MOST_ERRORS = 100
+LONGEST_SAID = 1000
+"""Of what does not fit, which may quote what came."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +111,7 @@ def route_of(call: Call, redact: Callable[[str], str]) -> Route:
                 body=None if call.body is None else await read_body(call.body, request),
             )
         except ValidationError as exc:
-            return unfit(exc)
+            return unfit(exc, redact)
         try:
             answer = await call.does(asked)
         except WorkerError as exc:
@@ -167,15 +171,18 @@ async def read_body(kind: type[BaseModel], request: Request) -> BaseModel:
     return kind.model_validate_json(await read(request) or b"{}")
 
 
-def unfit(exc: ValidationError, detail: str | None = None) -> Response:
+def unfit(
+    exc: ValidationError, redact: Callable[[str], str], detail: str | None = None
+) -> Response:
     """What does not fit, and where; without any of the values, which may be personal."""
+    found = exc.errors(include_url=False, include_context=False, include_input=False)
     errors = [
         {
-            "loc": list(error["loc"]),
-            "msg": error["msg"].removeprefix("Value error, "),
+            "loc": [cut(redact(one)) if isinstance(one, str) else one for one in error["loc"]],
+            "msg": cut(redact(error["msg"].removeprefix("Value error, ")), LONGEST_SAID),
             "type": error["type"],
         }
-        for error in exc.errors(include_url=False, include_context=False, include_input=False)
+        for error in found[:MOST_ERRORS]
     ]
     if detail is None:
         detail = "; ".join(
@@ -190,7 +197,7 @@ def refused(exc: WorkerError, redact: Callable[[str], str]) -> Response:
     """The answer to what the worker, or its store, refused."""
     cause = validation_in(exc)
     if isinstance(exc, InvalidParams) and cause is not None:
-        return unfit(cause, redact(str(exc)))
+        return unfit(cause, redact, redact(str(exc)))
     status = next((status for kind, status in STATUSES if isinstance(exc, kind)), 500)
     more = {"id": exc.job_id} if isinstance(exc, DuplicateJob) else {}
     return problem(status, redact(str(exc)), headers=SOON if status == 503 else None, **more)

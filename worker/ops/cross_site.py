@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from worker.ops.sign_in import cookie_names
+
 if TYPE_CHECKING:
     from starlette.requests import Request
 
@@ -35,4 +37,7 @@ def said(request: Request) -> tuple[str | None, str | None]:
 def is_ours(origin: str, request: Request) -> bool:
     scheme, mark, place = origin.partition("://")
     ours = request.headers.get("host", "").lower()
-    return bool(mark) and scheme in ("http", "https") and place.lower() == ours != ""
+    secure, _ = cookie_names(request)
+    # Only the browser knows of a proxy that speaks TLS for us: it then has a cookie for TLS alone.
+    schemes = ("https",) if secure in request.cookies else ("http", "https")
+    return bool(mark) and scheme in schemes and place.lower() == ours != ""

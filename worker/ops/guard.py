@@ -38,6 +38,7 @@ OPEN = frozenset({"/livez", "/readyz", "/startupz"})
 LINK = "/session/link"
 MOST_HEADERS = 16 * 1024
 """Bytes, with the path and the query. The server stops reading there only if more is to come."""
+HANG_UP = {"Connection": "close"}
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 SECURITY = {
     "Content-Security-Policy": (
@@ -91,6 +92,12 @@ class Guard:
         path, locks = request.scope["path"], self._locks
         if size_of(request) > MOST_HEADERS:
             return problem(431, f"expected at most {MOST_HEADERS} bytes of path and headers")
+        if {"content-length", "transfer-encoding"} <= set(request.headers):
+            # Where a body ends is then told in two ways, and a proxy may see another request in it
+            # than we do (RFC 9112, 6.1).
+            return problem(
+                400, "expected Content-Length or Transfer-Encoding, got both", headers=HANG_UP
+            )
         if path in OPEN:
             return None
         host = request.headers.get("host", "")
@@ -153,7 +160,7 @@ class Guard:
             path=request.scope["path"],
             status=status,
             role=caller.role.value,
-            session=caller.session,
+            session_name=caller.session,
             address=address_of(request),
             **request.scope.get("noted", {}),
         )

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import math
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -29,6 +27,7 @@ from worker.ops.models import (
 )
 from worker.ops.said import in_utc
 from worker.ops.timeline import timeline
+from worker.redaction import cut, told_json
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Sequence
@@ -49,9 +48,9 @@ MOST_AT_ONCE = 5000
 """How many dead letters one request goes through."""
 LONGEST_S = 20.0
 """How long one request goes on with that: SQS has to look for each letter."""
+LONGEST_KIND = 200
 LONGEST_TEXT = 10_000
-DEEPEST = 100
-"""What is nested deeper is not shown."""
+"""Of an error, which a program that works by SQL may have written."""
 TICK = timedelta(microseconds=1)
 
 
@@ -267,9 +266,8 @@ class JobBook:
         if job.error is None:
             return None
         said = as_object(self._told(job.error))
-        return JobError(
-            type=str(said.get("type", "?")), message=self._redact(str(said.get("message", "?")))
-        )
+        kind, message = (str(said.get(name, "?")) for name in ("type", "message"))
+        return JobError(type=cut(kind, LONGEST_KIND), message=cut(message, LONGEST_TEXT))
 
     def _history(self, job: Job) -> list[AttemptFacts]:
         return [
@@ -281,23 +279,16 @@ class JobBook:
                 worker=self._text(one.worker),
                 error=None
                 if one.type is None
-                else JobError(
-                    type=self._text(one.type), message=self._redact(self._text(one.message or ""))
-                ),
+                else JobError(type=self._text(one.type), message=self._text(one.message or "")),
             )
             for one in attempts_of(job)
         ]
 
     def _text(self, text: str) -> str:
-        """A text that can be written, without the settings' secrets."""
-        return str(writable(text[:LONGEST_TEXT], self._redact.secrets))
+        return cut(self._redact(text), LONGEST_TEXT)
 
     def _told(self, text: str) -> Any:
-        """A JSON text as a value that can be written, without the settings' secrets."""
-        try:
-            return writable(json.loads(text), self._redact.secrets)
-        except (ValueError, RecursionError):  # a program that enqueues by SQL may write anything
-            return self._text(text)
+        return told_json(text, self._redact)
 
 
 async def opened(jobs: JobStore) -> JobStore:
@@ -358,25 +349,6 @@ def fits(job: Job, said: Bulk) -> bool:
 
 def tally(told: Iterable[Requeued]) -> int:
     return sum(word in (Requeued.DONE, Requeued.ASKED) for word in told)
-
-
-def writable(value: Any, edit: Callable[[str], str], depth: int = 0) -> Any:
-    """A JSON value with each text in it edited, and what JSON or UTF-8 do not know spelled out."""
-    match value:
-        case str():
-            return edit(value.encode("utf-8", "backslashreplace").decode())
-        case float() if not math.isfinite(value):
-            return str(value)
-        case dict() if depth < DEEPEST:
-            return {
-                writable(key, edit): writable(item, edit, depth + 1) for key, item in value.items()
-            }
-        case list() if depth < DEEPEST:
-            return [writable(item, edit, depth + 1) for item in value]
-        case dict() | list():
-            return "…"
-        case _:
-            return value
 
 
 def as_object(value: Any) -> dict[str, Any]:

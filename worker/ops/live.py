@@ -11,7 +11,8 @@ import structlog
 from starlette.responses import Response
 
 from worker.ops.calls import adapter
-from worker.ops.guard import still_in
+from worker.ops.guard import caller_of, still_in
+from worker.ops.locks import Role
 from worker.ops.models import StateFacts
 from worker.ops.problem import problem
 
@@ -26,6 +27,8 @@ __all__ = ["Live"]
 EVERY_S = 2.0
 KEEP_ALIVE_S = 15.0
 MOST_LISTENERS = 32
+KEPT_SEATS = 8
+"""How many of them are kept for those who may act."""
 KEEP_ALIVE = b": still here\n\n"
 EVENT_STREAM = "text/event-stream; charset=utf-8"
 HEADERS = [
@@ -70,12 +73,12 @@ class Live:
             return Response(headers={"Content-Type": EVENT_STREAM})
         if self._closed:
             return problem(503, "the worker is about to end")
-        return Stream(self, still_in(request))
+        return Stream(self, still_in(request), caller_of(request).role)
 
     @contextmanager
-    def seat(self) -> Iterator[bool]:
+    def seat(self, role: Role) -> Iterator[bool]:
         """Count one who listens, as long as the block lasts; false where there is no room."""
-        if self._listeners >= MOST_LISTENERS:
+        if self._listeners >= MOST_LISTENERS - (0 if role is Role.FULL else KEPT_SEATS):
             yield False
             return
         self._listeners += 1
@@ -149,13 +152,14 @@ class Live:
 class Stream(Response):
     """The answer that goes on."""
 
-    def __init__(self, live: Live, may: Callable[[], bool]) -> None:
+    def __init__(self, live: Live, may: Callable[[], bool], role: Role) -> None:
         super().__init__()
+        self._role = role
         self._live = live
         self._may = may
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with self._live.seat() as has_room:
+        with self._live.seat(self._role) as has_room:
             if has_room:
                 await self._stream(receive, send)
                 return

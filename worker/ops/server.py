@@ -30,6 +30,8 @@ REQUEST_S = 10.0
 """How long a request line and its headers may take to arrive."""
 UNREAD_S = 30.0
 """How long an answer may lie about that its client does not read."""
+MOST_AHEAD = 64 * 1024
+"""Bytes of requests that may have come before it is their turn."""
 MOST_CONNECTIONS = 100
 """Of one listener."""
 
@@ -92,7 +94,8 @@ class BoundedProtocol(H11Protocol):
 
     Who is too slow in sending a request, or in reading the answer, is hung up on. A newcomer is
     always let in: when there are too many connections one of the others goes, so that a probe gets
-    through though somebody opens all he can.
+    through though somebody opens all he can. Who sends requests ahead of his turn without end is
+    hung up on, too: uvicorn stops reading them only until the application next waits for anything.
     """
 
     _too_slow: asyncio.TimerHandle | None = None
@@ -131,7 +134,10 @@ class BoundedProtocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        if self.answering:
+        ahead, _ = self.conn.trailing_data
+        if len(ahead) > MOST_AHEAD:
+            self.put_out()
+        elif self.answering:
             self._too_slow = without(self._too_slow)
         elif self._too_slow is None:
             self._expect_request()

@@ -28,6 +28,7 @@ __all__ = [
     "CHALLENGE",
     "DASHBOARD",
     "SESSION",
+    "cookie_names",
     "session_routes",
     "session_secret",
     "sign_in_page",
@@ -151,14 +152,16 @@ def link_route(link: SignInLink, slow_down: SlowDown, sessions: Sessions) -> Rou
             return sign_in_page(USED, "/")
         return begin(request, RedirectResponse("/", status_code=303), sessions, role)
 
-    return Route("/session/link", follow, methods=["GET"])
+    route = Route("/session/link", follow, methods=["GET"])
+    route.methods = {"GET"}  # Starlette adds HEAD, and whoever only looks would use the link up
+    return route
 
 
 def begin(request: Request, answer: Response, sessions: Sessions, role: Role) -> Response:
     """Open a session, and have the browser keep it."""
     secret, session = sessions.open(role)
     structlog.get_logger("worker.ops").info(
-        "ops.signed_in", role=role.value, session=session.name, address=address_of(request)
+        "ops.signed_in", role=role.value, session_name=session.name, address=address_of(request)
     )
     # The browser's own word is all that tells of a proxy that speaks TLS for us.
     is_https = request.headers.get("origin", "").startswith("https://")

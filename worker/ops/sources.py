@@ -25,6 +25,9 @@ PATIENCE_S = 5.0
 MOST_LOOKS = 16
 """How many questions may wait for the ledger's thread at the same time."""
 
+MOST_READS = 4
+"""How many answers of the queues' engine are gathered at the same time: each may be large."""
+
 T = TypeVar("T")
 
 
@@ -40,6 +43,7 @@ class Sources:
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
         self._looks: set[asyncio.Task[object]] = set()
+        self._reads = asyncio.Semaphore(MOST_READS)
         self.by = f"ops:full@{worker.ledger.replica}"
         self.redact = redaction(worker.settings)
         self.counts = Shared(self._count, fresh_s=FRESH_S)
@@ -76,12 +80,14 @@ class Sources:
     async def engine(self, ask: Callable[[JobStore], Awaitable[T]]) -> T:
         """What the queues' engine answers. It is opened, if that is still to be done.
 
+        A few are asked at a time; the others wait for their turn, and no longer than for an answer.
+
         Raises:
             StoreError, ConfigurationError: It cannot be asked now, or not at all.
             NotSupported: It keeps no records of jobs.
         """
         try:
-            async with asyncio.timeout(PATIENCE_S):
+            async with asyncio.timeout(PATIENCE_S), self._reads:
                 engine = await self._worker.client.engine()
                 able = engine.capabilities
                 if not able.lookup:

@@ -61,10 +61,10 @@ def json_writer() -> Callable[..., bytes]:
     return to_json
 
 
-def error_of(failure: BaseException) -> RunError:
+def error_of(failure: BaseException, redact: Callable[[str], str]) -> RunError:
     return RunError(
         type(failure).__name__,
-        describe(failure),
+        describe(failure, redact),
         unreachable=isinstance(failure, DataApiUnreachable | httpx.TransportError),
     )
 

@@ -116,6 +116,9 @@ class Underway:
 class Runner:
     """Runs tasks, one call of `run` or `begin` a run. Any number may go on at once.
 
+    Args:
+        redact: Takes secrets out of a failure's words, before anybody is told or keeps them.
+
     Attributes:
         client: What its runs ask for jobs with, whatever door they came through; without it, the
             client that whoever begins a run would ask with.
@@ -128,7 +131,9 @@ class Runner:
         clock: Clock,
         events: Events,
         limits: RunLimits = RunLimits(),
+        redact: Callable[[str], str] = str,
     ) -> None:
+        self._redact = redact
         self._client = http_client
         self._clock = clock
         self._events = events
@@ -410,6 +415,7 @@ class Runner:
             events=self._events,
             http_client=self._client,
             threads=self._threads,
+            redact=self._redact,
         )
         if job is not None:
             context.attempt = job.attempt
@@ -489,7 +495,7 @@ class Runner:
             attempts=context.attempt,
             duration_ms=round((self._clock.monotonic() - context.began) * 1000, 1),
             result=failure.result if isinstance(failure, WorkerError) else underway.result,
-            error=None if failure is None else error_of(failure),
+            error=None if failure is None else error_of(failure, self._redact),
             encoded=underway.encoded,
             delay=delay,
             dead=dead,

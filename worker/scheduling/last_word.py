@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from worker.ledger.book import Outcome
-from worker.model import Run, State
+from worker.model import State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from worker.model import Run
 
 __all__ = ["PRECEDENCE", "last_word"]
 
@@ -17,14 +17,14 @@ ERROR = 1000
 """How much of an error the ledger keeps, in characters."""
 
 
-def last_word(run: Run, redact: Callable[[str], str]) -> tuple[Outcome, str | None]:
-    """The outcome of a run's slot, and its error without secrets.
+def last_word(run: Run) -> tuple[Outcome, str | None]:
+    """The outcome of a run's slot, and its error.
 
     A run that somebody ended is lost, unless it made room for a later slot: that is a failure.
     """
     if run.error is None:
         return Outcome.RAN, None
     if run.state is not State.REVOKED:
-        return Outcome.FAILED, redact(f"{run.error.type}: {run.error.message}")[:ERROR]
+        return Outcome.FAILED, f"{run.error.type}: {run.error.message}"[:ERROR]
     wanted = run.error.message == PRECEDENCE
     return Outcome.FAILED if wanted else Outcome.LOST, run.error.message

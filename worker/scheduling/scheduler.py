@@ -94,7 +94,6 @@ class Scheduler:
         schedules: Options that override what `register_task` is given, by task.
         schedules_said_by: Where those were said.
         only: Take slots of these tasks only; empty for all.
-        redact: Takes secrets out of an error before the ledger gets it.
     """
 
     def __init__(
@@ -108,10 +107,8 @@ class Scheduler:
         schedules: Mapping[str, ScheduleOptions] | None = None,
         schedules_said_by: str = "a schedules file",
         only: Collection[str] = (),
-        redact: Callable[[str], str] = lambda text: text,
     ) -> None:
         self._runner = runner
-        self._redact = redact
         self._clock = clock
         self._events = events
         self._first_run = first_run
@@ -590,7 +587,7 @@ class Scheduler:
         )
 
     def _finish(self, entry: Entry, run: Run) -> Finish:
-        outcome, error = last_word(run, self._redact)
+        outcome, error = last_word(run)
         return Finish(
             terms=self._tasks[entry.task].terms,
             entry=entry,

@@ -9,7 +9,7 @@ from worker.errors import DataApiError, TaskFailed
 from worker.summary import describe
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     import structlog
 
@@ -22,9 +22,21 @@ MOST_LOGGED = 10
 
 
 class ItemReport:
-    """Counts items, keeps the first ids that failed, and logs the first failures."""
+    """Counts items, keeps the first ids that failed, and logs the first failures.
 
-    def __init__(self, log: structlog.stdlib.BoundLogger, *, event: str, id_key: str) -> None:
+    Args:
+        redact: Takes secrets out of a failure's words.
+    """
+
+    def __init__(
+        self,
+        log: structlog.stdlib.BoundLogger,
+        *,
+        event: str,
+        id_key: str,
+        redact: Callable[[str], str] = str,
+    ) -> None:
+        self._redact = redact
         self.succeeded = 0
         self.failed = 0
         self.failed_ids: list[ItemId] = []
@@ -54,7 +66,7 @@ class ItemReport:
         assert self.last_failure is not None
         raise TaskFailed(
             f"none of {self.failed} {what} went through; the last failure: "
-            f"{describe(self.last_failure)}",
+            f"{describe(self.last_failure, self._redact)}",
             result=result,
         ) from self.last_failure
 
@@ -67,7 +79,7 @@ class ItemReport:
             self._log.warning(
                 self._event,
                 **{self._id_key: item_id},
-                error=describe(exc),
+                error=describe(exc, self._redact),
                 exc_info=None if isinstance(exc, DataApiError) else exc,
             )
         elif self.failed == MOST_LOGGED + 1:

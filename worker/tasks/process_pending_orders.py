@@ -45,7 +45,9 @@ class ProcessPendingOrdersTask(BaseTask):
         fan_out: FanOut[ItemId] = FanOut(concurrency=self._concurrency, clock=self.context.clock)
         listing = DataApi(self.http_client, self.context)
         processing = DataApi(self.http_client, self.context, sleep=fan_out.pause)
-        report = ItemReport(self.logger, event="order.failed", id_key="order_id")
+        report = ItemReport(
+            self.logger, event="order.failed", id_key="order_id", redact=self.context.redact
+        )
 
         async def process(order_id: ItemId) -> None:
             async with report.item(order_id):

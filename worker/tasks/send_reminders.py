@@ -42,7 +42,9 @@ class SendRemindersTask(BaseTask):
     async def execute(self) -> dict[str, Any]:
         fan_out: FanOut[ItemId] = FanOut(concurrency=self._concurrency, clock=self.context.clock)
         api = DataApi(self.http_client, self.context, sleep=fan_out.pause)
-        report = ItemReport(self.logger, event="reminder.failed", id_key="booking_id")
+        report = ItemReport(
+            self.logger, event="reminder.failed", id_key="booking_id", redact=self.context.redact
+        )
         start = self.context.clock.now()
         bookings = await api.upcoming_bookings(start=start, end=start + self.window)
         due = {str(booking.id): booking.id for booking in bookings if not booking.reminder_sent}

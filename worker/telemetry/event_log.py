@@ -41,6 +41,7 @@ from worker.summary import describe, is_plain, summarize
 from worker.telemetry.job_log import JobLog
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from datetime import datetime
 
 
@@ -62,9 +63,13 @@ class EventLog:
     A failure that repeats itself run after run is told with its traceback once, then by a line
     with the count; its end is told too. Of the repeated calls of a run the first of each kind is
     told, the number is in the run's last line.
+
+    Args:
+        redact: Takes secrets out of an error before it is cut.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, redact: Callable[[str], str] = str) -> None:
+        self._redact = redact
         self._log = structlog.get_logger("worker")
         self._failing: dict[str, Failing] = {}
         self._told: dict[str, set[tuple[str, str]]] = {}
@@ -85,7 +90,7 @@ class EventLog:
                     attempt=event.attempt,
                     wait_s=round(event.wait_s, 3),
                     error_type=type(event.failure).__name__,
-                    error=describe(event.failure),
+                    error=describe(event.failure, self._redact),
                 )
             case RunFinished():
                 self._run_finished(event)
@@ -193,7 +198,8 @@ class EventLog:
 
     def _call_retrying(self, event: CallRetrying) -> None:
         told = self._told.setdefault(event.run_id, set())
-        kind = (event.call, describe(event.failure))
+        error = describe(event.failure, self._redact)
+        kind = (event.call, error)
         if kind in told or len(told) >= 10:
             return
         told.add(kind)
@@ -202,7 +208,7 @@ class EventLog:
             call=event.call,
             attempt=event.attempt,
             wait_s=round(event.wait_s, 3),
-            error=describe(event.failure),
+            error=error,
         )
 
     def _run_finished(self, event: RunFinished) -> None:

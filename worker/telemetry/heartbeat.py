@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -58,19 +60,28 @@ class Heartbeat:
 
     def _touch_first(self) -> None:
         try:
-            with self._path.open("a"):
-                self._path.touch()
+            touch(self._path)
         except OSError as exc:
+            reason = "it is a symbolic link" if exc.errno == errno.ELOOP else exc.strerror
             raise ConfigurationError(
-                [f"WORKER_HEARTBEAT_FILE: {str(self._path)!r} cannot be written: {exc.strerror}"]
+                [f"WORKER_HEARTBEAT_FILE: {str(self._path)!r} cannot be written: {reason}"]
             ) from exc
 
     async def _beat(self) -> None:
         while True:
             await self._clock.sleep(EVERY_S)
             try:
-                self._path.touch()
+                touch(self._path)
             except OSError as exc:
                 structlog.get_logger("worker").error(
                     "heartbeat.failed", path=str(self._path), error=str(exc)
                 )
+
+
+def touch(path: Path) -> None:
+    """Make the file new. In a folder for everybody somebody may have put a link in its place."""
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        os.utime(file)
+    finally:
+        os.close(file)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import json
 import logging
-import math
 import os
 import re
 import sys
@@ -18,15 +17,16 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 import structlog
 
 from worker.context import current_run
+from worker.redaction import Redaction, plain
 from worker.secret_keys import HIDDEN, is_secret_key, without_secrets
 from worker.summary import format_traceback
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from structlog.typing import EventDict, Processor
 
-__all__ = ["LogStream", "Redaction", "configure_logging", "plain", "writable"]
+__all__ = ["LogStream", "configure_logging"]
 
 QUIET_LIBRARIES = (
     *("aiobotocore", "alembic", "apscheduler", "asyncio", "botocore", "httpcore", "httpx"),
@@ -41,54 +41,7 @@ TEXTS = ("stack", "exception")
 """The keys whose values have several lines, on a terminal too."""
 MISREAD = re.compile(rf"[\x85\u2028\u2029{TURNS}]")
 """What JSON may hold as it is, and some readers take for the end of a line, or turn text by."""
-QUERY = re.compile(r"(?<=[\w/])\?[\w.%~\-\[\]]+=[^\s'\"]*")
-BEARER = re.compile(r"\b(Bearer) +[\w.~+/=-]+", re.IGNORECASE)
-URL = re.compile(
-    r"(?P<scheme>[a-z][a-z0-9+.-]*://)(?:[^\s/?#@'\"]*@)?(?P<place>[^\s?#'\"]*)(?:[?#][^\s'\"]*)?",
-    re.IGNORECASE,
-)
-DEEPEST = 6
 RANDOM_ID = re.compile(r"[0-9a-f]{32}")
-
-
-class Redaction:
-    """Takes secrets, bearer tokens, and the queries and credentials of URLs out of texts."""
-
-    def __init__(self, secrets: Iterable[str] = ()) -> None:
-        self._secrets = [secret for secret in secrets if secret]
-
-    def __call__(self, text: str) -> str:
-        """The text without them; half a surrogate pair, which cannot be written, is spelled out."""
-        text = self.secrets(writable(text))
-        text = URL.sub(r"\g<scheme>\g<place>", text) if "://" in text else text
-        text = QUERY.sub("", text) if "?" in text else text
-        return BEARER.sub(r"\1 ***", text)
-
-    def secrets(self, text: str) -> str:
-        """Takes out only the known secrets."""
-        for secret in self._secrets:
-            text = text.replace(secret, "***")
-        return text
-
-
-def plain(value: object, edit: Callable[[str], str], depth: int = 0) -> Any:
-    """``value`` as JSON can hold it, with each text in it edited. Never raises."""
-    match value:
-        case None | bool() | int():
-            return value
-        case float():
-            return value if math.isfinite(value) else str(value)
-        case dict() if depth < DEEPEST:
-            return {safe_text(key): plain(item, edit, depth + 1) for key, item in value.items()}
-        case list() | tuple() if depth < DEEPEST:
-            return [plain(item, edit, depth + 1) for item in value]
-        case _:
-            return edit(writable(safe_text(value)))
-
-
-def writable(text: str) -> str:
-    """The text with what UTF-8 does not know spelled out."""
-    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
 def configure_logging(
@@ -120,9 +73,8 @@ def configure_logging(
         structlog.processors.TimeStamper(
             fmt="%H:%M:%S" if console else "iso", utc=True, key="time"
         ),
-        render_failure,
-        order_keys,
         Redacted(redact or Redaction()),
+        order_keys,
     ]
     output = for_people(colors) if console else for_machines()
     structlog.configure(
@@ -214,17 +166,27 @@ class LibraryLog(logging.StreamHandler[Any]):
 
 
 class Redacted:
-    """Makes every value plain, and redacts it: by what it is, and by what it is called."""
+    """Makes every value plain, and redacts it: by what it is, and by what it is called.
+
+    ``exc_info`` becomes the text ``exception``, of a bounded length.
+    """
 
     def __init__(self, redact: Redaction) -> None:
         self._redact = redact
 
     def __call__(self, logger: object, method: str, event: EventDict) -> EventDict:
+        failure = failure_in(event.pop("exc_info", None))
         # structlog's own keys, which hold a log record, are for its later processors.
-        return {
-            key: value if key.startswith("_") else self._shown(key, value)
+        shown = {
+            self._named(key): value if key.startswith("_") else self._shown(key, value)
             for key, value in event.items()
         }
+        if failure is not None:
+            shown["exception"] = format_traceback(failure, self._redact)
+        return shown
+
+    def _named(self, key: str) -> str:
+        return key if key.isidentifier() else self._redact(key)
 
     def _shown(self, key: str, value: object) -> Any:
         return HIDDEN if is_secret_key(key) else plain(without_secrets(value), self._redact)
@@ -234,16 +196,13 @@ def escape_misread(logger: object, method: str, line: Any) -> Any:
     return line if line.isascii() else MISREAD.sub(lambda found: f"\\u{ord(found[0]):04x}", line)
 
 
-def render_failure(logger: object, method: str, event: EventDict) -> EventDict:
-    """``exc_info`` becomes the text ``exception``, of a bounded length."""
-    failure = event.pop("exc_info", None)
-    if failure is True:
-        failure = sys.exc_info()[1]
-    elif isinstance(failure, tuple):
-        failure = failure[1]
-    if isinstance(failure, BaseException):
-        event["exception"] = format_traceback(failure)
-    return event
+def failure_in(said: object) -> BaseException | None:
+    """What ``exc_info`` stands for."""
+    if said is True:
+        return sys.exc_info()[1]
+    if isinstance(said, tuple):
+        said = said[1]
+    return said if isinstance(said, BaseException) else None
 
 
 def name_the_run(logger: object, method: str, event: EventDict) -> EventDict:
@@ -274,22 +233,22 @@ def shorten_ids(logger: object, method: str, event: EventDict) -> EventDict:
 
 
 def escape_controls(logger: object, method: str, event: EventDict) -> EventDict:
-    """Keep values on their line, and terminal escapes out of the terminal."""
+    """Keep values on their line, and terminal escapes out of the terminal. A text of several lines
+    is indented, so that none of them can pass for a line of the log."""
     return {
-        key: (TEXT_CONTROL if key in TEXTS else CONTROL).sub(escaped, value)
-        if isinstance(value, str)
-        else value
+        key: value
+        if not isinstance(value, str)
+        else indented(value)
+        if key in TEXTS
+        else CONTROL.sub(escaped, value)
         for key, value in event.items()
     }
+
+
+def indented(text: str) -> str:
+    return f"    {TEXT_CONTROL.sub(escaped, text)}".replace("\n", "\n    ")
 
 
 def escaped(found: re.Match[str]) -> str:
     number = ord(found[0])
     return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}"
-
-
-def safe_text(value: object) -> str:
-    try:
-        return str(value)
-    except (Exception, SystemExit, KeyboardInterrupt):
-        return f"<{type(value).__name__}>"

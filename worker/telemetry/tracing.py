@@ -35,11 +35,11 @@ from worker.events import (
     RunStarted,
 )
 from worker.model import State
-from worker.summary import describe
+from worker.summary import describe, format_traceback
 from worker.transport import OTHER, origin
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from opentelemetry.util.types import AttributeValue
 
@@ -58,9 +58,17 @@ class Tracing:
     Args:
         provider: Whose tracer makes them.
         base_url: The Data API's: its requests, and no others, carry the trace's context.
+        redact: Takes secrets out of a failure's words.
     """
 
-    def __init__(self, provider: trace.TracerProvider, *, base_url: httpx.URL) -> None:
+    def __init__(
+        self,
+        provider: trace.TracerProvider,
+        *,
+        base_url: httpx.URL,
+        redact: Callable[[str], str] = str,
+    ) -> None:
+        self._redact = redact
         self._tracer = trace.get_tracer("sidecar-worker", tracer_provider=provider)
         self._origin = origin(base_url)
         self._runs: dict[str, Span] = {}
@@ -161,9 +169,15 @@ class Tracing:
         if run.dead:
             span.set_attribute("worker.dead_letter", True)
         if event.failure is not None and run.state in FAILED:
-            span.record_exception(event.failure)
+            span.record_exception(
+                event.failure,
+                attributes={
+                    "exception.message": describe(event.failure, self._redact),
+                    "exception.stacktrace": format_traceback(event.failure, self._redact),
+                },
+            )
             span.set_attribute("error.type", error_type(event.failure))
-            span.set_status(Status(StatusCode.ERROR, describe(event.failure)))
+            span.set_status(Status(StatusCode.ERROR, describe(event.failure, self._redact)))
         span.end()
 
     def _call_ended(self, event: CallEnded) -> None:
@@ -178,7 +192,7 @@ class Tracing:
             span.set_status(StatusCode.ERROR)
         elif event.failure is not None:
             span.set_attribute("error.type", error_type(event.failure))
-            span.set_status(Status(StatusCode.ERROR, describe(event.failure)))
+            span.set_status(Status(StatusCode.ERROR, describe(event.failure, self._redact)))
         span.end()
 
     def _told(self, run_id: str, name: str, said: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ from worker.errors import ConfigurationError
 from worker.telemetry.tracing import Tracing
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     import httpx
     from opentelemetry.sdk.trace.export import SpanExporter
@@ -34,7 +34,9 @@ FLUSH_S = 5.0
 
 
 @asynccontextmanager
-async def traced(events: Events, http_client: httpx.AsyncClient) -> AsyncIterator[None]:
+async def traced(
+    events: Events, http_client: httpx.AsyncClient, redact: Callable[[str], str] = str
+) -> AsyncIterator[None]:
     """Make spans of what is announced, and of the client's requests, while the block goes on.
 
     Raises:
@@ -47,7 +49,7 @@ async def traced(events: Events, http_client: httpx.AsyncClient) -> AsyncIterato
     if isinstance(provider, trace.ProxyTracerProvider):  # nobody has set one
         provider = provider_of_the_environment()
         trace.set_tracer_provider(provider)  # for spans of the tasks' own
-    tracing = Tracing(provider, base_url=http_client.base_url)
+    tracing = Tracing(provider, base_url=http_client.base_url, redact=redact)
     events.subscribe(tracing)
     http_client.event_hooks["request"].append(tracing.before_request)
     try:
