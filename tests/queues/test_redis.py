@@ -734,7 +734,7 @@ async def test_a_user_with_the_rights_that_are_documented_can_work(server: Redis
         await stands_in(server, "watched", 1)
         await jobs.settle([ended(lease)])
         assert (await soon(end)).state is State.SUCCESS
-        assert len(await jobs.counts()) == 1
+        assert (await jobs.counts(), len(await jobs.ended(WAIT))) == ([], 1)
 
 
 async def test_the_time_of_redis_judges_a_lease_and_no_other(server: RedisServer) -> None:

@@ -458,6 +458,10 @@ def test_every_statement_is_used_and_none_is_missing() -> None:
     assert {name for text in modules for name in re.findall(asked, text)} <= set(SQL)
 
 
+UNFINISHED = re.compile("COVERING INDEX jobs_(ready|later|keyed)$")
+"""Indexes that hold those jobs alone that have not ended: few, however many are kept."""
+
+
 @pytest.mark.parametrize("name", sorted(set(SQL) - {"read_data_version", "count_jobs"}))
 def test_no_statement_reads_the_whole_table(name: str, path: Path) -> None:
     values: Any = dict.fromkeys(re.findall(r":(\w+)", SQL[name]))
@@ -468,15 +472,18 @@ def test_no_statement_reads_the_whole_table(name: str, path: Path) -> None:
     steps = [step for *_, step in rows]
     if name == "list_last":  # the last ones, and no more
         steps.remove("SCAN jobs")
-    assert not [step for step in steps if step.startswith("SCAN jobs")]
+    assert not [
+        step for step in steps if step.startswith("SCAN jobs") and not UNFINISHED.search(step)
+    ]
 
 
 async def test_jobs_are_counted_by_indexes_alone(path: Path) -> None:
     with closing(SqliteFile(path)) as file, file.connected() as connection:
         rows = connection.execute(f"EXPLAIN QUERY PLAN {SQL['count_jobs']}", {"now": 0}).fetchall()
     steps = [step for *_, step in rows if " jobs " in step]
-    assert len(steps) == 4
-    assert all("COVERING INDEX" in step for step in steps)
+    assert all(re.search("COVERING INDEX|INTEGER PRIMARY KEY", step) for step in steps), steps
+    scanned = [step for step in steps if step.startswith("SCAN")]
+    assert all(UNFINISHED.search(step) for step in scanned), scanned
 
 
 # Small promises

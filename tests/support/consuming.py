@@ -23,7 +23,7 @@ from worker.running.runner import RunLimits, Runner
 from worker.tasks.base import TaskDefinition
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from worker.client.job_handle import JobHandle
     from worker.model import State
@@ -48,13 +48,18 @@ class Bench:
     plan: QueuePlan = field(default_factory=lambda: QueuePlan(name=""))
     announced: list[Event] = field(default_factory=list)
     consumers: list[Consumer] = field(default_factory=list)
+    redact: Callable[[str], str] = str
     http_client: httpx.AsyncClient = field(default_factory=httpx.AsyncClient)
 
     def __post_init__(self) -> None:
         self.memory = MemoryJobs(self.clock)
         self.events = Events(self.announced.append)
         self.runner = Runner(
-            self.http_client, clock=self.clock, events=self.events, limits=self.limits
+            self.http_client,
+            clock=self.clock,
+            events=self.events,
+            limits=self.limits,
+            redact=self.redact,
         )
         self.client = WorkerClient(jobs=self.memory)
 
@@ -78,9 +83,7 @@ class Bench:
         Args:
             rest: Fields of `ConsumerLimits`, and arguments of `Consumer`.
         """
-        own = {
-            key: rest.pop(key) for key in ("spared", "on_done", "on_begin", "redact") if key in rest
-        }
+        own = {key: rest.pop(key) for key in ("spared", "on_done", "on_begin") if key in rest}
         definitions = [TaskDefinition.of(task) for task in tasks]
         named = queues or sorted({d.options.queue for d in definitions if d.options is not None})
         said: dict[str, Any] = {"cancel_grace": SHORT, **rest}

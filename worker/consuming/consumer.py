@@ -516,7 +516,7 @@ class Consumer:
             self._settling.lose(plan, lease, "its lease was lost, its outcome was not recorded")
             return
         # The runner has taken the secrets out of what a run says.
-        history = remembered(current, run, worker=self._worker, redact=str)
+        history = remembered(current, run, worker=self._worker)
         if not run.state.final and run.state is not State.RETRY:
             given_back = unspent(current, delay=run.delay)._replace(history=history)
             self._settling.put(plan, given_back, begun=True)

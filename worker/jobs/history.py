@@ -16,8 +16,6 @@ from worker.jobs.verdict import Snoozed
 from worker.model import State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from worker.jobs.job import Job, Lease
     from worker.model import Run, RunError
 
@@ -72,7 +70,7 @@ class Attempt:
     message: str | None = None
 
 
-def remembered(lease: Lease, run: Run, *, worker: str, redact: Callable[[str], str]) -> str | None:
+def remembered(lease: Lease, run: Run, *, worker: str) -> str | None:
     """A job's history with the attempt more that ``run`` was; ``None`` for one that succeeds at
     once, of which the record tells all."""
     if run.state is State.SUCCESS and lease.history is None:
@@ -86,7 +84,7 @@ def remembered(lease: Lease, run: Run, *, worker: str, redact: Callable[[str], s
         "worker": worker,
     }
     if entry["outcome"] is AttemptOutcome.FAILED and run.error is not None:
-        entry |= error_in(run.error, redact)
+        entry |= error_in(run.error)
     first, *others = [*entries(lease.history), entry]
     return compact([first, *others[-NEWEST:]])
 
@@ -144,9 +142,9 @@ def outcome_of(run: Run) -> AttemptOutcome:
             return AttemptOutcome.FAILED
 
 
-def error_in(error: RunError, redact: Callable[[str], str]) -> dict[str, str]:
-    """Cut only after it was redacted: half a secret is known by nobody as one."""
-    message = redact(error.message)
+def error_in(error: RunError) -> dict[str, str]:
+    """The runner has taken the secrets out of it, so that no cut leaves half of one."""
+    message = error.message
     if len(message) > LONGEST:
         message = message[: LONGEST - 1] + "…"
     return {"type": error.type[:LONGEST], "message": message}
