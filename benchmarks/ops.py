@@ -29,7 +29,7 @@ def free_port() -> str:
 
 def settings(kind: str) -> dict[str, str]:
     """Both tokens are set, as a worker in production has them."""
-    found = {"WORKER_OPS_TOKEN": "0" * 32, "WORKER_OPS_READ_TOKEN": "1" * 32}
+    found = {"WORKER_OPS_TOKEN": "0123456789" * 3, "WORKER_OPS_READ_TOKEN": "abcdefghij" * 3}
     if kind in (PROBES, ALL):
         found |= {"WORKER_PROBE_PORT": free_port(), "WORKER_PROBE_HOST": "127.0.0.1"}
     if kind == ALL:

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support.clock import SteppedClock
-from tests.support.consuming import Bench
+from tests.support.consuming import Bench, open_bench
 from tests.support.waiting import wait_until
-from worker import State, current_run, task
+from worker import Clock, RunContext, State, current_run, task
 from worker.consuming.held_leases import HeldLeases
 from worker.consuming.queue_plan import QueuePlan
-from worker.jobs.job import Held, JobId, Lease
+from worker.jobs.job import Held, JobId, Lease, Settlement
 from worker.queues.memory import MemoryJobs
 
 if TYPE_CHECKING:
@@ -260,3 +260,52 @@ async def test_a_later_lease_of_another_attempt_ends_what_goes_on(bench: Bench) 
     assert not held.adopt(lease("a", receipt="3"))
     held.discard(first)
     assert not held.has(other)
+
+
+async def test_a_job_that_comes_back_before_the_answer_to_its_outcome_is_run_again() -> None:
+    """Nothing but the answer is missing: it is neither the old work's lease nor a loss."""
+    begun: list[int] = []
+
+    @task(queue="default")
+    async def naps(context: RunContext) -> str:
+        begun.append(context.attempt)
+        if len(begun) < 3:
+            context.snooze("0s")
+        return "awake"
+
+    async with open_bench() as bench:
+        jobs = LateAnswers(bench.clock)
+        bench.use(jobs)
+        job = await bench.client.enqueue(naps)
+        async with bench.working(naps):
+            await wait_until(lambda: jobs.handed_out == 2, "it is leased before the answer")
+            jobs.answer.set()
+
+            def has_run() -> bool:
+                bench.advance(SECOND)
+                return len(begun) == 3
+
+            await wait_until(has_run, "it has run again")
+            await bench.is_in(job, State.SUCCESS)
+        told = await bench.info(job)
+    assert (told.losses, told.attempts) == (0, 1)
+
+
+class LateAnswers(MemoryJobs):
+    """Settles at once, and says so only when the test lets it."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__(clock)
+        self.answer = asyncio.Event()
+        self.handed_out = 0
+
+    async def lease(self, queue: str, **rest: Any) -> list[Lease]:
+        leases = await super().lease(queue, **rest)
+        self.handed_out += len(leases)
+        return leases
+
+    async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
+        told = await super().settle(settlements)
+        if any(settlement.state is State.PENDING for settlement in settlements):
+            await self.answer.wait()
+        return told

@@ -102,7 +102,7 @@ async def test_no_way_of_looking_shows_a_secret_of_an_error_or_a_note(site: ApiS
         for path, text in shown.items():
             assert_nothing_in(text, path)
         whys = [one["why"] for one in json.loads(shown["/api/v1/overview"])["problems"]]
-        assert sum("*** *** ***" in why for why in whys) == 2, "the failure's, and the pause's"
+        assert sum("*** *** ***" in why for why in whys) == 3, "of failure, pause, dead letter"
         answer = await api.http.post("/api/v1/schedules/moody/pause", json={"note": words + "!"})
         assert_nothing_in(answer.text, "the answer to a pause")
 

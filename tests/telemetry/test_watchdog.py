@@ -394,4 +394,5 @@ def test_a_stall_and_its_end_are_logged_and_the_stack_keeps_its_lines_on_a_termi
     assert "task" not in of_nobody
     assert (resumed["event"], resumed["stalled_s"]) == ("loop.resumed", 6.543)
     assert "task" not in resumed
-    assert escape_controls(None, "error", {"stack": "one\n\x1btwo"}) == {"stack": "one\n\\x1btwo"}
+    said = escape_controls(None, "error", {"stack": "one\n\x1btwo"})
+    assert said == {"stack": "    one\n    \\x1btwo"}

@@ -52,6 +52,8 @@ AGAIN_S = 0.5
 LONGEST_AGAIN_S = 15.0
 LOOK_S = 0.02
 """How often the queues are looked at that seem empty, while the last jobs of a burst run."""
+SOON = timedelta(seconds=LOOK_S)
+"""When a job is leased again that came before the engine's answer to its last outcome."""
 LEASE_S = 1.0
 """How long a worker that ends waits for a lease that is on its way."""
 FLUSH_S = 5.0
@@ -357,7 +359,11 @@ class Consumer:
         fresh = [lease for lease in leases if not self._held.has(lease)]
         if len(fresh) < len(leases):
             for lease in leases:
-                if self._held.has(lease) and not self._held.adopt(lease):
+                if not self._held.has(lease):
+                    continue
+                if self._held.is_stored(lease):  # its turn comes when that is known here, too
+                    self._settling.put_stray(unspent(lease, delay=SOON))
+                elif not self._held.adopt(lease):
                     self._settling.put_stray(unspent(lease, delay=REFUSED))
         room = self._slots.lease(plan, len(fresh), reserved=reserved)
         for lease in fresh[room:]:

@@ -41,6 +41,7 @@ class Holding:
         extend_at: On the monotonic clock.
         stalled_s: How long the loop stood still at most, while it was held.
         gone: Another thread was told that it is lost; the loop finds out when it turns.
+        over: The work has ended, and what came of it is on its way to the engine.
         looked_at: Whether it was there in an earlier turn.
     """
 
@@ -52,6 +53,7 @@ class Holding:
     lost: bool = False
     stalled_s: float = 0.0
     gone: bool = False
+    over: bool = False
 
 
 class HeldLeases:
@@ -101,6 +103,20 @@ class HeldLeases:
     def has(self, lease: Lease) -> bool:
         """Whether this worker still has an earlier lease of the same job."""
         return lease.id in self._holdings
+
+    def end(self, lease: Lease) -> None:
+        """The work is over: all that is left is to store what came of it."""
+        if (holding := self._holdings.get(lease.id)) is not None:
+            holding.over = True
+
+    def is_stored(self, lease: Lease) -> bool:
+        """Whether the engine has heard already how the work under the earlier lease ended.
+
+        It hands out a job anew if that was put back into its queue, or if its lease ran out, which
+        it counts as a loss. Its answer may come after the job does.
+        """
+        holding = self._holdings[lease.id]
+        return holding.over and lease.losses <= holding.lease.losses
 
     def adopt(self, lease: Lease) -> bool:
         """Go on with an earlier lease's work under this one, if it is the same attempt.

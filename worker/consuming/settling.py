@@ -62,6 +62,7 @@ class Settling:
     def put(self, plan: QueuePlan, settlement: Settlement, *, begun: bool) -> None:
         """Have an outcome stored, with the next batch. The job's slot is free from now on."""
         self._slots.end(plan, begun=begun)
+        self._held.end(settlement.lease)
         self._send(settlement)
 
     def put_stray(self, settlement: Settlement) -> None:
