@@ -76,7 +76,7 @@ async def test_a_job_that_is_asked_for_twice_by_its_id_is_run_once(site: JobSite
         assert (await waited_for(site, "ping --id once"))[0] == 0
         code, out, err = await site.types("enqueue ping --id once --json")
         assert (code, json.loads(out)) == (0, {"id": "once", "created": False})
-        assert err == "worker: job once was there already\n"
+        assert err == "worker: job once was there already; nothing was asked for\n"
         assert (await site.shown("once"))["deliveries"] == 1
 
 
