@@ -67,6 +67,8 @@ async def test_a_data_api_that_is_down_is_one_problem_whatever_fails_for_it() ->
     for name in names:
         assert f"{name} (3 failed)" in problem.why
     assert REFUSED in problem.why
+    (over,) = of_data_api(None, down)  # this worker is answered: that is not said to go on
+    assert over.what == "the Data API did not answer the last runs: 4 schedules fail"
     (unheard,) = of_data_api(silent(), [])
     assert (unheard.severity, unheard.what) == ("warning", "the Data API does not answer")
     assert list(of_data_api(None, [])) == []

@@ -122,6 +122,13 @@ def the_night_nobody_was_up() -> Desk:
     return desk
 
 
+def test_a_missed_slot_of_a_paused_schedule_is_no_fault() -> None:
+    desk = the_night_nobody_was_up()
+    desk.admin().pause("nightly", "the far side moves")
+    told = {what.partition(" its ")[0]: severity for severity, what, _ in desk.told("nightly")}
+    assert told == {"nightly is paused": "info", "nightly missed": "info"}
+
+
 def test_a_slot_that_was_missed_is_told_until_a_run_has_ended() -> None:
     desk = the_night_nobody_was_up()
     desk.is_up_for(HOUR)

@@ -43,7 +43,7 @@ def of_data_api(trouble: DataApiTrouble | None, failing: Sequence[View]) -> Iter
     if len(failing) > MOST_NAMED:
         named.append(f"{len(failing) - MOST_NAMED} more")
     many = "1 schedule fails" if len(failing) == 1 else f"{len(failing)} schedules fail"
-    what = "the Data API does not answer" if trouble is None else trouble.what
+    what = "the Data API did not answer the last runs" if trouble is None else trouble.what
     asked = None if trouble is None else trouble.why(datetime.now(UTC))
     told = [asked, failing[0].book.last_error if failing else None, ", ".join(named)]
     least: Severity = "warning" if failing or (trouble is not None and trouble.recent) else "info"

@@ -111,7 +111,7 @@ def overdue(view: View) -> Iterator[Concern]:
 
 
 def not_made_good(view: View) -> Iterator[Concern]:
-    """Its latest slot was missed or lost, and no run has ended since."""
+    """Its latest slot was missed or lost, and no run has ended since; paused, none is to come."""
     missed = view.missed
     if missed is None:
         return
@@ -122,4 +122,5 @@ def not_made_good(view: View) -> Iterator[Concern]:
         which = f"its slot of {at(missed.slot, view.now)}"
     what = f"the run for {which} was lost" if lost else f"missed {which}"
     told = f"{view.name}: {what}" if lost else f"{view.name} {what}"
-    yield Concern(Standing.MISSED, "warning", told, missed.why(view.now))
+    severity: Severity = "warning" if view.book.pause is None else "info"
+    yield Concern(Standing.MISSED, severity, told, missed.why(view.now))

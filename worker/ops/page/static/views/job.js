@@ -19,7 +19,7 @@ export function job({ item: id, live }) {
   const bar = progress();
   const error = el("div", { class: "callout bad", hidden: true }, el("strong"), el("pre", { class: "wrap" }));
   const missing = el("p", { class: "empty", hidden: true });
-  const figures = facts(["Id", "Queue", "Asked for", "May begin", "Began", "Ended", "Expires", "Worker", "Attempts", "Workers lost", "Given back", "Priority", "Options"]);
+  const figures = facts(["Id", "Queue", "Asked for", "May begin", "Began", "Ended", "Expires", "Worker", "Attempts spent", "Workers lost", "Given back", "Priority", "Options"]);
   const timeline = el("ol", { class: "timeline" });
   const tries = attempts();
   const acts = {
@@ -94,7 +94,7 @@ export function job({ item: id, live }) {
       Ended: time(one.finished_at),
       Expires: time(one.expires_at),
       Worker: one.worker,
-      Attempts: String(attemptsOf(one)),
+      "Attempts spent": String(attemptsOf(one)),
       "Workers lost": one.losses ? String(one.losses) : null,
       "Given back": one.refusals ? String(one.refusals) : null,
       Priority: String(one.priority),
