@@ -37,7 +37,7 @@ async def test_the_banner_says_what_is_wrong_and_leads_there(looking: Looking) -
             await look.go("")
             await banner.get_by_role("link", name=what).click()
             assert look.page.url.endswith(place)
-        assert await look.page.title() == "(3) Dead letters · worker"
+        await expect(look.page).to_have_title("(3) Dead letters · worker")
         worker.state["overview"] |= {"status": "ok", "problems": []}
         await worker.tell()
         await expect(banner).to_contain_text("All is well")
