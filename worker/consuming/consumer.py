@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from worker.cancelling import end_task
 from worker.consuming.gathering import Gathering
 from worker.consuming.held_leases import HeldLeases
 from worker.consuming.losses import Losses
@@ -232,7 +233,7 @@ class Consumer:
             await self._runs_end(LEASE_S)
         await self._settling.finish(FLUSH_S)
         if self._keeper is not None:
-            self._keeper.cancel()
+            await end_task(self._keeper)
         if self.stand_in is not None:
             await self.stand_in.stop()
 

@@ -11,6 +11,7 @@ from uuid import uuid4
 from redis.exceptions import ConnectionError, RedisError
 
 from worker.backends.redis_server import ANSWER_TIMEOUT_S
+from worker.cancelling import end_task
 from worker.queues.bell import Bell
 from worker.queues.redis_link import client_for
 
@@ -25,7 +26,6 @@ version 8 raises when a longer read blocks."""
 AGAIN_S = 0.2
 LONGEST_AGAIN_S = 2.0
 LISTENING_S = 1.0
-CANCEL_AGAIN_S = 0.1
 
 
 class RedisChannel:
@@ -100,8 +100,7 @@ class RedisChannel:
     async def close(self) -> None:
         """Hear no more. Never raises."""
         task, self._task = self._task, None
-        while task is not None and not task.done():
-            task.cancel()  # redis-py loses one that comes together with a message
-            await asyncio.wait({task}, timeout=CANCEL_AGAIN_S)
+        if task is not None:
+            await end_task(task)
         with suppress(RedisError, OSError):
             await self._client.aclose()
