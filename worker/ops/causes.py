@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 
 __all__ = ["of_data_api", "of_schedule", "unreached"]
 
-MANY_FAILURES = 3
 MOST_NAMED = 5
+ORDER: list[Severity] = ["info", "warning", "critical"]
+UNREACHED = (Standing.STALE, Standing.FAILING)
+"""What a Data API that does not answer makes of a schedule."""
 
 
 def unreached(views: Sequence[View]) -> list[View]:
@@ -62,11 +64,7 @@ def of_schedule(view: View, *, silenced: bool = False) -> Iterator[Problem]:
     Args:
         silenced: That it fails, and is stale, is told with its cause already.
     """
-    concerns = [
-        one
-        for one in concerns_of(view)
-        if not (silenced and one.about in (Standing.STALE, Standing.FAILING))
-    ]
+    concerns = [one for one in concerns_of(view) if not (silenced and one.about in UNREACHED)]
     about = {one.about: one for one in concerns}
     stale, failing = about.get(Standing.STALE), about.get(Standing.FAILING)
     for one in concerns:
@@ -92,9 +90,7 @@ def became(view: View) -> str:
     return f"{view.failures} failed{stale}"
 
 
-ORDER: list[Severity] = ["info", "warning", "critical"]
-
-
 def gravity(view: View) -> Severity:
-    grave = view.stale_since is not None or view.failures >= MANY_FAILURES
-    return "critical" if grave else "warning"
+    """How grave it is that a schedule fails, and perhaps is stale."""
+    told = (one.severity for one in concerns_of(view) if one.about in UNREACHED)
+    return max(told, key=ORDER.index, default="warning")
