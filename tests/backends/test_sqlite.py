@@ -255,7 +255,7 @@ def open_when_told(path: str) -> None:
     print("ready", flush=True)  # noqa: T201 - what the parent waits for
     sys.stdin.readline()
     with closing(SqliteStore(Path(path))) as store:
-        print(store.open_session("one", LONG))  # noqa: T201
+        print(store.open_session("one", LONG))  # noqa: T201 - what the parent reads
 
 
 def test_processes_that_open_an_empty_file_at_once_all_get_its_tables(path: Path) -> None:

@@ -177,7 +177,7 @@ async def test_a_job_can_begin_later(bench: Bench) -> None:
     with pytest.raises(InvalidOptions, match="delay and at: expected one of them"):
         await bench.client.enqueue(double, {"n": 1}, delay="5m", at=moment)
     with pytest.raises(InvalidOptions, match="at: expected a datetime with its time zone"):
-        await bench.client.enqueue(double, {"n": 1}, at=datetime(2030, 1, 1))  # noqa: DTZ001
+        await bench.client.enqueue(double, {"n": 1}, at=datetime(2030, 1, 1))  # noqa: DTZ001 - naive
 
 
 async def test_what_the_producer_hands_on_is_found_by_the_task(bench: Bench) -> None:
