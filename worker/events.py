@@ -41,7 +41,9 @@ __all__ = [
     "RunFinished",
     "RunRetrying",
     "RunStarted",
+    "ScheduleChanged",
     "SchedulePaused",
+    "ScheduleRetired",
     "SlotSkipped",
     "SlotsElsewhere",
     "StoreChanged",
@@ -169,6 +171,28 @@ class SlotSkipped(Event):
 
     entry: Entry
     running_since: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduleChanged(Event):
+    """A task's schedule is another than the one that the ledger knew.
+
+    Attributes:
+        replaces: The schedules that were known.
+        since: Slots of the new schedule later than this are accounted for.
+    """
+
+    schedule: str
+    replaces: tuple[str, ...]
+    since: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduleRetired(Event):
+    """No worker has this schedule any more, and each of its slots up to ``until`` is recorded."""
+
+    schedule: str
+    until: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from datetime import timedelta
 
     from worker.jobs.job import (
@@ -100,8 +100,12 @@ class LedgerStore(Protocol):
         """The entries that ``query`` asks for, newest slots first."""
         ...
 
-    def replicas(self) -> list[Replica]:
-        """Every session that is not pruned yet, the latest first."""
+    def replicas(self, sessions: Collection[SessionId] | None = None) -> list[Replica]:
+        """Every session that is not pruned yet, the latest first.
+
+        Args:
+            sessions: Only these; those that are not known are left out.
+        """
         ...
 
     def prune(self, *, age: timedelta, limit: int = 5000) -> int:

@@ -23,6 +23,7 @@ from worker.ledger.book import (
     HistoryQuery,
     Outcome,
     Pause,
+    ScheduleVersion,
     SessionId,
     Written,
 )
@@ -74,8 +75,20 @@ def test_a_task_that_nobody_knows_has_a_book_of_version_0(store: LedgerStore) ->
 def test_a_book_comes_back_as_it_was_written(store: LedgerStore) -> None:
     book = Book(
         task="sync",
-        cursor=SLOT,
-        schedule="every 1h",
+        versions=(
+            ScheduleVersion(
+                spec="{}",
+                text="0 3 * * * Europe/Berlin",
+                since=SLOT - LONG,
+                cursor=SLOT - SECOND,
+                until=SLOT,
+                sessions=(SessionId(7), SessionId(2**53)),
+                served=SLOT + SECOND,
+                jitter=LONG,
+            ),
+            version_at(SLOT),
+        ),
+        settled=SLOT - LONG,
         known_since=SLOT - LONG,
         pause=Pause(SLOT, "anna", "the API moves; “later” \N{SNOWMAN}"),
         runs=3,
@@ -89,6 +102,15 @@ def test_a_book_comes_back_as_it_was_written(store: LedgerStore) -> None:
     assert store.write([Change(book=book)]) == [Written.DONE]
     assert store.read(["sync"]) == {"sync": replace(book, version=1)}
     assert store.tasks() == ["sync"]
+
+
+def test_the_replicas_of_some_sessions_are_found(store: LedgerStore) -> None:
+    one, two = store.open_session("one", LONG), store.open_session("two", LONG)
+    unknown = SessionId(two + 1)
+    assert [each.session for each in store.replicas()] == [two, one]
+    assert [each.name for each in store.replicas([one, unknown])] == ["one"]
+    assert [each.name for each in store.replicas((one, two))] == ["two", "one"]
+    assert store.replicas([]) == []
 
 
 def test_an_entry_comes_back_as_it_was_written(store: LedgerStore) -> None:
@@ -351,6 +373,11 @@ def test_a_thousand_tasks_are_read_and_written_at_once(store: LedgerStore) -> No
     assert store.tasks() == tasks
 
 
+def version_at(cursor: datetime) -> ScheduleVersion:
+    """A version whose slots are accounted for up to ``cursor``."""
+    return ScheduleVersion(spec="{}", text="every 1h", since=SLOT, cursor=cursor)
+
+
 def claim_by_turns(url: str, task: str, slots: int) -> int:
     """Try to claim each slot of a task, as several processes do at once; how many were got."""
     store = open_store(url)
@@ -362,7 +389,7 @@ def claim_by_turns(url: str, task: str, slots: int) -> int:
             book = store.read([task])[task]
             while book.cursor is None or book.cursor < slot:
                 change = Change(
-                    book=replace(book, cursor=slot),
+                    book=replace(book, versions=(version_at(slot),)),
                     entries=(running(session, slot, task),),
                     session=session,
                 )

@@ -27,6 +27,7 @@ from worker.ledger.book import (
 )
 from worker.ledger.ledger import Attend, Claimant, decide
 from worker.ledger.thread import LedgerThread
+from worker.ledger.versions import new_version
 from worker.running.runner import Runner
 from worker.schedules.catch_up import CatchUp, CatchUpPolicy
 from worker.schedules.policies import Policies, TaskSchedule
@@ -176,7 +177,7 @@ def test_what_was_done_without_the_store_is_recorded_slot_by_slot() -> None:
     every = Interval(SECOND)
     terms = TaskSchedule("tick", every, Policies(catch_up=CatchUp(policy=CatchUpPolicy.LATEST)))
     start = EPOCH + timedelta(days=20_000)
-    book = Book(task="tick", cursor=start, schedule=str(every), known_since=start)
+    book = Book(task="tick", versions=(new_version(terms, start),), known_since=start)
 
     def entry(number: int, outcome: Outcome, **more: Any) -> Entry:
         slot = start + number * SECOND

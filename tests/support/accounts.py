@@ -58,7 +58,9 @@ class Account:
         """The schedule's slots from where the account begins to its cursor."""
         assert self.book.known_since is not None
         assert self.book.cursor is not None
-        start = first_cursor(self.schedule, self.book.known_since, CatchUp())
+        assert self.book.latest is not None
+        start = self.book.latest.since
+        assert start <= first_cursor(self.schedule, self.book.known_since, CatchUp())
         return list(slots_between(self.schedule, start, self.book.cursor))
 
     def problems(self, *, stopped: datetime | None = None) -> list[str]:

@@ -16,7 +16,7 @@ from worker.schedules.policies import Policies, TaskSchedule
 from worker.schedules.schedule import Interval, Schedule, slots_between
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from worker.ledger.book import Change, Pulse, Replica, SessionId, Written
     from worker.ledger.presence import Presence
@@ -108,9 +108,9 @@ class FailingStore:
         self._asked()
         return self.inner.history(query)
 
-    def replicas(self) -> list[Replica]:
+    def replicas(self, sessions: Collection[SessionId] | None = None) -> list[Replica]:
         self._asked()
-        return self.inner.replicas()
+        return self.inner.replicas(sessions)
 
     def prune(self, *, age: timedelta, limit: int = 5000) -> int:
         self._asked()

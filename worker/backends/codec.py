@@ -6,7 +6,7 @@ import json
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from worker.ledger.book import Book, Entry, Outcome, Pause, SessionId
+from worker.ledger.book import Book, Entry, Outcome, Pause, ScheduleVersion, SessionId
 from worker.ledger.presence import Presence
 from worker.model import Trigger
 
@@ -49,8 +49,8 @@ def book_to(book: Book) -> dict[str, Any]:
     """What of a book is kept, its version and its entries aside."""
     pause = book.pause
     return {
-        "cursor": optional_micros(book.cursor),
-        "schedule": book.schedule,
+        "versions": [version_to(version) for version in book.versions],
+        "settled": optional_micros(book.settled),
         "known_since": optional_micros(book.known_since),
         "pause": None if pause is None else [to_micros(pause.at), pause.by, pause.note],
         "runs": book.runs,
@@ -66,14 +66,17 @@ def book_to(book: Book) -> dict[str, Any]:
 def book_from(
     task: str, version: int, kept: Mapping[str, Any], active: tuple[Entry, ...] = ()
 ) -> Book:
-    """The book that `book_to` took apart. What a newer worker added is passed over."""
+    """The book that `book_to` took apart. What a newer worker added is passed over.
+
+    A book that was written before there were versions has one cursor: its task goes on from there.
+    """
     pause = kept.get("pause")
     outcome = kept.get("last_outcome")
     return Book(
         task=task,
         version=version,
-        cursor=optional_moment(kept.get("cursor")),
-        schedule=kept.get("schedule", ""),
+        versions=versions_from(kept),
+        settled=optional_moment(kept.get("settled")),
         known_since=optional_moment(kept.get("known_since")),
         pause=None if pause is None else Pause(from_micros(pause[0]), pause[1], pause[2]),
         runs=kept.get("runs", 0),
@@ -85,6 +88,46 @@ def book_from(
         counts=kept.get("counts", {}),
         active=active,
     )
+
+
+def version_to(version: ScheduleVersion) -> dict[str, Any]:
+    kept: dict[str, Any] = {
+        "spec": version.spec,
+        "text": version.text,
+        "since": to_micros(version.since),
+        "cursor": to_micros(version.cursor),
+        "sessions": list(version.sessions),
+    }
+    if version.until is not None:
+        kept["until"] = to_micros(version.until)
+    if version.served is not None:
+        kept["served"] = to_micros(version.served)
+    if version.jitter:
+        kept["jitter"] = version.jitter // MICROSECOND
+    return kept
+
+
+def version_from(kept: Mapping[str, Any]) -> ScheduleVersion:
+    return ScheduleVersion(
+        spec=kept["spec"],
+        text=kept["text"],
+        since=from_micros(kept["since"]),
+        cursor=from_micros(kept["cursor"]),
+        until=optional_moment(kept.get("until")),
+        sessions=tuple(map(SessionId, kept["sessions"])),
+        served=optional_moment(kept.get("served")),
+        jitter=timedelta(microseconds=kept.get("jitter", 0)),
+    )
+
+
+def versions_from(kept: Mapping[str, Any]) -> tuple[ScheduleVersion, ...]:
+    if "versions" in kept:
+        return tuple(map(version_from, kept["versions"]))
+    text, cursor = kept.get("schedule"), optional_moment(kept.get("cursor"))
+    if not text or cursor is None:
+        return ()
+    # Its text does not say enough to make the schedule from it, so it owes nothing.
+    return (ScheduleVersion(spec="", text=text, since=cursor, cursor=cursor),)
 
 
 def entry_to(entry: Entry) -> dict[str, Any]:

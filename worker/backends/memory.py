@@ -24,7 +24,7 @@ from worker.ledger.book import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from datetime import datetime, timedelta
 
     from worker.ledger.presence import Presence
@@ -147,8 +147,9 @@ class MemoryStore:
         found.sort(key=lambda entry: (entry.slot, entry.task, entry.trigger), reverse=True)
         return found[: query.limit]
 
-    def replicas(self) -> list[Replica]:
+    def replicas(self, sessions: Collection[SessionId] | None = None) -> list[Replica]:
         with self._lock:
+            wanted = self._sessions.keys() if sessions is None else sorted(sessions)
             return [
                 Replica(
                     session=session,
@@ -160,7 +161,8 @@ class MemoryStore:
                     presence=life.presence,
                     closed=life.closed,
                 )
-                for session, life in reversed(self._sessions.items())
+                for session in reversed(list(wanted))
+                if (life := self._sessions.get(session)) is not None
             ]
 
     def prune(self, *, age: timedelta, limit: int = 5000) -> int:

@@ -46,7 +46,7 @@ from worker.ledger.book import (
 from worker.model import Trigger
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
     from datetime import datetime, timedelta
 
     from worker.backends.postgres_server import Connection, Server
@@ -139,7 +139,7 @@ class PostgresStore:
         )
         return [entry_of(row) for row in rows]
 
-    def replicas(self) -> list[Replica]:
+    def replicas(self, sessions: Collection[SessionId] | None = None) -> list[Replica]:
         return [
             Replica(
                 session=SessionId(row["id"]),
@@ -151,7 +151,9 @@ class PostgresStore:
                 presence=presence_from(row["presence"]),
                 closed=row["closed"],
             )
-            for row in self._ask("list_sessions")
+            for row in self._ask(
+                "list_sessions", sessions=None if sessions is None else list(sessions)
+            )
         ]
 
     def prune(self, *, age: timedelta, limit: int = 5000) -> int:

@@ -172,10 +172,11 @@ ORDER BY s.slot DESC, s.task DESC, s.trigger DESC
 LIMIT %(limit)s;
 
 -- name: list_sessions
--- All sessions that are not pruned, the latest first.
+-- All sessions that are not pruned, or those of a list, the latest first.
 SELECT id, name, started_at, seen_at, lease_until, presence, closed_at IS NOT NULL AS closed,
     lease_until > clock_timestamp() AS alive
 FROM worker_sessions
+WHERE %(sessions)s::bigint[] IS NULL OR id = ANY(%(sessions)s::bigint[])
 ORDER BY id DESC;
 
 -- name: prune_slots

@@ -67,7 +67,7 @@ from worker.ledger.book import (
 from worker.model import Trigger
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from worker.ledger.book import Change, EntryKey
     from worker.ledger.presence import Presence
@@ -166,8 +166,10 @@ class RedisStore:
         newest = sorted(keys, key=lambda key: (key[1], key[0], key[2]), reverse=True)[:limit]
         return [entry for entry in self._entries(newest) if entry.outcome in outcomes]
 
-    def replicas(self) -> list[Replica]:
-        (answer,) = self._redis.ask(self._redis.script("replicas"))
+    def replicas(self, sessions: Collection[SessionId] | None = None) -> list[Replica]:
+        if sessions is not None and not sessions:
+            return []
+        (answer,) = self._redis.ask(self._redis.script("replicas", *(sessions or ())))
         found = []
         for session, value, seen, until, alive, presence, closed in answer:
             since, _, name = value.partition(" ")

@@ -24,7 +24,7 @@ from worker.model import Trigger
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from datetime import timedelta
     from pathlib import Path
 
@@ -159,10 +159,11 @@ class SqliteStore:
             rows = connection.execute(QUERIES[name], values).fetchall()
         return [entry_of(row) for row in rows]
 
-    def replicas(self) -> list[Replica]:
+    def replicas(self, sessions: Collection[SessionId] | None = None) -> list[Replica]:
+        values = {"sessions": None if sessions is None else encode(sorted(sessions))}
         with self._file.connected() as connection:
             now = now_micros()
-            rows = connection.execute(QUERIES["list_sessions"]).fetchall()
+            rows = connection.execute(QUERIES["list_sessions"], values).fetchall()
         return [
             Replica(
                 session=SessionId(session),

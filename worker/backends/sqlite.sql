@@ -114,8 +114,10 @@ ORDER BY e.slot DESC, e.trigger DESC
 LIMIT :limit;
 
 -- name: list_sessions
--- Every session, the latest first.
-SELECT session, name, since, seen, lease_until, presence FROM sessions ORDER BY session DESC;
+-- Every session, or those of a JSON list, the latest first.
+SELECT session, name, since, seen, lease_until, presence FROM sessions
+WHERE :sessions IS NULL OR session IN (SELECT value FROM json_each(:sessions))
+ORDER BY session DESC;
 
 -- name: prune_entries
 -- Forgets some of the last words recorded before a moment, the oldest first.

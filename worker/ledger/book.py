@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Any, NewType, TypeVar
 
 from worker.ledger.presence import Presence
 from worker.model import Trigger
+from worker.schedules.spec import spec_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from worker.schedules.schedule import Schedule
 
 __all__ = [
     "Book",
@@ -24,12 +27,13 @@ __all__ = [
     "Pause",
     "Pulse",
     "Replica",
+    "ScheduleVersion",
     "SessionId",
     "Written",
     "changed",
 ]
 
-Value = TypeVar("Value", "Book", "Entry")
+Value = TypeVar("Value", "Book", "Entry", "ScheduleVersion")
 
 SessionId = NewType("SessionId", int)
 """One life of one replica, and the fencing token of all that it claims: later ones are greater."""
@@ -110,6 +114,34 @@ class Pause:
     note: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduleVersion:
+    """A schedule that workers keep, or kept, for a task.
+
+    Usually a task has one. It has two while a deploy replaces workers: the slots of both run.
+
+    Attributes:
+        spec: What identifies it, and what `worker.schedules.spec` makes the schedule from.
+        text: The schedule for people.
+        since: The version owes an outcome to each of its slots later than this.
+        cursor: Each of its slots up to here has its outcome, or waits or runs.
+        until: It owes nothing later than this, because another version has replaced it. ``None``
+            while it is in force.
+        sessions: The sessions that have it. It is in force while the lease of one of them holds.
+        served: The latest moment at which it was in force, as far as ``sessions`` do not show it.
+        jitter: The longest jitter, as the worker has it that was the last to begin with it.
+    """
+
+    spec: str
+    text: str
+    since: datetime
+    cursor: datetime
+    until: datetime | None = None
+    sessions: tuple[SessionId, ...] = ()
+    served: datetime | None = None
+    jitter: timedelta = timedelta(0)
+
+
 NO_COUNTS: Mapping[str, int] = MappingProxyType({})
 
 
@@ -119,8 +151,10 @@ class Book:
 
     Attributes:
         version: Rises with every change; ``0`` is a task that the store does not know yet.
-        cursor: Every slot up to here is accounted for.
-        schedule: The schedule in words, as the last worker knew it.
+        versions: The schedules that are in force, and those that still owe outcomes, in the order
+            in which they came. A moment that several of them name is a slot of the first.
+        settled: No version that comes later may begin before this: slots up to here were accounted
+            for under versions that are gone.
         known_since: When a worker first had the task.
         runs: How many slots were run, against ``max_runs``.
         failures: How many runs failed since the last success.
@@ -130,8 +164,8 @@ class Book:
 
     task: str
     version: int = 0
-    cursor: datetime | None = None
-    schedule: str = ""
+    versions: tuple[ScheduleVersion, ...] = ()
+    settled: datetime | None = None
     known_since: datetime | None = None
     pause: Pause | None = None
     runs: int = 0
@@ -142,6 +176,30 @@ class Book:
     last_ended: datetime | None = None
     counts: Mapping[str, int] = field(default_factory=lambda: NO_COUNTS)
     active: tuple[Entry, ...] = ()
+
+    @property
+    def latest(self) -> ScheduleVersion | None:
+        """The version that came last of those in force."""
+        return next((one for one in reversed(self.versions) if one.until is None), None)
+
+    @property
+    def cursor(self) -> datetime | None:
+        """Up to where the slots of the latest version are accounted for."""
+        return self.settled if self.latest is None else self.latest.cursor
+
+    @property
+    def schedule(self) -> str:
+        """The latest schedule for people; empty if there is none."""
+        return "" if self.latest is None else self.latest.text
+
+    def cursor_of(self, schedule: Schedule | None) -> datetime | None:
+        """Up to where the slots of a schedule are accounted for, if it is in force."""
+        version = None if schedule is None else self.version_of(spec_of(schedule))
+        return None if version is None else version.cursor
+
+    def version_of(self, spec: str) -> ScheduleVersion | None:
+        """The version with this schedule that is in force."""
+        return next((v for v in self.versions if v.spec == spec and v.until is None), None)
 
     @property
     def running(self) -> list[Entry]:

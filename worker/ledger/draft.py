@@ -9,15 +9,26 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Protocol
 
-from worker.ledger.book import Book, Entry, EntryKey, Outcome, SessionId, changed
+from worker.ledger.book import (
+    Book,
+    Entry,
+    EntryKey,
+    Outcome,
+    Replica,
+    ScheduleVersion,
+    SessionId,
+    changed,
+)
 from worker.model import Trigger, new_run_id
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from worker.schedules.catch_up import Span
 
-__all__ = ["Answer", "Claimant", "Draft", "Request"]
+    Lookup = Callable[[Iterable[SessionId]], Sequence[Replica]]
+
+__all__ = ["Answer", "Claimant", "Draft", "Request", "no_sessions"]
 
 ONE_TICK = timedelta(microseconds=1)
 
@@ -58,6 +69,8 @@ class Answer:
         recorded: Other entries that were written: slots that do not run, or not yet.
         elsewhere: How many slots that were due others have dealt with.
         busy: The run that is in the way of one by hand.
+        added: Versions of the schedule that were added.
+        removed: Versions that were removed, because nothing is owed of them.
     """
 
     book: Book
@@ -65,6 +78,8 @@ class Answer:
     recorded: tuple[Entry, ...] = ()
     elsewhere: int = 0
     busy: Entry | None = None
+    added: tuple[ScheduleVersion, ...] = ()
+    removed: tuple[ScheduleVersion, ...] = ()
 
 
 class Request(Protocol):
@@ -87,10 +102,22 @@ class Request(Protocol):
         ...
 
 
-class Draft:
-    """A book that is being changed, with the entries that come with it."""
+def no_sessions(sessions: Iterable[SessionId]) -> Sequence[Replica]:
+    """What is known of sessions without a store."""
+    return ()
 
-    def __init__(self, book: Book, now: datetime, claimant: Claimant) -> None:
+
+class Draft:
+    """A book that is being changed, with the entries that come with it.
+
+    Attributes:
+        sessions: Returns what the store knows of sessions; it takes a round trip.
+    """
+
+    def __init__(
+        self, book: Book, now: datetime, claimant: Claimant, sessions: Lookup = no_sessions
+    ) -> None:
+        self.sessions = sessions
         self.book = book
         self.now = now
         self.claimant = claimant
@@ -211,4 +238,14 @@ class Draft:
             recorded=tuple(e for e in self._written.values() if e.outcome is not Outcome.RUNNING),
             elsewhere=self.elsewhere,
             busy=self.busy,
+            added=others(self.book, self._before),
+            removed=others(self._before, self.book),
         )
+
+
+def others(book: Book, other: Book) -> tuple[ScheduleVersion, ...]:
+    """The versions of a book that another has not."""
+    if book.versions is other.versions:
+        return ()
+    known = {(version.spec, version.since) for version in other.versions}
+    return tuple(one for one in book.versions if (one.spec, one.since) not in known)

@@ -17,21 +17,24 @@ from worker.ledger.book import Book, Change, Entry, EntryKey, Outcome, Pause, Wr
 from worker.ledger.draft import Answer, Claimant, Draft, Request
 from worker.ledger.rules import (
     account,
+    account_paused,
     cancel_running,
     count_failure,
     ended,
-    first_cursor,
     is_begun_by_hand,
     promote,
     settle_orphans,
     wait_again,
 )
+from worker.ledger.versions import first_cursor
 from worker.model import Trigger
 from worker.schedules.policies import Overlap, Policies, TaskSchedule
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from worker.ledger.book import Replica, SessionId
+    from worker.ledger.draft import Lookup
     from worker.ports import LedgerStore
 
 __all__ = [
@@ -63,11 +66,13 @@ class Attend:
 
     Attributes:
         terms: The task's schedule.
-        seen: Up to where this replica knew the slots to be accounted for.
+        since: From when on this replica serves the task.
+        seen: Up to where this replica knew the slots of its schedule to be accounted for.
         unrecorded: What this replica did while the store was down: last words.
     """
 
     terms: TaskSchedule
+    since: datetime | None = None
     seen: datetime | None = None
     unrecorded: tuple[Entry, ...] = ()
     leased: bool = True
@@ -79,7 +84,9 @@ class Attend:
     def decide(self, draft: Draft) -> None:
         policies = self.terms.policies
         settle_orphans(draft, policies)
-        account(draft, self.terms, seen=self.seen, unrecorded=self.unrecorded)
+        account(
+            draft, self.terms, since=self.since, seen=self.seen, unrecorded=self.unrecorded
+        )
         promote(draft, policies)
 
 
@@ -239,14 +246,17 @@ class PauseSchedule:
 
 @dataclass(frozen=True, slots=True)
 class ForgetSchedule:
-    """Let a schedule be over whose task is gone. Its history stays; a task of that name begins it
-    anew, after what is accounted for."""
+    """Let a schedule be over whose task is gone. Its history stays. A task of that name begins it
+    again, after what is accounted for."""
 
     task: str
     leased: bool = False
 
     def decide(self, draft: Draft) -> None:
-        draft.book = changed(draft.book, schedule="", failures=0)
+        book = draft.book
+        ends = [end for v in book.versions for end in (v.cursor, v.until) if end is not None]
+        settled = max(ends if book.settled is None else [*ends, book.settled], default=None)
+        draft.book = changed(book, versions=(), settled=settled, failures=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -263,7 +273,7 @@ class ResumeSchedule:
     def decide(self, draft: Draft) -> None:
         if draft.book.pause is None:
             return
-        account(draft, self.terms)
+        account_paused(draft, self.terms)
         draft.book = changed(draft.book, pause=None, failures=0)
 
 
@@ -302,14 +312,16 @@ class Case:
         self._entries: dict[EntryKey, Entry] = {}
         self._rounds = 0
 
-    def decide(self, book: Book, claimant: Claimant, now: datetime) -> Change | None:
+    def decide(
+        self, book: Book, claimant: Claimant, now: datetime, sessions: Lookup
+    ) -> Change | None:
         """Decide it, anew if need be; what the store has to write, ``None`` for nothing."""
         self._answers, self._entries = [], {}
         leased = touched = False
         if len(self.requests) > 1 and claimant.runs is not None:
             claimant = replace(claimant, runs=set(claimant.runs))  # it may come to nothing
         for request in self.requests:
-            draft = Draft(book, now, claimant)
+            draft = Draft(book, now, claimant, sessions)
             answer = decided(request, draft)
             self._answers.append(answer)
             if isinstance(answer, WorkerError) or not draft.touched:
@@ -405,12 +417,31 @@ def apply(
     return [answers[number] for number in range(len(requests))]
 
 
+class Sessions:
+    """What a store knows of sessions, read once for all books that were read before."""
+
+    def __init__(self, store: LedgerStore) -> None:
+        self._store = store
+        self._known: dict[SessionId, Replica | None] = {}
+
+    def __call__(self, sessions: Iterable[SessionId]) -> list[Replica]:
+        wanted = list(sessions)
+        new = [one for one in wanted if one not in self._known]
+        if new:
+            found = {one.session: one for one in self._store.replicas(new)}
+            self._known.update({one: found.get(one) for one in new})
+        return [one for one in map(self._known.get, wanted) if one is not None]
+
+
 def decide_cases(
     store: LedgerStore, cases: Mapping[str, Case], claimant: Claimant, now: datetime
 ) -> dict[str, Sequence[Answer | WorkerError]]:
     """The answers to the cases that need not be decided again."""
     books = store.read(list(cases))
-    changes = {task: case.decide(books[task], claimant, now) for task, case in cases.items()}
+    sessions = Sessions(store)
+    changes = {
+        task: case.decide(books[task], claimant, now, sessions) for task, case in cases.items()
+    }
     sent = [change for change in changes.values() if change is not None]
     written = iter(store.write(sent)) if sent else iter(())
     answered = {}

@@ -8,23 +8,32 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from worker.ledger.book import Entry, Outcome, Pause, changed
+from worker.ledger.book import Entry, Outcome, Pause, ScheduleVersion, changed
 from worker.ledger.draft import ONE_TICK, Draft
+from worker.ledger.versions import (
+    enlist,
+    owed_by,
+    owner_of,
+    remove_finished,
+    replace_version,
+    served_until,
+)
 from worker.model import Trigger
-from worker.schedules.catch_up import CatchUp, Span
+from worker.schedules.catch_up import Span
 from worker.schedules.policies import Overlap, Policies, TaskSchedule
-from worker.schedules.schedule import Interval, Once, Schedule, Within, delay_of, due_until
+from worker.schedules.schedule import Schedule, delay_of, due_until
+from worker.schedules.spec import schedule_from, spec_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = [
     "account",
+    "account_paused",
     "admit",
     "cancel_running",
     "count_failure",
     "ended",
-    "first_cursor",
     "is_begun_by_hand",
     "promote",
     "settle_orphans",
@@ -135,60 +144,119 @@ def account(
     draft: Draft,
     terms: TaskSchedule,
     *,
+    since: datetime | None = None,
     seen: datetime | None = None,
     unrecorded: Sequence[Entry] = (),
 ) -> None:
-    """Move the book's cursor over all slots that are due.
+    """Account for every slot that is due of every version of the schedule that is in force.
+
+    Without the store, for the claimant's own version only: nobody knows of the others.
 
     Args:
-        seen: Up to where the claimant knew the slots to be accounted for.
-        unrecorded: What it did while the store was down: last words.
+        since: From when on the claimant serves the task.
+        seen: Up to where the claimant knew the slots of its schedule to be accounted for.
+        unrecorded: What it did while the store was down: final outcomes.
     """
-    schedule, policies, book, now = terms.schedule, terms.policies, draft.book, draft.now
-    if schedule is None:
+    if terms.schedule is None:
         return
-    described, cursor = str(schedule), book.cursor
-    if cursor is None or book.schedule != described:
-        start = first_cursor(schedule, now, policies.catch_up)
-        alone = [e.slot - ONE_TICK for e in unrecorded if e.trigger is Trigger.SCHEDULE]
-        # What passed under another schedule cannot be told by this one.
-        cursor = min([start, *alone]) if cursor is None else max(cursor, min([start, *alone]))
-        book = changed(book, schedule=described, known_since=book.known_since or now)
-    draft.book = changed(book, cursor=cursor)
-    horizon = due_until(schedule, terms.task, policies.jitter, now)
-    if horizon is None:
-        return
-    if seen is not None and seen < cursor:
-        draft.elsewhere = schedule.count(seen, min(cursor, horizon))
+    began = max((one for one in (since, seen) if one is not None), default=None)
+    alone = [entry.slot for entry in unrecorded if entry.trigger is Trigger.SCHEDULE]
+    own = enlist(draft, terms, since=began, alone=alone)
+    note_elsewhere(draft, terms, own, seen)
     for done in sorted(unrecorded, key=lambda entry: entry.slot):
-        cursor = record_late(draft, done, policies, schedule, cursor)
-    runs_left = runs_left_of(draft, policies)
-    if horizon <= cursor or runs_left == 0:
-        draft.book = changed(draft.book, cursor=cursor)
-        return
-    pause = draft.book.pause
-    if pause is not None:
-        before = due_until(schedule, terms.task, policies.jitter, min(pause.at, now)) or cursor
-        draft.record(span_between(schedule, cursor, before), Outcome.MISSED)
-        paused = span_between(schedule, max(cursor, before), horizon)
-        draft.record(paused, Outcome.PAUSED)
-        draft.book = changed(draft.book, cursor=horizon)
-        return
-    # A slot that jitter puts off is not late for that.
-    put_off = delay_of(schedule, terms.task, policies.jitter, horizon)
-    plan = policies.catch_up.plan(schedule, since=cursor, until=horizon, now=now - put_off)
-    due = plan.run[:runs_left]
-    for span in plan.missed:
-        draft.record(span, Outcome.MISSED, why_missed(span, plan.run))
-    # The slot that uses up the last run is the schedule's last: none later is accounted for.
-    cursor = horizon if len(due) == len(plan.run) else due[-1]
-    draft.book = changed(draft.book, cursor=cursor)
-    for number, slot in enumerate(due):
-        entry = Entry(task=terms.task, slot=slot, outcome=Outcome.WAITING, recorded_at=now)
+        record_late(draft, done, terms, own.spec)
+    offline = draft.claimant.session is None
+    versions = [v for v in draft.book.versions if not offline or v.spec == own.spec]
+    account_for(draft, terms, versions, offline=offline)
+
+
+def account_paused(draft: Draft, terms: TaskSchedule) -> None:
+    """Account for what passed under a pause, whether ``terms`` are those of the workers or not."""
+    account_for(draft, terms, draft.book.versions, offline=False)
+
+
+def account_for(
+    draft: Draft, terms: TaskSchedule, versions: Sequence[ScheduleVersion], *, offline: bool
+) -> None:
+    """Account for what is due of these versions, and claim what is to run."""
+    several = len(draft.book.versions) > 1
+    before = draft.book
+    due: list[datetime] = []
+    for version in versions:
+        if runs_left_of(draft, terms.policies, len(due)) != 0:
+            due += account_version(draft, terms, version, len(due), offline=offline)
+    if several:
+        remove_finished(draft, over=runs_left_of(draft, terms.policies, len(due)) == 0)
+        if draft.book != before:
+            note_served(draft)
+    for number, slot in enumerate(sorted(due)):
+        entry = Entry(task=terms.task, slot=slot, outcome=Outcome.WAITING, recorded_at=draft.now)
         if number == 0:
-            admit(draft, entry, policies)
+            admit(draft, entry, terms.policies)
         else:  # made good one after the other, whatever the policy for slots in their own time
             draft.put(entry)
+
+
+def account_version(
+    draft: Draft, terms: TaskSchedule, version: ScheduleVersion, claimed: int, *, offline: bool
+) -> Sequence[datetime]:
+    """Move a version's cursor over the slots that are due.
+
+    Returns:
+        Those that are to run.
+    """
+    policies, now = terms.policies, draft.now
+    is_own = terms.schedule is not None and version.spec == spec_of(terms.schedule)
+    base = terms.schedule if is_own else schedule_from(version.spec)
+    jitter = policies.jitter if is_own else version.jitter
+    horizon = None if base is None else due_until(base, terms.task, jitter, now)
+    if base is None or horizon is None:
+        return ()
+    if version.until is not None:
+        horizon = min(horizon, version.until)
+    cursor = version.cursor
+    if horizon <= cursor:
+        return ()
+    schedule = base if offline else owed_by(draft.book, version, base, horizon)
+    pause = draft.book.pause
+    run: Sequence[datetime] = ()
+    if pause is not None:
+        before = due_until(base, terms.task, jitter, min(pause.at, now)) or cursor
+        before = min(before, horizon)
+        draft.record(span_between(schedule, cursor, before), Outcome.MISSED)
+        draft.record(span_between(schedule, max(cursor, before), horizon), Outcome.PAUSED)
+    else:
+        # A slot that jitter puts off is not late for that.
+        put_off = delay_of(base, terms.task, jitter, base.until(horizon) or horizon)
+        plan = policies.catch_up.plan(schedule, since=cursor, until=horizon, now=now - put_off)
+        run = plan.run[: runs_left_of(draft, policies, claimed)]
+        for span in plan.missed:
+            draft.record(span, Outcome.MISSED, why_missed(span, plan.run))
+        # The slot that uses up the last run is the schedule's last: none later is accounted for.
+        horizon = horizon if len(run) == len(plan.run) else run[-1]
+    draft.book = replace_version(draft.book, version, changed(version, cursor=horizon))
+    return run
+
+
+def note_elsewhere(
+    draft: Draft, terms: TaskSchedule, own: ScheduleVersion, seen: datetime | None
+) -> None:
+    """Count the slots of the claimant's schedule that others have dealt with."""
+    assert terms.schedule is not None
+    if seen is None or seen >= own.cursor:
+        return
+    horizon = due_until(terms.schedule, terms.task, terms.policies.jitter, draft.now)
+    if horizon is not None:
+        draft.elsewhere = terms.schedule.count(seen, min(own.cursor, horizon))
+
+
+def note_served(draft: Draft) -> None:
+    """Keep that the versions in force are so now, for the time when their sessions are pruned."""
+    versions = tuple(
+        changed(version, served=draft.now) if served_until(draft, version)[0] else version
+        for version in draft.book.versions
+    )
+    draft.book = changed(draft.book, versions=versions)
 
 
 def why_missed(span: Span, run: Sequence[datetime]) -> str:
@@ -199,56 +267,42 @@ def why_missed(span: Span, run: Sequence[datetime]) -> str:
     return f"no worker looked at it in time; the slot of {made_good:%H:%M:%S}Z ran instead"
 
 
-def runs_left_of(draft: Draft, policies: Policies) -> int | None:
-    """How many more slots may become runs; ``None`` for any number."""
+def runs_left_of(draft: Draft, policies: Policies, claimed: int = 0) -> int | None:
+    """How many more slots may become runs, besides ``claimed`` ones; ``None`` for any number."""
     if policies.max_runs is None:
         return None
     spoken_for = [e for e in draft.waiting if e.trigger is Trigger.SCHEDULE and e.run_id is None]
-    return max(0, policies.max_runs - draft.book.runs - len(spoken_for))
+    return max(0, policies.max_runs - draft.book.runs - len(spoken_for) - claimed)
 
 
-def record_late(
-    draft: Draft, done: Entry, policies: Policies, schedule: Schedule, cursor: datetime
-) -> datetime:
-    """Record what became of a slot while the store was down, unless others dealt with it.
+def record_late(draft: Draft, done: Entry, terms: TaskSchedule, spec: str) -> None:
+    """Record the outcome of a slot while the store was down, unless others dealt with it.
 
-    Returns:
-        Up to where the slots are accounted for now.
+    Args:
+        spec: The claimant's version.
     """
-    own_time = done.trigger is Trigger.SCHEDULE and done.slot > cursor
+    own = draft.book.version_of(spec)
+    assert own is not None
+    owner = owner_of(draft.book, done.slot, own)
+    own_time = done.trigger is Trigger.SCHEDULE and done.slot > owner.cursor
     if not own_time and all(entry.key != done.key for entry in draft.waiting):
-        return cursor
+        return
     if own_time:
-        missed = span_between(schedule, cursor, done.slot - ONE_TICK)
+        base = terms.schedule if owner is own else schedule_from(owner.spec)
+        assert base is not None
+        schedule = owed_by(draft.book, owner, base, done.last or done.slot)
+        missed = span_between(schedule, owner.cursor, done.slot - ONE_TICK)
         draft.record(missed, Outcome.MISSED)
-        cursor = done.last or done.slot
+        moved = changed(owner, cursor=done.last or done.slot)
+        draft.book = replace_version(draft.book, owner, moved)
     if done.outcome not in (Outcome.RAN, Outcome.FAILED, Outcome.LOST):
         draft.put(done, done.recorded_at)
-        return cursor
+        return
     if done.trigger is Trigger.SCHEDULE:
         draft.book = changed(draft.book, runs=draft.book.runs + 1)
     ended(draft, done, done.recorded_at)
     if done.outcome is Outcome.FAILED and not done.cancel:
-        count_failure(draft, policies, done.error)
-    return cursor
-
-
-def first_cursor(schedule: Schedule, now: datetime, catch_up: CatchUp) -> datetime:
-    """Where the account of a schedule begins that the ledger has never seen.
-
-    An interval's latest slot is run at once, if it is not too late for it: who deploys a task that
-    runs every hour does not mean to wait for an hour. A moment of the calendar that has passed is
-    over, but for a one-off. No slot from before is `missed`: nobody had asked for it.
-    """
-    inner = schedule
-    while isinstance(inner, Within):
-        inner = inner.schedule
-    if isinstance(inner, Once):
-        return min(inner.at, now) - ONE_TICK
-    latest = schedule.until(now) if isinstance(inner, Interval) else None
-    if latest is None or not catch_up.plan(schedule, since=latest - ONE_TICK, now=now).run:
-        return now
-    return latest - ONE_TICK
+        count_failure(draft, terms.policies, done.error)
 
 
 def span_between(schedule: Schedule, start: datetime, end: datetime) -> Span | None:

@@ -24,6 +24,7 @@ from worker.errors import WorkerError
 from worker.ledger.book import LEASE, Book, Change, Entry, Outcome, SessionId
 from worker.ledger.ledger import Answer, Attend, Claimant, Finish, Promote, Request, apply
 from worker.ledger.thread import PULSE_S
+from worker.ledger.versions import new_version
 from worker.schedules.outage import Outage, merged
 from worker.schedules.schedule import (
     EPOCH,
@@ -222,7 +223,8 @@ class Simulation:
     def run(self) -> list[Line]:
         before, end = just_before(self._preview.start), self._preview.end
         for task, schedule in self._schedules.items():
-            book = Book(task=task, cursor=before, schedule=str(schedule), known_since=before)
+            version = new_version(self._terms[task], before)
+            book = Book(task=task, versions=(version,), known_since=before)
             self.store.write([Change(book=book)])
             self._books[task] = book
             self._set_timer(task)
@@ -429,7 +431,8 @@ class Simulation:
             passed, slot = slot, following
         if passed is not None:
             book = self.store.read([task])[task]
-            self._books[task] = replace(book, cursor=passed)
+            (version,) = book.versions
+            self._books[task] = replace(book, versions=(replace(version, cursor=passed),))
             self.store.write([Change(book=self._books[task])])
             self._set_timer(task, slot)
 

@@ -26,7 +26,9 @@ from worker.errors import (
 from worker.events import (
     LeaseExpired,
     OutcomeRefused,
+    ScheduleChanged,
     SchedulePaused,
+    ScheduleRetired,
     SlotsElsewhere,
     SlotSkipped,
     StoreChanged,
@@ -130,6 +132,7 @@ class Scheduler:
         self._all_answered = asyncio.Event()
         self._group: asyncio.TaskGroup | None = None
         self._stopping = False
+        self._since: datetime | None = None
 
     @property
     def tasks(self) -> Mapping[str, ScheduledTask]:
@@ -207,6 +210,7 @@ class Scheduler:
         if self._own_ledger:
             self._ledger.start()
         now = self._clock.now()
+        self._since = now
         nexts = {
             name: due[1]
             for name, task in self._tasks.items()
@@ -258,7 +262,8 @@ class Scheduler:
             return
         attention.asking = True
         sent = tuple(attention.unrecorded)
-        request = Attend(terms=terms, seen=attention.book.cursor, unrecorded=sent)
+        seen = attention.book.cursor_of(terms.schedule)
+        request = Attend(terms=terms, since=self._since, seen=seen, unrecorded=sent)
         self._submit(request, partial(self._attended, name, len(sent)))
 
     def _submit(self, request: Request, reply: Callable[[Answer | WorkerError], None]) -> None:
@@ -372,12 +377,30 @@ class Scheduler:
             return
         attention.book, attention.lone = answer.book, None
         del attention.unrecorded[:sent]
+        self._announce_versions(name, answer)
         if answer.elsewhere:
             self._events.announce(SlotsElsewhere(task=name, count=answer.elsewhere))
         self._hear(answer)
         if attention.again:
             attention.again = False
             self.wake(name)
+
+    def _announce_versions(self, name: str, answer: Answer) -> None:
+        """Announce that a schedule took over, or that one is accounted for."""
+        before = [one for one in answer.book.versions if one not in answer.added]
+        replaced = (*(one.text for one in before), *(one.text for one in answer.removed))
+        for added in answer.added if replaced else ():
+            self._events.announce(
+                ScheduleChanged(
+                    task=name, schedule=added.text, replaces=replaced, since=added.since
+                )
+            )
+        for removed in answer.removed:
+            self._events.announce(
+                ScheduleRetired(
+                    task=name, schedule=removed.text, until=removed.until or removed.cursor
+                )
+            )
 
     def _hear(self, answer: Answer) -> None:
         """Tell what was recorded, start what was granted, end what shall make room."""
@@ -434,7 +457,9 @@ class Scheduler:
                 continue
             self._submit(request, partial(self._promoted, name))
         for name, attention in self._attention.items():
-            if attention.again or attention.lone is not None:
+            # While a task has two schedules, what one of them owes may be left to this worker.
+            several = len(attention.book.versions) > 1 and self._is_ours(name)
+            if attention.again or attention.lone is not None or several:
                 attention.again = False
                 self.wake(name)
 
@@ -467,7 +492,9 @@ class Scheduler:
         attention = self._attend_to(name)
         attention.go_alone(self._runs.keys() - self._settling)
         assert attention.lone is not None
-        self._decide_alone(name, Attend(terms=self._tasks[name].terms, seen=attention.lone.cursor))
+        terms = self._tasks[name].terms
+        seen = attention.lone.cursor_of(terms.schedule)
+        self._decide_alone(name, Attend(terms=terms, since=self._since, seen=seen))
 
     def _decide_alone(self, name: str, request: Request) -> None:
         claimant = Claimant(self._ledger.replica)

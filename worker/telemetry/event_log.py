@@ -27,7 +27,9 @@ from worker.events import (
     RunFinished,
     RunRetrying,
     RunStarted,
+    ScheduleChanged,
     SchedulePaused,
+    ScheduleRetired,
     SlotsElsewhere,
     SlotSkipped,
     StoreChanged,
@@ -129,6 +131,21 @@ class EventLog:
                     run_id=event.run_id,
                     outcome=event.outcome,
                     reason=event.reason,
+                )
+            case ScheduleChanged():
+                self._log.info(
+                    "schedule.changed",
+                    task=event.task,
+                    schedule=event.schedule,
+                    replaces=list(event.replaces),
+                    since=event.since.isoformat(),
+                )
+            case ScheduleRetired():
+                self._log.info(
+                    "schedule.retired",
+                    task=event.task,
+                    schedule=event.schedule,
+                    until=event.until.isoformat(),
                 )
             case SchedulePaused():
                 self._log.error(
