@@ -40,7 +40,7 @@ class FailingStore:
         hanging: Whoever asks waits until it is set again.
     """
 
-    def __init__(self, inner: MemoryStore) -> None:
+    def __init__(self, inner: LedgerStore) -> None:
         self.inner = inner
         self.down: str | None = None
         self.lose_answers = 0
