@@ -31,6 +31,7 @@ from worker.ledger.ledger import (
 from worker.model import Trigger
 from worker.schedules.policies import Overlap
 from worker.schedules.schedule import slots_between
+from worker.schedules.spec import schedule_from, spec_of
 from worker.scheduling.dropped import Dropped, find_dropped
 from worker.scheduling.missed import find_missed
 from worker.scheduling.overview import Explanation, explain
@@ -62,10 +63,12 @@ class Backfill:
     Attributes:
         asked: The slots that will be run.
         known: How many slots of the range were left out, as they were asked for before.
+        schedule: The schedule whose slots these are, if it is the workers' and not this process's.
     """
 
     asked: tuple[datetime, ...]
     known: int
+    schedule: str | None = None
 
 
 class ScheduleAdmin:
@@ -165,7 +168,8 @@ class ScheduleAdmin:
             if gone.name == name:
                 why = self._redact(gone.why(self._clock.now()))
                 return Explanation(self._redact(gone.what), (why,))
-        said = explain(self._task(name), self._store, now=self._clock.now())
+        task, _ = self._kept(name, self._store.read([name])[name])
+        said = explain(task, self._store, now=self._clock.now())
         facts = tuple(map(self._redact, said.facts))
         return replace(said, verdict=self._redact(said.verdict), facts=facts)
 
@@ -218,7 +222,7 @@ class ScheduleAdmin:
         Raises:
             ValueError: The task has no schedule, or the range is empty or has too many slots.
         """
-        task = self._task(name)
+        task, here = self._kept(name, self._store.read([name])[name])
         schedule = task.terms.schedule
         if schedule is None:
             raise ValueError(f"{name} has no schedule, so it has no slots to backfill")
@@ -244,7 +248,7 @@ class ScheduleAdmin:
         asked = tuple(slot for slot in slots if slot not in done)
         if asked:
             self._done(Ask(task=name, slots=asked, trigger=Trigger.BACKFILL, overlap=overlap))
-        return Backfill(asked, len(done))
+        return Backfill(asked, len(done), None if here is None else str(schedule))
 
     def _seen(self, name: str) -> View:
         return self._view(name, self._store.read([name])[name], self._clock.now())
@@ -253,6 +257,25 @@ class ScheduleAdmin:
         if name not in self._tasks:
             raise UnknownTaskError(name, self._tasks)
         return self._tasks[name]
+
+    def _kept(self, name: str, book: Book) -> tuple[ScheduledTask, str | None]:
+        """A task with the schedule that the workers have; and that of this process if it differs.
+
+        A shell may lack the worker's settings, or run another release.
+        """
+        task, latest = self._task(name), book.latest
+        schedule = task.terms.schedule
+        if latest is None or (schedule is not None and book.version_of(spec_of(schedule))):
+            return task, None
+        up = sorted({one.name for one in self._store.replicas(latest.sessions) if one.alive})
+        kept = schedule_from(latest.spec)
+        if kept is None or not up:
+            return task, None
+        here = "off" if schedule is None else str(schedule)
+        policies = replace(task.terms.policies, jitter=latest.jitter)
+        terms = replace(task.terms, schedule=kept, policies=policies)
+        said_by = f"{', '.join(up)} (here it is {here}, {task.said_by} says so)"
+        return replace(task, terms=terms, said_by=said_by), here
 
     def _done(self, request: Request) -> View:
         return self._view(request.task, self._written(request).book, self._clock.now())
@@ -275,11 +298,11 @@ class ScheduleAdmin:
             last_error=None if error is None else self._redact(error),
             active=tuple(map(self._entry, book.active)),
         )
-        task = self._task(name)
+        task, here = self._kept(name, book)
         missed = find_missed(self._store, task, book)
         if missed is not None:
             missed = replace(missed, entry=self._entry(missed.entry))
-        return view(task, shown, now=now, missed=missed)
+        return replace(view(task, shown, now=now, missed=missed), here=here)
 
     def _entry(self, entry: Entry) -> Entry:
         return entry if entry.error is None else replace(entry, error=self._redact(entry.error))

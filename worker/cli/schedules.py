@@ -80,6 +80,15 @@ def list_schedules(
     tell_lost(lost)
     for gone in dropped:
         remark(visible(f"worker: {gone.what}: {gone.why(datetime.now(UTC))}"))
+    for view in views:
+        if view.here is not None:
+            remark(
+                visible(
+                    f"worker: {view.name}: the schedule shown is that of the workers that are up; "
+                    f"in this shell it is {view.here}. Do its settings differ "
+                    "(WORKER_SCHEDULES_FILE)?"
+                )
+            )
     if as_json:
         say(as_text([describe_view(view) for view in views], indent=None))
         return
@@ -309,6 +318,8 @@ def backfill(
         except ValueError as exc:
             raise typer.BadParameter(str(exc)) from exc
         up = those_up(admin.replicas(), task)
+    if done.schedule is not None:
+        remark(visible(f"worker: the slots are those of the workers' schedule, {done.schedule}"))
     known = f"{many(done.known)} asked for before" if done.known else ""
     if not done.asked:
         say(f"nothing was asked for: {known}")

@@ -197,6 +197,10 @@ class Book:
         version = None if schedule is None else self.version_of(spec_of(schedule))
         return None if version is None else version.cursor
 
+    def accounted_until(self, schedule: Schedule | None) -> datetime | None:
+        """Up to where a task's slots are accounted for, for a process that has ``schedule``."""
+        return self.cursor_of(schedule) or self.cursor
+
     def version_of(self, spec: str) -> ScheduleVersion | None:
         """The version with this schedule that is in force."""
         return next((v for v in self.versions if v.spec == spec and v.until is None), None)

@@ -82,7 +82,8 @@ def find_missed(store: LedgerStore, task: ScheduledTask, book: Book) -> Missed |
 
 def may_be_missed(task: ScheduledTask, book: Book) -> bool:
     """Whether the latest slot that is accounted for came to nothing, by the book alone."""
-    schedule, cursor = task.terms.schedule, book.cursor
+    schedule = task.terms.schedule
+    cursor = book.accounted_until(schedule)
     if schedule is None or cursor is None or book.running or book.waiting:
         return False
     if book.last_outcome is Outcome.LOST:

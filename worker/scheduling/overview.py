@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from worker.ledger.attendance import lost_replicas, serving, takers
 from worker.ledger.book import HistoryQuery, Outcome
 from worker.model import Trigger
+from worker.schedules.spec import spec_of
 from worker.scheduling.concerns import concerns_of
 from worker.scheduling.missed import find_missed
 from worker.scheduling.moments import at
@@ -93,6 +94,7 @@ def explain(task: ScheduledTask, store: LedgerStore, *, now: datetime) -> Explan
     facts += last_words(seen, last)
     if task.terms.schedule is not None:
         facts.append(f"its schedule is {task.terms.schedule}, said by {task.said_by}")
+    facts += other_schedules(seen, replicas)
     if reasons and not (wrong and (seen.book.running or reasons[0] in why_waiting(seen))):
         facts += [] if wrong is None else [wrong]  # the reason is what makes it stale, too
         return Explanation(reasons[0], tuple(facts))
@@ -178,18 +180,48 @@ def who_was_lost(seen: View, replicas: Sequence[Replica]) -> Iterator[str]:
             yield f"{lost.what}: {lost.why}"
 
 
+def accounted_until(seen: View) -> datetime | None:
+    return seen.book.accounted_until(seen.task.terms.schedule)
+
+
+def other_schedules(seen: View, replicas: Sequence[Replica]) -> Iterator[str]:
+    """The other versions of the schedule, while a deploy changes it."""
+    names = {one.session: one.name for one in replicas if one.alive}
+    schedule = seen.task.terms.schedule
+    own = None if schedule is None else seen.book.version_of(spec_of(schedule))
+    for version in seen.book.versions:
+        if version is own:
+            continue
+        on = sorted({names[one] for one in version.sessions if one in names})
+        if version.until is not None:
+            yield (
+                f"the schedule {version.text} ended at {at(version.until, seen.now)}, and some of "
+                "its slots have no outcome yet: a worker that is up accounts for them"
+            )
+        elif on:
+            yield (
+                f"{', '.join(on)} has the schedule {version.text}: slots of both run until no "
+                "worker has it any more"
+            )
+        else:
+            yield (
+                f"the schedule {version.text} was in force before: the first worker that has "
+                "another one goes on from where it was accounted for"
+            )
+
+
 def why_over(seen: View) -> Iterator[str]:
     policies = seen.task.terms.policies
     if policies.max_runs is not None and seen.book.runs >= policies.max_runs:
         yield f"{seen.name} is over: {seen.book.runs} runs of at most {policies.max_runs} are done"
         return
-    schedule, cursor = seen.task.terms.schedule, seen.book.cursor
+    schedule, cursor = seen.task.terms.schedule, accounted_until(seen)
     if schedule is not None and cursor is not None and schedule.after(cursor) is None:
         yield f"{seen.name} is over: its schedule has no slot any more"
 
 
 def why_ahead(seen: View) -> Iterator[str]:
-    cursor = seen.book.cursor
+    cursor = accounted_until(seen)
     if seen.task.terms.schedule is not None and cursor is not None and cursor > seen.now + LATE:
         yield (
             f"slots are accounted for until {at(cursor, seen.now)}, which is to come: a worker's "
@@ -199,7 +231,7 @@ def why_ahead(seen: View) -> Iterator[str]:
 
 def why_behind(seen: View, replicas: Sequence[Replica]) -> Iterator[str]:
     """A slot is due, and nobody has looked at it."""
-    cursor = seen.book.cursor
+    cursor = accounted_until(seen)
     if cursor is None:
         return
     due = upcoming(seen.task, seen.book, cursor)

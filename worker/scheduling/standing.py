@@ -58,6 +58,8 @@ class View:
         stale_since: Since when the last success is older than ``max_age`` allows.
         overdue: The first slot that is due for longer than it should be without a word of it.
         missed: The latest slot, if it came to nothing and that was not made good.
+        here: The schedule of this process, if the workers that are up have another one, which
+            ``task`` has then.
     """
 
     task: ScheduledTask
@@ -69,6 +71,7 @@ class View:
     stale_since: datetime | None
     overdue: datetime | None = None
     missed: Missed | None = None
+    here: str | None = None
 
     @property
     def name(self) -> str:
@@ -106,7 +109,8 @@ def view(
     """
     policies = task.terms.policies
     over = policies.max_runs is not None and book.runs >= policies.max_runs
-    start = now if book.cursor is None else max(now, book.cursor)
+    cursor = book.accounted_until(task.terms.schedule)
+    start = now if cursor is None else max(now, cursor)
     nexts: tuple[datetime, ...] = ()
     due = None
     following = None if over else upcoming(task, book, start)
@@ -136,10 +140,11 @@ def upcoming(task: ScheduledTask, book: Book, moment: datetime) -> tuple[datetim
     schedule, jitter = task.terms.schedule, task.terms.policies.jitter
     if schedule is None:
         return None
+    cursor = book.accounted_until(schedule)
     found = next_due(schedule, task.terms.task, jitter, moment)
-    if found is None or book.cursor is None or found[0] > book.cursor:
+    if found is None or cursor is None or found[0] > cursor:
         return found
-    slot = schedule.after(book.cursor)
+    slot = schedule.after(cursor)
     if slot is None:
         return None
     return slot, slot + delay_of(schedule, task.terms.task, jitter, slot)
@@ -163,9 +168,10 @@ def stale(task: ScheduledTask, book: Book, now: datetime) -> datetime | None:
 
 def overdue_slot(task: ScheduledTask, book: Book, now: datetime) -> datetime | None:
     """The first slot that has been due for too long, and of which nothing is recorded."""
-    if book.cursor is None or book.pause is not None:
+    cursor = book.accounted_until(task.terms.schedule)
+    if cursor is None or book.pause is not None:
         return None
-    due = upcoming(task, book, book.cursor)
+    due = upcoming(task, book, cursor)
     return due[0] if due is not None and due[1] < now - OVERDUE else None
 
 
