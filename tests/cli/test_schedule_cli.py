@@ -421,3 +421,35 @@ async def test_a_run_by_hand_may_be_told_what_to_do_about_another(tmp_path: Path
         code, out, _ = await beside
         assert (code, json.loads(out)["state"]) == (0, "SUCCESS")
         await worker.logged("run.finished", task="report")
+
+
+# --- a shell that lacks the worker's settings
+
+
+async def test_commands_of_a_shell_without_the_schedules_file_change_only_what_they_say(
+    tmp_path: Path,
+) -> None:
+    site = Site(tmp_path, {"report": ("quick", {"interval": "3h"})})
+    path = tmp_path / "schedules.toml"
+    path.write_text('[tasks.report]\ncron = "* * * * *"\n')
+    async with site.worker(WORKER_SCHEDULES_FILE=str(path)) as worker:
+        await worker.logged("worker.ready")
+        await site.has_joined("report")
+        (before,) = site.book("report").versions
+        code, out, err = await site.types("schedule list --json")
+        (row,) = [row for row in json.loads(out) if row["task"] == "report"]
+        assert (code, row["schedule"]) == (0, "* * * * * UTC")
+        assert "in this shell it is every 3h" in one_sentence(err)
+        await site.told("schedule pause report -m moving")
+        assert "report is resumed" in await site.told("schedule resume report")
+        (after,) = site.book("report").versions
+        assert (after.spec, after.since, after.until) == (before.spec, before.since, None)
+        start, end = ago(minutes=4).isoformat(), ago(minutes=1).isoformat()
+        code, out, err = await site.types("schedule backfill report", "--from", start, "--to", end)
+        assert (code, out.split()[0]) == (0, "3")
+        assert "the workers' schedule, * * * * * UTC" in one_sentence(err)
+        (after,) = site.book("report").versions
+        assert (after.spec, after.since, after.until) == (before.spec, before.since, None)
+        facts = await site.told("explain report")
+        assert "its schedule is * * * * * UTC, said by" in facts
+        assert "here it is every 3h" in facts

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import signal
+from collections import Counter
+from contextlib import closing
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import psycopg
+import pytest
 from psycopg import sql
 
 from tests.support.postgres import fresh_postgres_url
 from tests.support.processes import running, worker_command
+from tests.support.stores import fresh_url
 from worker import WorkerClient
 from worker.backends.migrate import VERSION_TABLE
+from worker.backends.opening import open_store
 from worker.backends.postgres import SCHEMA
+from worker.ledger.book import HistoryQuery
+from worker.schedules.schedule import Interval, slots_between
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -108,22 +116,43 @@ async def test_a_job_that_the_old_version_does_not_know_waits_for_the_new_one(
                 assert await wave.result(timeout="20s") == "waved"
 
 
-async def test_slots_of_the_old_and_of_the_new_schedule_run_once_each(tmp_path: Path) -> None:
-    with fresh_postgres_url() as url:
-        faster = OLD.replace('interval="1s"', 'interval="700ms"')
+@pytest.mark.parametrize("kind", ["sqlite", "postgres", "redis"])
+async def test_slots_of_the_old_and_of_the_new_schedule_run_once_each(
+    tmp_path: Path, kind: str
+) -> None:
+    """Both are up for some seconds; then the old one is killed, and what it owed is recorded."""
+    second, half = timedelta(seconds=1), timedelta(milliseconds=500)
+    with fresh_url(kind, tmp_path) as url:
+        on_the_second = OLD.replace('interval="1s"', 'interval="1s", phase="0s"')
+        between = OLD.replace('interval="1s"', 'interval="1s", phase="500ms"')
         old, new = (
-            environment(tmp_path, url, name, code) for name, code in (("old", OLD), ("new", faster))
+            {**environment(tmp_path, url, name, code), "WORKER_LEASE": "3s"}
+            for name, code in (("old", on_the_second), ("new", between))
         )
         arguments = ("start", "--no-queues")
-        async with (
-            running(*arguments, environment=old, cwd=tmp_path) as old_worker,
-            running(*arguments, environment=new, cwd=tmp_path) as new_worker,
-        ):
-            for worker in (old_worker, new_worker):
-                await worker.logged("run.finished", task="tick", count=4)
-            ran = [
-                line["slot"]
-                for worker in (old_worker, new_worker)
-                for line in worker.told("run.started", task="tick")
-            ]
-    assert len(ran) == len(set(ran))
+        async with running(*arguments, environment=old, cwd=tmp_path) as old_worker:
+            await old_worker.logged("run.finished", task="tick", count=2)
+            async with running(*arguments, environment=new, cwd=tmp_path) as new_worker:
+                changed = await new_worker.logged("schedule.changed", task="tick")
+                await new_worker.logged("run.finished", task="tick", count=4)
+                old_worker.signal(signal.SIGKILL)
+                retired = await new_worker.logged("schedule.retired", task="tick")
+                done = len(new_worker.told("run.finished"))
+                await new_worker.logged("run.finished", count=done + 2)
+                new_worker.signal(signal.SIGTERM)
+                assert await new_worker.ended() == 0
+        since = datetime.fromisoformat(changed["since"])
+        until = datetime.fromisoformat(retired["until"])
+        with closing(open_store(url)) as store:
+            entries = store.history(HistoryQuery(task="tick", limit=1000))
+            book = store.read(["tick"])["tick"]
+    recorded = Counter(
+        entry.slot + number * second for entry in entries for number in range(entry.count)
+    )
+    first, last = min(recorded), max(recorded)
+    assert book.cursor is not None
+    owed = {*slots_between(Interval(second), first - half / 2, until)}
+    owed |= {*slots_between(Interval(second, half), since, book.cursor)}
+    assert set(recorded) == owed
+    assert set(recorded.values()) == {1}
+    assert last > until

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from worker.ledger.book import Change, Pulse, Replica, SessionId, Written
     from worker.ledger.presence import Presence
+    from worker.ports import LedgerStore
 
 DAY, HOUR, MINUTE = timedelta(days=1), timedelta(hours=1), timedelta(minutes=1)
 TTL = timedelta(seconds=30)

@@ -9,9 +9,10 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from tests.support.processes import LoggingProcess, running, worker_command
+from tests.support.waiting import wait_until
 from worker.backends.opening import open_store
 from worker.errors import WorkerError
-from worker.ledger.book import Entry, HistoryQuery, Outcome, SessionId
+from worker.ledger.book import Book, Entry, HistoryQuery, Outcome, SessionId
 from worker.ledger.ledger import Answer, Attend, Begin, Claimant, Finish, Request, apply
 from worker.schedules.policies import Overlap
 from worker.schedules.registration import ScheduleOptions, task_schedule
@@ -127,6 +128,14 @@ class Site:
         with closing(open_store(self.store_url)) as store:
             query = HistoryQuery(task=task, outcomes=frozenset(outcomes), limit=10_000)
             return store.history(query)[::-1]
+
+    def book(self, task: str) -> Book:
+        with closing(open_store(self.store_url)) as store:
+            return store.read([task])[task]
+
+    async def has_joined(self, task: str) -> None:
+        """Wait until a worker has said which schedule it has for a task."""
+        await wait_until(lambda: bool(self.book(task).versions), f"a worker has {task}")
 
     @contextmanager
     def claimant(self, name: str = REPLICA) -> Iterator[Past]:

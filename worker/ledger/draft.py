@@ -245,7 +245,5 @@ class Draft:
 
 def others(book: Book, other: Book) -> tuple[ScheduleVersion, ...]:
     """The versions of a book that another has not."""
-    if book.versions is other.versions:
-        return ()
-    known = {(version.spec, version.since) for version in other.versions}
+    known = [(version.spec, version.since) for version in other.versions]
     return tuple(one for one in book.versions if (one.spec, one.since) not in known)

@@ -84,9 +84,7 @@ class Attend:
     def decide(self, draft: Draft) -> None:
         policies = self.terms.policies
         settle_orphans(draft, policies)
-        account(
-            draft, self.terms, since=self.since, seen=self.seen, unrecorded=self.unrecorded
-        )
+        account(draft, self.terms, since=self.since, seen=self.seen, unrecorded=self.unrecorded)
         promote(draft, policies)
 
 

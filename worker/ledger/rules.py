@@ -5,7 +5,7 @@ They stand here once, whatever the store. `worker.ledger.ledger` says who asks f
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from worker.ledger.book import Entry, Outcome, Pause, ScheduleVersion, changed
@@ -167,24 +167,39 @@ def account(
         record_late(draft, done, terms, own.spec)
     offline = draft.claimant.session is None
     versions = [v for v in draft.book.versions if not offline or v.spec == own.spec]
-    account_for(draft, terms, versions, offline=offline)
+    account_for(draft, terms, versions, own.spec, offline=offline)
 
 
 def account_paused(draft: Draft, terms: TaskSchedule) -> None:
     """Account for what passed under a pause, whether ``terms`` are those of the workers or not."""
-    account_for(draft, terms, draft.book.versions, offline=False)
+    own = "" if terms.schedule is None else spec_of(terms.schedule)
+    account_for(draft, terms, draft.book.versions, own, offline=False)
 
 
 def account_for(
-    draft: Draft, terms: TaskSchedule, versions: Sequence[ScheduleVersion], *, offline: bool
+    draft: Draft,
+    terms: TaskSchedule,
+    versions: Sequence[ScheduleVersion],
+    own: str,
+    *,
+    offline: bool,
 ) -> None:
-    """Account for what is due of these versions, and claim what is to run."""
+    """Account for what is due of these versions, and claim what is to run.
+
+    Args:
+        own: The version that ``terms`` are of.
+    """
     several = len(draft.book.versions) > 1
     before = draft.book
     due: list[datetime] = []
     for version in versions:
         if runs_left_of(draft, terms.policies, len(due)) != 0:
-            due += account_version(draft, terms, version, len(due), offline=offline)
+            base = terms.schedule if version.spec == own else schedule_from(version.spec)
+            jitter = terms.policies.jitter if version.spec == own else version.jitter
+            if base is not None:
+                due += account_version(
+                    draft, terms, version, base, jitter, len(due), offline=offline
+                )
     if several:
         remove_finished(draft, over=runs_left_of(draft, terms.policies, len(due)) == 0)
         if draft.book != before:
@@ -198,19 +213,28 @@ def account_for(
 
 
 def account_version(
-    draft: Draft, terms: TaskSchedule, version: ScheduleVersion, claimed: int, *, offline: bool
+    draft: Draft,
+    terms: TaskSchedule,
+    version: ScheduleVersion,
+    base: Schedule,
+    jitter: timedelta,
+    claimed: int,
+    *,
+    offline: bool,
 ) -> Sequence[datetime]:
     """Move a version's cursor over the slots that are due.
+
+    Args:
+        base: The version's schedule.
+        claimed: How many slots of other versions are to run.
+        offline: The store is down: the other versions do not count.
 
     Returns:
         Those that are to run.
     """
     policies, now = terms.policies, draft.now
-    is_own = terms.schedule is not None and version.spec == spec_of(terms.schedule)
-    base = terms.schedule if is_own else schedule_from(version.spec)
-    jitter = policies.jitter if is_own else version.jitter
-    horizon = None if base is None else due_until(base, terms.task, jitter, now)
-    if base is None or horizon is None:
+    horizon = due_until(base, terms.task, jitter, now)
+    if horizon is None:
         return ()
     if version.until is not None:
         horizon = min(horizon, version.until)

@@ -95,11 +95,13 @@ def has_slot(version: ScheduleVersion, slot: datetime) -> bool:
 
 def owed_by(book: Book, version: ScheduleVersion, schedule: Schedule, end: datetime) -> Schedule:
     """The slots up to ``end`` that a version of the book owes an outcome to."""
+    if version.until is None and version is book.versions[0]:
+        return schedule
     place = book.versions.index(version)
     before = tuple(
         one for one in book.versions[:place] if one.until is None or one.until > version.cursor
     )
-    return Owed(schedule, end, before) if before or version.until is not None else schedule
+    return Owed(schedule, end, before)
 
 
 def owner_of(book: Book, slot: datetime, own: ScheduleVersion) -> ScheduleVersion:

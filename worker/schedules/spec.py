@@ -67,7 +67,9 @@ def plain(schedule: object) -> dict[str, Any]:
                 "end_at": None if end is None else micros(end),
             }
         case _:  # a schedule of another package, which only its own process can make
-            return {"other": f"{type(schedule).__module__}.{type(schedule).__qualname__} {schedule}"}
+            return {
+                "other": f"{type(schedule).__module__}.{type(schedule).__qualname__} {schedule}"
+            }
 
 
 def made(kept: dict[str, Any]) -> Schedule:

@@ -222,7 +222,7 @@ class Simulation:
 
     def run(self) -> list[Line]:
         before, end = just_before(self._preview.start), self._preview.end
-        for task, schedule in self._schedules.items():
+        for task in self._schedules:
             version = new_version(self._terms[task], before)
             book = Book(task=task, versions=(version,), known_since=before)
             self.store.write([Change(book=book)])
