@@ -399,7 +399,7 @@ def test_a_store_that_forgot_everything_loses_no_slot_that_a_worker_waits_for(de
 def test_a_book_from_before_there_were_versions_goes_on_from_its_cursor() -> None:
     kept = book_to(Book(task="sync"))
     del kept["versions"], kept["settled"]
-    kept |= {"cursor": to_micros(START), "schedule": "every 1h"}
+    kept |= {"cursor": to_micros(START), "schedule": "every 1h"}  # all that such a worker wrote
     book = book_from("sync", 3, kept)
     assert (book.cursor, book.schedule) == (START, "every 1h")
     desk = Desk()

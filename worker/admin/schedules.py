@@ -222,7 +222,7 @@ class ScheduleAdmin:
         Raises:
             ValueError: The task has no schedule, or the range is empty or has too many slots.
         """
-        task, here = self._kept(name, self._store.read([name])[name])
+        task, here = self._kept(name, self._store.read([name])[name], if_off=True)
         schedule = task.terms.schedule
         if schedule is None:
             raise ValueError(f"{name} has no schedule, so it has no slots to backfill")
@@ -258,14 +258,21 @@ class ScheduleAdmin:
             raise UnknownTaskError(name, self._tasks)
         return self._tasks[name]
 
-    def _kept(self, name: str, book: Book) -> tuple[ScheduledTask, str | None]:
+    def _kept(
+        self, name: str, book: Book, *, if_off: bool = False
+    ) -> tuple[ScheduledTask, str | None]:
         """A task with the schedule that the workers have; and that of this process if it differs.
 
         A shell may lack the worker's settings, or run another release.
+
+        Args:
+            if_off: Also for a task that is off here.
         """
         task, latest = self._task(name), book.latest
         schedule = task.terms.schedule
-        if latest is None or (schedule is not None and book.version_of(spec_of(schedule))):
+        if latest is None or (schedule is None and not if_off):
+            return task, None
+        if schedule is not None and book.version_of(spec_of(schedule)) is not None:
             return task, None
         up = sorted({one.name for one in self._store.replicas(latest.sessions) if one.alive})
         kept = schedule_from(latest.spec)

@@ -51,6 +51,9 @@ def book_to(book: Book) -> dict[str, Any]:
     return {
         "versions": [version_to(version) for version in book.versions],
         "settled": optional_micros(book.settled),
+        # For workers from before there were versions, which go on from there.
+        "cursor": optional_micros(book.cursor),
+        "schedule": book.schedule,
         "known_since": optional_micros(book.known_since),
         "pause": None if pause is None else [to_micros(pause.at), pause.by, pause.note],
         "runs": book.runs,

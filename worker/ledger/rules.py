@@ -173,6 +173,8 @@ def account(
 def account_paused(draft: Draft, terms: TaskSchedule) -> None:
     """Account for what passed under a pause, whether ``terms`` are those of the workers or not."""
     own = "" if terms.schedule is None else spec_of(terms.schedule)
+    if draft.book.version_of(own) is None:  # then its policies are not those of the workers either
+        terms = TaskSchedule(terms.task, terms.schedule)
     account_for(draft, terms, draft.book.versions, own, offline=False)
 
 

@@ -200,10 +200,10 @@ def other_schedules(seen: View, replicas: Sequence[Replica]) -> Iterator[str]:
             )
         elif on:
             yield (
-                f"{', '.join(on)} has the schedule {version.text}: slots of both run until no "
-                "worker has it any more"
+                f"the schedule {version.text} is in force, too, on {', '.join(on)}: its slots run "
+                "until no worker has it any more"
             )
-        else:
+        elif schedule is not None:
             yield (
                 f"the schedule {version.text} was in force before: the first worker that has "
                 "another one goes on from where it was accounted for"

@@ -26,9 +26,7 @@ from worker.errors import (
 from worker.events import (
     LeaseExpired,
     OutcomeRefused,
-    ScheduleChanged,
     SchedulePaused,
-    ScheduleRetired,
     SlotsElsewhere,
     SlotSkipped,
     StoreChanged,
@@ -54,6 +52,7 @@ from worker.scheduling.attention import Attention
 from worker.scheduling.last_word import PRECEDENCE, last_word
 from worker.scheduling.scheduled_task import Override, ScheduledTask
 from worker.scheduling.timers import Timers, first_wakes
+from worker.scheduling.version_events import version_events
 from worker.tasks.base import BaseTask, Defined, TaskDefinition
 
 if TYPE_CHECKING:
@@ -132,7 +131,7 @@ class Scheduler:
         self._all_answered = asyncio.Event()
         self._group: asyncio.TaskGroup | None = None
         self._stopping = False
-        self._since: datetime | None = None
+        self._started: float | None = None
 
     @property
     def tasks(self) -> Mapping[str, ScheduledTask]:
@@ -209,8 +208,7 @@ class Scheduler:
         self._ledger.on_store = self._store_changed
         if self._own_ledger:
             self._ledger.start()
-        now = self._clock.now()
-        self._since = now
+        now, self._started = self._clock.now(), self._clock.monotonic()
         nexts = {
             name: due[1]
             for name, task in self._tasks.items()
@@ -239,6 +237,13 @@ class Scheduler:
     def _ending(self) -> bool:
         """Whether its runs are the last: it takes no slot any more, or never did (`worker run`)."""
         return self._stopping or not self._timers.running
+
+    @property
+    def _since(self) -> datetime | None:
+        """When it began to take slots, by the wall clock as that is now: it may have been set."""
+        if self._started is None:
+            return None
+        return self._clock.now() - timedelta(seconds=self._clock.monotonic() - self._started)
 
     def next_slot(self, name: str) -> datetime | None:
         """The next slot of a task; ``None`` when it has no schedule, or none any more."""
@@ -377,30 +382,14 @@ class Scheduler:
             return
         attention.book, attention.lone = answer.book, None
         del attention.unrecorded[:sent]
-        self._announce_versions(name, answer)
+        for event in version_events(name, answer):
+            self._events.announce(event)
         if answer.elsewhere:
             self._events.announce(SlotsElsewhere(task=name, count=answer.elsewhere))
         self._hear(answer)
         if attention.again:
             attention.again = False
             self.wake(name)
-
-    def _announce_versions(self, name: str, answer: Answer) -> None:
-        """Announce that a schedule took over, or that one is accounted for."""
-        before = [one for one in answer.book.versions if one not in answer.added]
-        replaced = (*(one.text for one in before), *(one.text for one in answer.removed))
-        for added in answer.added if replaced else ():
-            self._events.announce(
-                ScheduleChanged(
-                    task=name, schedule=added.text, replaces=replaced, since=added.since
-                )
-            )
-        for removed in answer.removed:
-            self._events.announce(
-                ScheduleRetired(
-                    task=name, schedule=removed.text, until=removed.until or removed.cursor
-                )
-            )
 
     def _hear(self, answer: Answer) -> None:
         """Tell what was recorded, start what was granted, end what shall make room."""
