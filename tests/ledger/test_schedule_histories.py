@@ -346,7 +346,7 @@ histories = given(
 )
 
 
-@settings(max_examples=int(__import__("os").environ.get("N", "1700")), deadline=None)
+@settings(max_examples=1700, deadline=None)
 @histories
 def test_each_slot_of_schedules_that_change_has_one_outcome(
     seed: int, length: int, catch_up: CatchUp
@@ -355,6 +355,7 @@ def test_each_slot_of_schedules_that_change_has_one_outcome(
     play(MemoryStore(clock), clock, seed, length, catch_up)
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(("kind", "examples"), [("sqlite", 400), ("postgres", 100), ("redis", 100)])
 def test_each_slot_of_schedules_that_change_has_one_outcome_in_every_store(
     kind: str, examples: int, tmp_path: Path

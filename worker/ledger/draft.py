@@ -232,14 +232,20 @@ class Draft:
             and entry.session == self.claimant.session
             and entry.run_id not in before
         )
+        before_versions, versions = self._before.versions, self.book.versions
+        same = versions is before_versions or (
+            len(versions) == len(before_versions) == 1
+            and versions[0].since == before_versions[0].since
+            and versions[0].spec == before_versions[0].spec
+        )
         return Answer(
             book=changed(self.book, active=tuple(self._active.values())),
             granted=granted,
             recorded=tuple(e for e in self._written.values() if e.outcome is not Outcome.RUNNING),
             elsewhere=self.elsewhere,
             busy=self.busy,
-            added=others(self.book, self._before),
-            removed=others(self._before, self.book),
+            added=() if same else others(self.book, self._before),
+            removed=() if same else others(self._before, self.book),
         )
 
 
