@@ -410,8 +410,9 @@ def test_a_book_from_before_there_were_versions_goes_on_from_its_cursor() -> Non
 
 
 def test_slots_that_an_earlier_version_has_are_not_counted_twice() -> None:
-    def version(schedule: Schedule, **more: datetime) -> ScheduleVersion:
-        return ScheduleVersion(spec=spec_of(schedule), text="", since=START, cursor=START, **more)
+    def version(schedule: Schedule, until: datetime | None = None) -> ScheduleVersion:
+        spec = spec_of(schedule)
+        return ScheduleVersion(spec=spec, text="", since=START, cursor=START, until=until)
 
     end = START + HOUR
     before = (
