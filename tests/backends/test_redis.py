@@ -223,7 +223,9 @@ def test_a_replica_is_read_and_takes_no_writes(server: RedisServer, tmp_path: Pa
 
 def test_a_redis_that_still_loads_its_data_is_told_of(tmp_path: Path) -> None:
     with redis_server(tmp_path) as server, opened(server.url) as store:
-        store.write([Change(book=Book(task=f"task_{n}", last_error="x" * 2000)) for n in range(200)])
+        store.write(
+            [Change(book=Book(task=f"task_{n}", last_error="x" * 2000)) for n in range(200)]
+        )
         server.ask("SAVE")
         server.end()
         slowly = {"key-load-delay": "20000", "loading-process-events-interval-bytes": "1024"}

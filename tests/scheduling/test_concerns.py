@@ -315,3 +315,36 @@ def test_a_schedule_that_was_forgotten_and_comes_back_goes_on_after_what_is_acco
     desk.clock.advance(3600)
     desk.runs("old")
     assert desk.view("old").book.counts == {"ran": 2}
+
+
+def test_while_a_deploy_changes_a_schedule_the_other_one_is_named() -> None:
+    desk = Desk(pull=HOURLY)
+    desk.starts("old")
+    desk.runs("pull")
+    old, before = desk.session, desk.tasks["pull"]
+    desk.tasks["pull"] = scheduled("pull", interval=timedelta(minutes=10))
+    desk.starts("new")
+    desk.runs("pull")
+    facts = explain(desk.tasks["pull"], desk.store, now=desk.now).facts
+    said = "is in force, too, on"
+    assert any(f"the schedule every 1h {said} old" in fact for fact in facts)
+    facts = explain(before, desk.store, now=desk.now).facts
+    assert any(f"the schedule every 10m {said} new" in fact for fact in facts)
+    assert old is not None
+    desk.store.close_session(old)
+    desk.clock.advance(3600)
+    desk.runs("pull")
+    facts = explain(desk.tasks["pull"], desk.store, now=desk.now).facts
+    assert not any("is in force" in fact for fact in facts)
+
+
+def test_a_process_with_another_schedule_shows_that_of_the_workers_that_are_up() -> None:
+    desk = Desk(pull=HOURLY)
+    desk.starts("one")
+    desk.runs("pull")
+    desk.tasks["pull"] = scheduled("pull", cron="0 3 * * *")
+    view = desk.view("pull")
+    assert (str(view.task.terms.schedule), view.here) == ("every 1h", "0 3 * * * UTC")
+    desk.dies()
+    view = desk.view("pull")
+    assert (str(view.task.terms.schedule), view.here) == ("0 3 * * * UTC", None)
