@@ -213,6 +213,7 @@ async def test_a_ledger_that_contradicts_itself_is_told(one: Worker, log: list[A
     one.scheduler.wake("pings")
     await one.recorded((0, "ran", 1))
     inner = one.store.inner
+    assert isinstance(inner, MemoryStore)
     book = inner._books["pings"]
     inner._books["pings"] = Book(task="pings", version=book.version)  # the table was emptied
     one.scheduler.wake("pings")
