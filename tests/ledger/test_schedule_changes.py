@@ -180,6 +180,7 @@ def test_what_a_killed_worker_owed_up_to_the_end_of_its_lease_runs_on_the_new_on
     answer = new.attend()
     assert minutes_of(desk)[-1] == 2
     assert [one.text for one in answer.removed] == ["*/2 * * * * UTC"]
+    assert [one.until for one in answer.removed] == [START + 2 * MINUTE - 10 * SECOND + TTL]
     assert [one.spec for one in desk.book.versions] == [spec_of(Interval(7 * DAY))]
     desk.pass_time(10 * MINUTE, new.claimant)
     assert new.attend().granted == ()  # the old schedule is over

@@ -122,6 +122,7 @@ class Draft:
         self.now = now
         self.claimant = claimant
         self.elsewhere = 0
+        self.removed: list[ScheduleVersion] = []
         self.busy: Entry | None = None
         self._before = book
         self._active = {entry.key: entry for entry in book.active}
@@ -245,7 +246,7 @@ class Draft:
             elsewhere=self.elsewhere,
             busy=self.busy,
             added=() if same else others(self.book, self._before),
-            removed=() if same else others(self._before, self.book),
+            removed=tuple(self.removed),
         )
 
 

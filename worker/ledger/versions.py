@@ -256,6 +256,7 @@ def remove_finished(draft: Draft, *, over: bool) -> None:
         if end is None or not (over or all(has_passed(one, end) for one in versions[place:])):
             continue
         kept.remove(version)
+        draft.removed.append(version)
         settled = max(end, version.cursor, settled or end)
         if over:
             kept = [changed(one, cursor=max(one.cursor, end)) for one in kept]
