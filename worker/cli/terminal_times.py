@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from typing import Annotated, Any
-from zoneinfo import ZoneInfo
 
 import typer
 
 from worker.durations import parse_duration
 from worker.schedules.schedule import as_utc
+from worker.schedules.zones import zone_of
 
 __all__ = ["Zone", "full", "in_zone", "iso", "moment_parameter", "short"]
 
@@ -42,11 +42,9 @@ def in_zone(moment: datetime | None, zone: ZoneInfo) -> datetime | None:
 
 def zone_option(text: str) -> ZoneInfo:
     try:
-        return ZoneInfo(text)
-    except Exception as exc:
-        raise typer.BadParameter(
-            f"expected an IANA time zone such as Europe/Berlin, got {text!r}"
-        ) from exc
+        return zone_of(text)
+    except ValueError as exc:
+        raise typer.BadParameter(str(exc)) from exc
 
 
 def moment_parameter(name: str, text: str) -> Any:

@@ -112,7 +112,7 @@ def schedule_of(task: str, said: Mapping[str, Any]) -> Schedule | None:
         if name in said and owner not in said and f"{owner}_seconds" not in said:
             raise ValueError(f"{name} goes with {owner}, which is not given")
     if "cron" in said:
-        return Cron(as_text(said, "cron"), as_text(said, "timezone") or "UTC")
+        return Cron(as_text(said, "cron"), as_text(said, "timezone", default="UTC"))
     if "at" in said:
         moment = as_moment(said, "at")
         assert moment is not None
@@ -204,8 +204,8 @@ def as_moment(said: Mapping[str, Any], name: str) -> datetime | None:
     return as_utc(value)
 
 
-def as_text(said: Mapping[str, Any], name: str) -> str:
-    value = said.get(name, "")
+def as_text(said: Mapping[str, Any], name: str, *, default: str = "") -> str:
+    value = said.get(name, default)
     if not isinstance(value, str):
         raise ValueError(f"{name}: expected a text, got {value!r}")
     return value
