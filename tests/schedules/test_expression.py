@@ -177,7 +177,10 @@ def test_7_is_sunday_as_0_is(days: str, listed: str) -> None:
 
 @settings(deadline=None, max_examples=200)
 @given(
-    place=st.integers(0, 4), start=st.integers(0, 59), end=st.integers(0, 59), step=st.integers(1, 5)
+    place=st.integers(0, 4),
+    start=st.integers(0, 59),
+    end=st.integers(0, 59),
+    step=st.integers(1, 5),
 )
 def test_a_range_means_the_values_that_counting_finds(
     place: int, start: int, end: int, step: int
@@ -286,7 +289,7 @@ def test_a_day_that_some_month_has_or_a_day_of_the_week_beside_it_is_not(days: s
         ("0 5 * * *\n0 6 * * *", "10 fields"),
         ("'0 5 * * *'", "quotes"),
         ("٣ * * * *", "ASCII"),
-        ("1–5 * * * *", "ASCII"),
+        ("1\u20135 * * * *", "ASCII"),
         ("H * * * *", "jitter="),
         ("H/15 * * * *", "jitter="),
         ("0 H(0-7) * * *", "jitter="),

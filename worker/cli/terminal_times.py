@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from worker.durations import parse_duration
 from worker.schedules.schedule import as_utc
 from worker.schedules.zones import zone_of
+
+if TYPE_CHECKING:
+    from zoneinfo import ZoneInfo
 
 __all__ = ["Zone", "full", "in_zone", "iso", "moment_parameter", "short"]
 

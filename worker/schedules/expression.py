@@ -20,9 +20,10 @@ EXPECTED = (
     f"as '30 3 * * MON-FRI', or one of {', '.join(MACROS)}"
 )
 MONTHS = (
-    "JANUARY FEBRUARY MARCH APRIL MAY JUNE JULY AUGUST SEPTEMBER OCTOBER NOVEMBER DECEMBER"
-).split()
-WEEKDAYS = "SUNDAY MONDAY TUESDAY WEDNESDAY THURSDAY FRIDAY SATURDAY".split()
+    *("JANUARY", "FEBRUARY", "MARCH", "APRIL", "MAY", "JUNE"),
+    *("JULY", "AUGUST", "SEPTEMBER", "OCTOBER", "NOVEMBER", "DECEMBER"),
+)
+WEEKDAYS = ("SUNDAY", "MONDAY", "TUESDAY", "WEDNESDAY", "THURSDAY", "FRIDAY", "SATURDAY")
 SHORTEST_NAME = 3
 ANY = ("*", "?")
 NTH = re.compile(r"(.+)#(.*)")
@@ -149,11 +150,11 @@ class Field:
         step = int(digits) if len(digits) <= 6 else None
         if step is not None and step < self.size:
             return step
-        interval = f"interval='{step}{self.unit}' for that rhythm, or " if self.unit and step else ""
+        interval = f"interval='{step}{self.unit}' for that rhythm, or "
         raise ValueError(
             f"{self.name}: the step in {part!r} is as large as the field, which has {self.size} "
             f"values and begins again with each {self.period}, so the step would never be taken; "
-            f"write {interval}one value such as {self.first} in this field"
+            f"write {interval if self.unit and step else ''}one value such as {self.first} here"
         )
 
     def _special(self, part: str) -> str | None:
@@ -177,8 +178,8 @@ class Field:
 MINUTE = Field("minute", 0, 59, unit="m", period="hour")
 HOUR = Field("hour", 0, 23, unit="h", period="day")
 DAY = Field("day-of-month", 1, 31, unit="d", period="month")
-MONTH = Field("month", 1, 12, names=tuple(MONTHS), period="year")
-WEEKDAY = Field("day-of-week", 0, 6, names=tuple(WEEKDAYS), unit="d", period="week")
+MONTH = Field("month", 1, 12, names=MONTHS, period="year")
+WEEKDAY = Field("day-of-week", 0, 6, names=WEEKDAYS, unit="d", period="week")
 FIELDS = (MINUTE, HOUR, DAY, MONTH, WEEKDAY)
 
 
@@ -228,9 +229,7 @@ def parse_expression(text: str) -> Expression:
 def rhythm_notes(text: str) -> list[str]:
     """What is uneven about the steps of a valid expression, for people."""
     fields = MACROS.get(text.strip().lower(), text).split()
-    return [
-        note for field, said in zip(FIELDS, fields, strict=True) for note in field.rhythm(said)
-    ]
+    return [note for field, said in zip(FIELDS, fields, strict=True) for note in field.rhythm(said)]
 
 
 def numbers(canonical: str, field: Field) -> set[int]:
