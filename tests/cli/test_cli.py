@@ -380,7 +380,7 @@ async def test_check_shows_each_schedule_with_the_origin_of_its_fields(tmp_path:
         "ok    report: 0 3 * * * Europe/Berlin; cron='0 3 * * *' (plan.toml), "
         "timezone=Europe/Berlin (own_tasks:report)"
     ) in out.splitlines()
-    assert "sync_external_data: every 15m; interval=15m (WORKER_SYNC_INTERVAL), phase=from" in out
+    assert "(WORKER_SYNC_INTERVAL), phase=from the task's name (default)" in out
 
 
 async def test_check_refuses_what_start_would_refuse(tmp_path: Path) -> None:

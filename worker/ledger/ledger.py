@@ -246,7 +246,7 @@ class ForgetSchedule:
     leased: bool = False
 
     def decide(self, draft: Draft) -> None:
-        draft.book = changed(draft.book, schedule="", failures=0)
+        draft.book = changed(draft.book, schedule="", runs=0, earlier_runs={}, failures=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -104,8 +104,8 @@ def view(
     Args:
         missed: As `worker.scheduling.missed` finds it in the history.
     """
-    policies = task.terms.policies
-    over = policies.max_runs is not None and book.runs >= policies.max_runs
+    most = task.terms.policies.max_runs
+    over = most is not None and book.runs_under(str(task.terms.schedule)) >= most
     start = now if book.cursor is None else max(now, book.cursor)
     nexts: tuple[datetime, ...] = ()
     due = None
