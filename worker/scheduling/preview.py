@@ -47,7 +47,6 @@ __all__ = ["Line", "Preview", "simulate", "stream"]
 MOST_ACTIVE = 1_000
 """How many runs of a task may go on or wait at once: each decision looks at all of them."""
 BATCH = 1_000
-"""How many lines are kept before those that cannot change any more are handed out."""
 KEPT_ENTRIES, ALL_ENTRIES = 1_000, 1_000_000
 KEPT_FOR = timedelta(days=1)
 PULSE = timedelta(seconds=PULSE_S)
@@ -108,16 +107,23 @@ class Simulation:
     Args:
         coast: Whether slots that need no decision may be passed over quickly. The ledger has no
             entries for them then, and forgets the others soon.
+        batch: How many lines are kept before those that cannot change any more are handed out.
 
     Attributes:
         store: The simulated ledger.
     """
 
     def __init__(
-        self, schedules: Sequence[TaskSchedule], preview: Preview, *, coast: bool = True
+        self,
+        schedules: Sequence[TaskSchedule],
+        preview: Preview,
+        *,
+        coast: bool = True,
+        batch: int = BATCH,
     ) -> None:
         self._preview = preview
         self._may_coast = coast
+        self._batch = batch
         self._terms = {terms.task: terms for terms in schedules}
         self._schedules = {t.task: t.schedule for t in schedules if t.schedule is not None}
         self._outages = [o for o in merged(preview.outages) if o.end > preview.start]
@@ -142,7 +148,7 @@ class Simulation:
     def lines(self) -> Iterator[Line]:
         """The lines by slot, each when it and those before it cannot change any more."""
         self._begin()
-        end, enough = self._preview.end, BATCH
+        end, enough = self._preview.end, self._batch
         while self._events and (
             self._events[0][0] < end or self._events[0][0] <= self._now or not self._settled()
         ):
@@ -151,7 +157,7 @@ class Simulation:
             happen()
             if len(self._lines) >= enough:
                 yield from self._take_final()
-                enough = 2 * len(self._lines) + BATCH
+                enough = 2 * len(self._lines) + self._batch
         for line in self._take(self._lines):
             if not line.outcome.final:
                 note = f"still {line.outcome.value} when the preview ends"
@@ -361,7 +367,7 @@ class Simulation:
         run_time, end = self._preview.run_time(task), self._preview.end
         place = bisect_right(self._outage_starts, self._now)
         down = self._outage_starts[place] if place < len(self._outages) else LATEST
-        passed, most = None, len(self._lines) + BATCH
+        passed, most = None, len(self._lines) + self._batch
         while (
             len(self._lines) < most
             and slot < down
