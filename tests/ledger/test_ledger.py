@@ -525,7 +525,7 @@ class TestMaxRuns:
         finish(desk, terms, begun(desk, terms, one), one)
         assert attend_an_hour_later(desk, terms, one).granted == ()
         desk.ask(ForgetSchedule("sync"), one)
-        assert desk.book.runs_under(str(terms.schedule)) == 0
+        assert desk.book.runs_of == {}
         finish(desk, terms, only(attend_an_hour_later(desk, terms, one).granted), one)
         assert attend_an_hour_later(desk, terms, one).granted == ()
         assert desk.told()[-1] == (2, "ran", 1)
@@ -537,7 +537,7 @@ class TestMaxRuns:
             for entry in attend(desk, terms, one).granted:
                 finish(desk, terms, entry, one)
             desk.pass_time(HOUR, one)
-        assert len(desk.book.earlier_runs) == 4
+        assert len(desk.book.runs_of) == 5
 
     def test_a_lost_run_that_is_run_again_counts_once(self, desk: Desk) -> None:
         terms, one = terms_of(max_runs=2, retry_lost=5), desk.claimant()

@@ -122,9 +122,9 @@ class Book:
         cursor: Every slot up to here is accounted for.
         schedule: The schedule in words, as the last worker knew it.
         known_since: When a worker first had the task.
-        runs: How many slots were run under ``schedule``, against ``max_runs``.
-        earlier_runs: The same of the last few schedules before it, by their words: two versions of
-            an application may be up at a time, and neither counts for the other.
+        runs: How many slots were run, ever.
+        runs_of: How many of them under each of the last few schedules, by their words, against
+            ``max_runs``. Two versions of an application that are up at a time count apart.
         failures: How many runs failed since the last success.
         counts: How many slots ended with each outcome, ever.
         active: The entries that wait or run, the oldest first.
@@ -137,7 +137,7 @@ class Book:
     known_since: datetime | None = None
     pause: Pause | None = None
     runs: int = 0
-    earlier_runs: Mapping[str, int] = field(default_factory=lambda: NO_COUNTS)
+    runs_of: Mapping[str, int] = field(default_factory=lambda: NO_COUNTS)
     failures: int = 0
     last_success: datetime | None = None
     last_outcome: Outcome | None = None
@@ -145,10 +145,6 @@ class Book:
     last_ended: datetime | None = None
     counts: Mapping[str, int] = field(default_factory=lambda: NO_COUNTS)
     active: tuple[Entry, ...] = ()
-
-    def runs_under(self, schedule: str) -> int:
-        """How many slots were run under a schedule, given in words."""
-        return self.runs if schedule == self.schedule else self.earlier_runs.get(schedule, 0)
 
     @property
     def running(self) -> list[Entry]:

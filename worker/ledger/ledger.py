@@ -246,7 +246,7 @@ class ForgetSchedule:
     leased: bool = False
 
     def decide(self, draft: Draft) -> None:
-        draft.book = changed(draft.book, schedule="", runs=0, earlier_runs={}, failures=0)
+        draft.book = changed(draft.book, schedule="", runs=0, runs_of={}, failures=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -273,10 +273,16 @@ def decide(request: Request, book: Book, *, claimant: Claimant, now: datetime) -
     Raises:
         WorkerError: What the request may raise.
     """
-    answer = decided(request, Draft(book, now, claimant))
+    answer = decided(request, Draft(book, now, claimant, schedule_of(request)))
     if isinstance(answer, WorkerError):
         raise answer
     return answer
+
+
+def schedule_of(request: Request) -> str:
+    """The schedule, in words, of the one who makes a request; empty if it comes without one."""
+    terms = getattr(request, "terms", None)
+    return str(terms.schedule) if isinstance(terms, TaskSchedule) else ""
 
 
 def decided(request: Request, draft: Draft) -> Answer | WorkerError:
@@ -309,7 +315,7 @@ class Case:
         if len(self.requests) > 1 and claimant.runs is not None:
             claimant = replace(claimant, runs=set(claimant.runs))  # it may come to nothing
         for request in self.requests:
-            draft = Draft(book, now, claimant)
+            draft = Draft(book, now, claimant, schedule_of(request))
             answer = decided(request, draft)
             self._answers.append(answer)
             if isinstance(answer, WorkerError) or not draft.touched:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from worker.ledger.book import Book, Entry, Outcome, Pause, changed
+from worker.ledger.book import Entry, Outcome, Pause, changed
 from worker.ledger.draft import ONE_TICK, Draft
 from worker.model import Trigger
 from worker.schedules.catch_up import CatchUp, Span
@@ -30,9 +30,6 @@ __all__ = [
     "settle_orphans",
     "wait_again",
 ]
-
-EARLIER_SCHEDULES = 4
-"""Of how many schedules before the present one the runs stay counted."""
 
 
 def settle_orphans(draft: Draft, policies: Policies) -> None:
@@ -156,7 +153,7 @@ def account(
         alone = [e.slot - ONE_TICK for e in unrecorded if e.trigger is Trigger.SCHEDULE]
         # What passed under another schedule cannot be told by this one.
         cursor = min([start, *alone]) if cursor is None else max(cursor, min([start, *alone]))
-        book = changed(counting_under(book, described), known_since=book.known_since or now)
+        book = changed(book, schedule=described, known_since=book.known_since or now)
     draft.book = changed(book, cursor=cursor)
     horizon = due_until(schedule, terms.task, policies.jitter, now)
     if horizon is None:
@@ -207,18 +204,7 @@ def runs_left_of(draft: Draft, policies: Policies) -> int | None:
     if policies.max_runs is None:
         return None
     spoken_for = [e for e in draft.waiting if e.trigger is Trigger.SCHEDULE and e.run_id is None]
-    return max(0, policies.max_runs - draft.book.runs - len(spoken_for))
-
-
-def counting_under(book: Book, schedule: str) -> Book:
-    """The book, counting the runs of another schedule from now on."""
-    if schedule == book.schedule:
-        return book
-    others = {name: runs for name, runs in book.earlier_runs.items() if name != schedule}
-    if book.schedule and book.runs:
-        others[book.schedule] = book.runs
-    kept = dict(list(others.items())[-EARLIER_SCHEDULES:])
-    return changed(book, schedule=schedule, runs=book.runs_under(schedule), earlier_runs=kept)
+    return max(0, policies.max_runs - draft.runs - len(spoken_for))
 
 
 def record_late(
@@ -240,7 +226,7 @@ def record_late(
         draft.put(done, done.recorded_at)
         return cursor
     if done.trigger is Trigger.SCHEDULE:
-        draft.book = changed(draft.book, runs=draft.book.runs + 1)
+        draft.count_run()
     ended(draft, done, done.recorded_at)
     if done.outcome is Outcome.FAILED and not done.cancel:
         count_failure(draft, policies, done.error)

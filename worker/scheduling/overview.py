@@ -180,7 +180,7 @@ def who_was_lost(seen: View, replicas: Sequence[Replica]) -> Iterator[str]:
 
 def why_over(seen: View) -> Iterator[str]:
     most = seen.task.terms.policies.max_runs
-    runs = seen.book.runs_under(str(seen.task.terms.schedule))
+    runs = seen.book.runs_of.get(str(seen.task.terms.schedule), 0)
     if most is not None and runs >= most:
         yield f"{seen.name} is over: {runs} runs of at most {most} are done"
         return

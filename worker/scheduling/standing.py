@@ -105,7 +105,7 @@ def view(
         missed: As `worker.scheduling.missed` finds it in the history.
     """
     most = task.terms.policies.max_runs
-    over = most is not None and book.runs_under(str(task.terms.schedule)) >= most
+    over = most is not None and book.runs_of.get(str(task.terms.schedule), 0) >= most
     start = now if book.cursor is None else max(now, book.cursor)
     nexts: tuple[datetime, ...] = ()
     due = None
