@@ -92,6 +92,7 @@ def test_a_book_comes_back_as_it_was_written(store: LedgerStore) -> None:
         known_since=SLOT - LONG,
         pause=Pause(SLOT, "anna", "the API moves; “later” \N{SNOWMAN}"),
         runs=3,
+        runs_of={"0 3 * * * Europe/Berlin": 2},
         failures=2,
         last_success=SLOT - SECOND,
         last_outcome=Outcome.FAILED,

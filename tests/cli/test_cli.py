@@ -360,6 +360,29 @@ async def test_a_task_of_ones_own_that_reaches_nothing_exits_69_and_says_what(
     assert "hidden" not in out + err
 
 
+async def test_check_shows_each_schedule_with_the_origin_of_its_fields(tmp_path: Path) -> None:
+    (tmp_path / "own_tasks.py").write_text(
+        "async def report(): ...\n"
+        "def register(scheduler):\n"
+        "    scheduler.register_task(report, cron='0 2 * * *', timezone='Europe/Berlin')\n"
+    )
+    (tmp_path / "plan.toml").write_text('[tasks.report]\ncron = "0 3 * * *"\n')
+    environment = {**CLOSED, "WORKER_TASK_MODULES": "own_tasks"}
+    code, out, _ = await worker_command("check", environment=environment, cwd=tmp_path)
+    assert code == 69
+    assert (
+        "ok    report: 0 2 * * * Europe/Berlin; cron='0 2 * * *' (own_tasks:report), "
+        "timezone=Europe/Berlin (own_tasks:report)"
+    ) in out.splitlines()
+    environment["WORKER_SCHEDULES_FILE"] = "plan.toml"
+    _, out, _ = await worker_command("check", environment=environment, cwd=tmp_path)
+    assert (
+        "ok    report: 0 3 * * * Europe/Berlin; cron='0 3 * * *' (plan.toml), "
+        "timezone=Europe/Berlin (own_tasks:report)"
+    ) in out.splitlines()
+    assert "(WORKER_SYNC_INTERVAL), phase=from the task's name (default)" in out
+
+
 async def test_check_refuses_what_start_would_refuse(tmp_path: Path) -> None:
     alive = tmp_path / "alive"
     environment = {**CLOSED, "WORKER_HEARTBEAT_FILE": str(alive)}

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
+import pty
+import subprocess
 from datetime import datetime
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
-from tests.support.processes import worker_command
+import pytest
+
+from tests.support.processes import WORKER, clean_environment, worker_command
 from tests.support.sites import NIGHTLY, Site, rows_of
 
 if TYPE_CHECKING:
@@ -125,3 +131,88 @@ async def test_preview_shares_the_slots_among_replicas_and_tells_programs_the_sa
     zone = ZoneInfo("UTC")
     assert all(datetime.fromisoformat(line["slot"]).tzinfo is not None for line in told)
     assert {datetime.fromisoformat(line["slot"]).astimezone(zone).day for line in told} == {1, 2}
+
+
+# A long preview
+
+YEAR = ("--from", "2026-01-01", "--to", "2027-01-01", "--tz", "Europe/Berlin")
+EVERY_5_MINUTES = ("schedule", "preview", "--cron", "*/5 * * * *")
+
+
+async def test_a_year_of_every_five_minutes_is_shown_and_counted(tmp_path: Path) -> None:
+    words = (*EVERY_5_MINUTES, *YEAR, "--fail-on", "missed")
+    code, out, err = await worker_command(*words, cwd=tmp_path)
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0].split() == HEAD.split()
+    assert len(lines) == 1 + 105_120 + 1
+    assert sum("comes twice" in line for line in lines) == 24
+    assert lines[-1] == "preview: 105120 ran"
+    starts = {line.index("ran ") for line in lines[1:-1]}
+    assert len(starts) == 1, "columns are aligned"
+
+
+async def test_a_year_is_json_and_fails_on_an_outcome_at_its_very_end(tmp_path: Path) -> None:
+    outage = ("--outage", "2026-12-31T20:00/2026-12-31T23:59")
+    words = (*EVERY_5_MINUTES, *YEAR, *outage, "--fail-on", "missed", "--json")
+    code, out, err = await worker_command(*words, cwd=tmp_path)
+    assert (code, err) == (1, "")
+    told = json.loads(out)
+    assert sum(line["count"] for line in told) == 105_120
+    assert [line["slot"] for line in told] == sorted(line["slot"] for line in told)
+    missed = [line for line in told if line["outcome"] == "missed"]
+    assert sum(line["count"] for line in missed) == 47
+    assert told[-1]["note"].startswith("caught up")
+
+
+@pytest.mark.parametrize("where", ["output", "errors"])
+def test_a_long_preview_shows_its_progress_on_a_terminal(tmp_path: Path, where: str) -> None:
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [*WORKER, *EVERY_5_MINUTES, "--from", "2026-01-01", "--to", "2026-02-01"],
+        env=clean_environment(COLUMNS="200", TERM="xterm"),
+        cwd=tmp_path,
+        stdout=theirs if where == "output" else subprocess.DEVNULL,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    shown = b""
+    try:
+        while chunk := os.read(ours, 65536):
+            shown += chunk
+    except OSError:  # the other end is closed
+        pass
+    os.close(ours)
+    assert process.wait() == 0
+    assert b"previewing" in shown
+    assert b"%" in shown
+    rows = sum(b"replica-1" in line for line in shown.splitlines())
+    assert rows == (31 * 288 if where == "output" else 0)
+
+
+async def test_uneven_steps_are_noted_beside_the_preview(tmp_path: Path) -> None:
+    words = ("--from", "2026-01-01", "--to", "2026-01-01T00:30", "--json")
+    code, out, err = await worker_command(
+        "schedule", "preview", "--cron", "*/7 * * * *", *words, cwd=tmp_path
+    )
+    assert (code, len(json.loads(out))) == (0, 5)
+    assert "*/7 in the minute field begins again at 0 with each hour" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (("--cron", "@daily", "--tz", "berlin"), "did you mean 'Europe/Berlin'"),
+        (("--cron", "@daily", "--tz", "right/Europe/Berlin"), "did you mean 'Europe/Berlin'"),
+        (("--cron", "@every 5d"), "write interval='5d'"),
+        (("--cron", "*/90 * * * *"), "write interval='90m'"),
+    ],
+)
+async def test_what_cannot_be_previewed_is_refused_with_what_to_write(
+    tmp_path: Path, words: tuple[str, ...], hint: str
+) -> None:
+    code, out, err = await worker_command(
+        "schedule", "preview", *words, environment={"COLUMNS": "1000"}, cwd=tmp_path
+    )
+    assert (code, out) == (2, "")
+    assert hint in " ".join(err.split())

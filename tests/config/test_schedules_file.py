@@ -135,6 +135,13 @@ def test_what_a_file_says_means_the_same_as_in_code(write: Callable[[str, str], 
     assert task_schedule("off", from_toml["off"]).schedule is None
 
 
+def test_a_task_that_is_switched_off_keeps_its_other_options(
+    write: Callable[[str, str], Path],
+) -> None:
+    text = "[tasks.x]\nenabled = false\ncron = '@daily'\ntimezone = 'Asia/Tokyo'\nmax_age = '1h'"
+    assert load_schedules(write("plan.toml", text)) == {"x": {"interval": "off", "max_age": "1h"}}
+
+
 def test_a_file_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
     path = tmp_path / "plan.toml"
     path.write_text('[tasks.x]\ninterval = "1h"\n', "utf-8-sig")
@@ -191,6 +198,9 @@ def test_a_file_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
         ("plan.yaml", "tasks: {x: {5: 1h}}", ["'x': unknown option 5; known"]),
         ("plan.yaml", "tasks: {x: {interval: 1h}}\n5: 6", ["got 5 beside it"]),
         ("plan.yaml", "tasks: {x: {max_runs: off}}", ["max_runs: expected a whole number from 1"]),
+        ("plan.yaml", "tasks: {x: {cron: 0 3 * * *, timezone: }}", ["'x': timezone: expected a"]),
+        ("plan.toml", "[tasks.x]\nenabled = false\nmax_runs = 0", ["'x': max_runs: expected a"]),
+        ("plan.toml", "[tasks.x]\ncron = '0 3 * * *'\ntimezone = ''", ["time zone's IANA name"]),
         ("plan.json", "{}", ["expected a name that ends in .toml, .yaml or .yml, got 'plan.json'"]),
     ],
 )

@@ -20,6 +20,7 @@ from worker.ledger.ledger import (
     Claimant,
     Draft,
     Finish,
+    ForgetSchedule,
     PauseSchedule,
     Promote,
     Request,
@@ -490,6 +491,52 @@ class TestMaxRuns:
             attend_an_hour_later(desk, terms, one)
         attend(desk, terms_of(max_runs=2), one)
         assert desk.told() == [(0, "ran", 1), (1, "missed", 2), (3, "running", 1)]
+
+    def test_another_date_in_the_next_release_runs(self, desk: Desk) -> None:
+        one = desk.claimant()
+        for day in (0, 1, 2):
+            terms = terms_of(Once(START + day * DAY), max_runs=1)
+            finish(desk, terms, begun(desk, terms, one), one)
+            desk.pass_time(DAY, one)
+        assert desk.told() == [(0, "ran", 1), (24, "ran", 1), (48, "ran", 1)]
+
+    def test_a_schedule_that_changes_counts_from_zero(self, desk: Desk) -> None:
+        one = desk.claimant()
+        terms = terms_of(max_runs=1)
+        finish(desk, terms, begun(desk, terms, one), one)
+        other = terms_of(Within(HOURLY, START), max_runs=1)
+        finish(desk, other, only(attend_an_hour_later(desk, other, one).granted), one)
+        assert attend_an_hour_later(desk, other, one).granted == ()
+        assert desk.told() == [(0, "ran", 1), (1, "ran", 1)]
+
+    def test_two_versions_that_are_up_at_a_time_each_keep_their_count(self, desk: Desk) -> None:
+        one = desk.claimant()
+        versions = [terms_of(max_runs=2), terms_of(Within(HOURLY, START), max_runs=1)]
+        for number in range(6):
+            terms = versions[number % 2]
+            for entry in attend(desk, terms, one).granted:
+                finish(desk, terms, entry, one)
+            desk.pass_time(HOUR, one)
+        assert [outcome for _, outcome, _ in desk.told()].count("ran") == 3
+
+    def test_a_schedule_that_was_forgotten_counts_from_zero(self, desk: Desk) -> None:
+        terms, one = terms_of(max_runs=1), desk.claimant()
+        finish(desk, terms, begun(desk, terms, one), one)
+        assert attend_an_hour_later(desk, terms, one).granted == ()
+        desk.ask(ForgetSchedule("sync"), one)
+        assert desk.book.runs_of == {}
+        finish(desk, terms, only(attend_an_hour_later(desk, terms, one).granted), one)
+        assert attend_an_hour_later(desk, terms, one).granted == ()
+        assert desk.told()[-1] == (2, "ran", 1)
+
+    def test_the_counts_of_a_few_earlier_schedules_are_kept(self, desk: Desk) -> None:
+        one = desk.claimant()
+        for number in range(20):
+            terms = terms_of(Within(HOURLY, START - number * HOUR), max_runs=1)
+            for entry in attend(desk, terms, one).granted:
+                finish(desk, terms, entry, one)
+            desk.pass_time(HOUR, one)
+        assert len(desk.book.runs_of) == 5
 
     def test_a_lost_run_that_is_run_again_counts_once(self, desk: Desk) -> None:
         terms, one = terms_of(max_runs=2, retry_lost=5), desk.claimant()

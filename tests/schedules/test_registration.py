@@ -16,6 +16,7 @@ from worker.schedules.catch_up import CatchUp, CatchUpPolicy
 from worker.schedules.policies import Overlap, Policies
 from worker.schedules.registration import ScheduleOptions, task_schedule
 from worker.schedules.schedule import Cron, Interval, Once, Schedule, Within, phase_of
+from worker.scheduling.schedule_fields import describe_fields
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
@@ -48,7 +49,7 @@ OWN_PHASE = phase_of("sync", HOUR)
         ({"at": MOMENT.astimezone(ZoneInfo("Asia/Tokyo"))}, Once(MOMENT)),
         (
             {"interval": HOUR, "start_at": "2026-11-21T09:30:00Z", "end_at": MOMENT + HOUR},
-            Within(Interval(HOUR, OWN_PHASE), MOMENT, MOMENT + HOUR),
+            Within(Interval(HOUR, 30 * MINUTE), MOMENT, MOMENT + HOUR),
         ),
         ({"cron": "@daily", "end_at": MOMENT}, Within(Cron("@daily"), None, MOMENT)),
         ({"interval": HOUR, "cron": None, "end_at": None}, Interval(HOUR, OWN_PHASE)),
@@ -138,6 +139,7 @@ REFUSALS: list[tuple[dict[str, Any], str]] = [
     ({"cron": ""}, "'sync': "),
     ({"cron": "0 0 31 2 *"}, "'sync': "),
     ({"cron": "@daily", "timezone": "Mars/Olympus"}, "Mars/Olympus"),
+    ({"cron": "@daily", "timezone": ""}, "expected a time zone's IANA name"),
     ({"at": "soon"}, "at: expected a moment such as 2026-11-21T09:30:00Z, got 'soon'"),
     ({"at": "2026-11-21T09:30:00"}, "at: expected a moment with its time zone"),
     ({"at": MOMENT.date()}, "at: expected a moment with its time zone"),
@@ -230,6 +232,124 @@ async def test_policies_that_override_keep_the_schedule(
     assert task.terms.schedule == Within(Interval(HOUR, 2 * MINUTE), MOMENT)
     assert task.terms.policies == Policies(overlap=Overlap.ALLOW_ALL, max_runs=3)
     assert task.interval == HOUR
+
+
+@pytest.mark.parametrize(
+    ("code", "override", "schedule"),
+    [
+        (
+            {"cron": "0 2 * * *", "timezone": "Europe/Berlin"},
+            {"cron": "0 3 * * *"},
+            Cron("0 3 * * *", "Europe/Berlin"),
+        ),
+        (
+            {"cron": "0 2 * * *", "timezone": "Europe/Berlin"},
+            {"timezone": "Asia/Tokyo"},
+            Cron("0 2 * * *", "Asia/Tokyo"),
+        ),
+        (
+            {"cron": "0 2 * * *", "timezone": "Europe/Berlin"},
+            {"cron": "0 3 * * *", "timezone": None},
+            Cron("0 3 * * *", "Europe/Berlin"),
+        ),
+        (
+            {"interval": HOUR, "phase": 5 * MINUTE},
+            {"interval": "2h"},
+            Interval(2 * HOUR, 5 * MINUTE),
+        ),
+        (
+            {"interval": HOUR, "phase": 5 * MINUTE},
+            {"interval_seconds": 7200},
+            Interval(2 * HOUR, 5 * MINUTE),
+        ),
+        ({"interval": HOUR, "phase": 5 * MINUTE}, {"phase": "6m"}, Interval(HOUR, 6 * MINUTE)),
+        ({"interval": HOUR, "phase": 5 * MINUTE}, {"cron": "@daily"}, Cron("@daily")),
+        ({"cron": "@daily", "timezone": "Asia/Tokyo"}, {"at": MOMENT}, Once(MOMENT)),
+        (
+            {"interval": HOUR, "start_at": MOMENT},
+            {"start_at": MOMENT + 7 * MINUTE},
+            Within(Interval(HOUR, 37 * MINUTE), MOMENT + 7 * MINUTE),
+        ),
+        (
+            {"interval": HOUR, "end_at": MOMENT},
+            {"cron": "@daily"},
+            Within(Cron("@daily"), None, MOMENT),
+        ),
+    ],
+)
+async def test_options_override_one_by_one(
+    scheduler_with: Callable[..., Scheduler],
+    code: Any,
+    override: Any,
+    schedule: Schedule,
+) -> None:
+    scheduler = scheduler_with(pings=override)
+    scheduler.register_task(pings, **code)
+    assert scheduler.tasks["pings"].terms.schedule == schedule
+
+
+async def test_each_field_has_its_origin(scheduler_with: Callable[..., Scheduler]) -> None:
+    scheduler = scheduler_with(pings={"cron": "0 3 * * *", "max_age": "26h"})
+    scheduler.register_task(
+        pings, cron="0 2 * * *", timezone="Europe/Berlin", jitter=5 * MINUTE, said_by="A_SETTING"
+    )
+    task = scheduler.tasks["pings"]
+    code = task.definition.defined_in
+    assert {field.name: (field.value, field.origin) for field in task.fields} == {
+        "cron": ("'0 3 * * *'", "plan.toml"),
+        "max_age": ("26h", "plan.toml"),
+        "timezone": ("Europe/Berlin", code),
+        "jitter": ("5m", code),
+    }
+    assert describe_fields(task.terms, task.fields) == (
+        "pings: 0 3 * * * Europe/Berlin; cron='0 3 * * *' (plan.toml), max_age=26h (plan.toml), "
+        f"timezone=Europe/Berlin ({code}), jitter=5m ({code})"
+    )
+
+
+@pytest.mark.parametrize(
+    ("code", "override", "told"),
+    [
+        ({"cron": "@daily"}, {}, "pings: @daily UTC; cron=@daily (CODE), timezone=UTC (default)"),
+        (
+            {"interval": HOUR},
+            {"interval_seconds": 60},
+            "pings: every 1m; interval_seconds=60 (plan.toml), phase=from the task's name "
+            "(default)",
+        ),
+        (
+            {"interval": HOUR, "start_at": MOMENT},
+            {},
+            "pings: every 1h from 2026-11-21T09:30:00Z; interval=1h (CODE), "
+            "start_at=2026-11-21T09:30:00+00:00 (CODE), phase=from start_at (default)",
+        ),
+        (
+            {"cron": "@daily", "timezone": "Asia/Tokyo"},
+            {"interval": "off"},
+            "pings: off; interval=off (plan.toml); not used: timezone=Asia/Tokyo (CODE), which "
+            "goes with cron",
+        ),
+    ],
+)
+async def test_the_resulting_schedule_is_described_with_what_is_not_used(
+    scheduler_with: Callable[..., Scheduler], code: Any, override: Any, told: str
+) -> None:
+    scheduler = scheduler_with(pings=override) if override else scheduler_with()
+    scheduler.register_task(pings, **code)
+    task = scheduler.tasks["pings"]
+    shown = describe_fields(task.terms, task.fields)
+    assert shown.replace(task.definition.defined_in, "CODE") == told
+
+
+@pytest.mark.parametrize("every", [timedelta(days=14), 7 * HOUR, timedelta(seconds=90)])
+def test_an_interval_begins_at_its_start(every: timedelta) -> None:
+    for start in (MOMENT, MOMENT - timedelta(days=1000, microseconds=1), MOMENT + HOUR / 7):
+        schedule = task_schedule("sync", {"interval": every, "start_at": start}).schedule
+        assert schedule is not None
+        assert schedule.after(start - timedelta(days=20)) == start
+        assert schedule.after(start) == start + every
+        chosen = task_schedule("sync", {"interval": every, "start_at": start, "phase": "1s"})
+        assert chosen.schedule == Within(Interval(every, timedelta(seconds=1)), start)
 
 
 async def test_an_interval_that_overrides_a_cron_has_no_time_zone_left(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
@@ -19,11 +20,14 @@ from worker.schedules.outage import Outage, merged, parse_outage
 from worker.schedules.policies import Overlap, Policies, TaskSchedule
 from worker.schedules.registration import task_schedule
 from worker.schedules.schedule import OFF, Interval, jitter_of, just_before, slots_between
-from worker.scheduling.preview import Line, Preview, Simulation, simulate
+from worker.scheduling.preview import Simulation, simulate, stream
+from worker.scheduling.preview_model import Line, Preview
 from worker.scheduling.preview_table import HEAD, as_json, rows, totals
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from worker.schedules.schedule import Schedule
 
 BERLIN = ZoneInfo("Europe/Berlin")
 SECOND = timedelta(seconds=1)
@@ -425,9 +429,38 @@ def test_a_second_for_a_day_and_an_hour_for_a_year_are_within_the_limit() -> Non
     assert totals(simulate([cron("0 * * * *")], year)) == {"report": {Outcome.RAN: 8760}}
 
 
-def test_too_much_to_show_is_refused() -> None:
-    with pytest.raises(ValueError, match="up to 100000 slots in a preview, got 172800"):
-        simulate([every("1s")], Preview(start=local(PLAIN), end=local(PLAIN) + 2 * DAY))
+def peak_of(days: int) -> tuple[int, int]:
+    """How many lines a preview of every five minutes has, and the most memory it took."""
+    start = local(PLAIN)
+    lines = stream([cron("*/5 * * * *")], Preview(start=start, end=start + days * DAY))
+    tracemalloc.start()
+    count = sum(1 for _ in lines)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return count, peak
+
+
+def test_a_longer_preview_needs_no_more_memory() -> None:
+    peak_of(1)  # what is cached of the calendar
+    shorter, longer = peak_of(10), peak_of(40)
+    assert (shorter[0], longer[0]) == (2880, 11520)
+    assert longer[1] < 1.2 * shorter[1]
+
+
+def test_lines_come_while_the_simulation_goes_on() -> None:
+    start = local(PLAIN)
+    tasks = [
+        task_schedule("often", {"interval": "1s"}),
+        task_schedule("rarely", {"cron": "@daily"}),
+    ]
+    lines = stream(tasks, Preview(start=start, end=start + 3000 * DAY))
+    some = list(islice(lines, 5000))
+    assert [line.slot for line in some] == sorted(line.slot for line in some)
+    assert {line.outcome for line in some} == {Outcome.RAN}
+    assert some[-1].slot < start + DAY
+
+
+def test_too_many_runs_at_once_are_refused() -> None:
     with pytest.raises(ValueError, match="fewer runs go on or wait at once"):
         simulate(
             [every("1s", overlap="allow_all")],
@@ -594,6 +627,21 @@ def test_passing_over_slots_without_a_decision_makes_no_difference(
 ) -> None:
     asked = Simulation([terms], preview, coast=False)
     assert Simulation([terms], preview).run() == asked.run()
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    several=st.lists(st.tuples(any_schedule, policies), min_size=1, max_size=3),
+    preview=previews(),
+    batch=st.integers(1, 5),
+)
+def test_lines_that_come_early_are_those_that_come_at_the_end(
+    several: list[tuple[Schedule, Policies]], preview: Preview, batch: int
+) -> None:
+    tasks = [TaskSchedule(f"task-{n}", *one) for n, one in enumerate(several)]
+    at_the_end = Simulation(tasks, preview, batch=1_000_000).run()
+    assert Simulation(tasks, preview, batch=batch).run() == at_the_end
+    assert at_the_end == sorted(at_the_end, key=lambda line: (line.slot, line.task))
 
 
 @settings(deadline=None, max_examples=50)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["MemoryStore"]
 
 MOST = 100_000
-"""How many last words are kept, some 60 MB of them; the oldest are forgotten."""
+"""Some 60 MB."""
 
 
 @dataclass
@@ -54,9 +54,11 @@ class MemoryStore:
 
     Args:
         clock: Judges the leases, by its monotonic time: a wall clock that is set ends none.
+        most: How many last words are kept; the oldest are forgotten.
     """
 
     clock: Clock = field(default_factory=SystemClock)
+    most: int = MOST
     _lock: Lock = field(default_factory=Lock)
     _books: dict[str, Book] = field(default_factory=dict)
     _entries: dict[str, dict[EntryKey, Entry]] = field(default_factory=dict)
@@ -219,7 +221,7 @@ class MemoryStore:
                 self._final.append(entry.key)
             else:
                 active[entry.key] = entry
-        while len(self._final) > MOST:
+        while len(self._final) > self.most:
             key = self._final.popleft()
             self._entries[key[0]].pop(key, None)  # it may be pruned already
         return Written.DONE

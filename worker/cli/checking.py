@@ -15,6 +15,7 @@ from worker.errors import DataApiError, DataApiUnreachable, StoreError, StoreUna
 from worker.ledger.book import BY_HAND
 from worker.ledger.presence import Presence
 from worker.retry import RetryPolicy
+from worker.scheduling.schedule_fields import describe_fields
 from worker.starting import ops_of, side_services
 from worker.urls import display_url
 
@@ -64,6 +65,12 @@ async def check_worker(settings: Settings) -> list[Finding]:
                 f"{len(tasks)} tasks are registered, {on} of them on a schedule"
                 + (f", {asked} on demand" if asked else ""),
             ),
+        ]
+        findings += [
+            Finding("ok", describe_fields(task.terms, task.fields))
+            for task in tasks.values()
+            # `worker list` shows all there is to know of a schedule of one field.
+            if not task.on_demand and (settings.schedules_file or len(task.fields) > 1)
         ]
         findings += await check_store(worker)
         findings += await check_queues(worker)

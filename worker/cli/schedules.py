@@ -366,13 +366,16 @@ def preview(
     as_json: AsJson = False,
 ) -> None:
     """Simulate what would run, be skipped, missed and made good, on a clock of its own."""
+    from worker.cli.preview_view import print_preview
     from worker.schedules.outage import parse_outage
-    from worker.scheduling.preview import Preview, simulate
-    from worker.scheduling.preview_table import HEAD, rows, totals
-    from worker.scheduling.preview_table import as_json as lines_as_json
+    from worker.scheduling.preview import stream
+    from worker.scheduling.preview_model import Preview
+    from worker.scheduling.preview_notes import uneven_notes
 
     with complaints():
         schedules, first_run = previewed(task, cron, zone)
+    for note in uneven_notes(schedules):
+        remark(f"note: {note}")
     try:
         first = in_zone(start, zone) or datetime.now(UTC)
         last = in_zone(end, zone) or first + min(timedelta(days=1), LATEST - first)
@@ -384,19 +387,11 @@ def preview(
         what = Preview(
             start=first, end=last, outages=outages, replicas=replicas, takes=takes, **first_run
         )
-        lines = simulate(schedules, what)
+        lines = stream(schedules, what)
+        outcomes = print_preview(lines, what, schedules, zone=zone, json=as_json)
     except ValueError as exc:
         raise typer.BadParameter(str(exc)) from exc
-    if as_json:
-        say(as_text(lines_as_json(lines), indent=None))
-    else:
-        if not lines:
-            remark("no slot lies in that time")
-        print_table(HEAD, rows(lines, zone))
-        for name, counts in totals(lines).items():
-            told = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
-            say(f"{name}: {told}")
-    if any(line.outcome in (fail_on or ()) for line in lines):
+    if not outcomes.isdisjoint(fail_on or ()):
         raise typer.Exit(ExitCode.FAILED)
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Any
-from zoneinfo import ZoneInfo
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from worker.durations import parse_duration
 from worker.schedules.schedule import as_utc
+from worker.schedules.zones import zone_of
+
+if TYPE_CHECKING:
+    from zoneinfo import ZoneInfo
 
 __all__ = ["Zone", "full", "in_zone", "iso", "moment_parameter", "short"]
 
@@ -42,11 +45,9 @@ def in_zone(moment: datetime | None, zone: ZoneInfo) -> datetime | None:
 
 def zone_option(text: str) -> ZoneInfo:
     try:
-        return ZoneInfo(text)
-    except Exception as exc:
-        raise typer.BadParameter(
-            f"expected an IANA time zone such as Europe/Berlin, got {text!r}"
-        ) from exc
+        return zone_of(text)
+    except ValueError as exc:
+        raise typer.BadParameter(str(exc)) from exc
 
 
 def moment_parameter(name: str, text: str) -> Any:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from worker.config.file import read_config, wrong
 from worker.errors import TaskDefinitionError
-from worker.schedules.registration import WHEN, ScheduleOptions, task_schedule
+from worker.schedules.registration import GOES_WITH, WHEN, ScheduleOptions, task_schedule
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -65,9 +65,12 @@ def options_of(name: str, said: Mapping[str, Any]) -> ScheduleOptions:
     enabled = said.get("enabled", True)
     if not isinstance(enabled, bool):
         raise TaskDefinitionError(f"{name!r}: enabled: expected true or false, got {enabled!r}")
-    if not enabled:
-        return {"interval": "off"}
     for key, value in options.items():
+        if value is None:
+            raise TaskDefinitionError(
+                f"{name!r}: {key}: expected a value, got none; remove the line to keep what the "
+                "code gives"
+            )
         if value is False and key != "needs_ledger":
             options[key] = "off"  # as YAML reads a bare off
     interval = options.get("interval")
@@ -80,7 +83,11 @@ def options_of(name: str, said: Mapping[str, Any]) -> ScheduleOptions:
         if any(key in options for key in WHEN)
         else {
             "interval": "1h",
-            **{key: value for key, value in options.items() if key not in ("timezone", "phase")},
+            **{key: value for key, value in options.items() if key not in GOES_WITH},
         },
     )
+    if not enabled:
+        spoken_for = {*WHEN, *GOES_WITH}
+        policies = {key: value for key, value in options.items() if key not in spoken_for}
+        return cast("ScheduleOptions", {"interval": "off", **policies})
     return cast("ScheduleOptions", options)

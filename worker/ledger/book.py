@@ -156,7 +156,9 @@ class Book:
         settled: No version that comes later may begin before this: slots up to here were accounted
             for under versions that are gone.
         known_since: When a worker first had the task.
-        runs: How many slots were run, against ``max_runs``.
+        runs: How many slots were run, ever.
+        runs_of: How many of them under each of the last few schedules, by their words, against
+            ``max_runs``. Two versions of an application that are up at a time count apart.
         failures: How many runs failed since the last success.
         counts: How many slots ended with each outcome, ever.
         active: The entries that wait or run, the oldest first.
@@ -169,6 +171,7 @@ class Book:
     known_since: datetime | None = None
     pause: Pause | None = None
     runs: int = 0
+    runs_of: Mapping[str, int] = field(default_factory=lambda: NO_COUNTS)
     failures: int = 0
     last_success: datetime | None = None
     last_outcome: Outcome | None = None

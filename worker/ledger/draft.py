@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 __all__ = ["Answer", "Claimant", "Draft", "Request", "no_sessions"]
 
 ONE_TICK = timedelta(microseconds=1)
+COUNTED_SCHEDULES = 5
+"""Of how many schedules of a task the runs stay counted, the latest ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,14 +113,21 @@ class Draft:
     """A book that is being changed, with the entries that come with it.
 
     Attributes:
+        schedule: The claimant's schedule in words, for which runs are counted.
         sessions: Returns what the store knows of sessions; it takes a round trip.
     """
 
     def __init__(
-        self, book: Book, now: datetime, claimant: Claimant, sessions: Lookup = no_sessions
+        self,
+        book: Book,
+        now: datetime,
+        claimant: Claimant,
+        schedule: str = "",
+        sessions: Lookup = no_sessions,
     ) -> None:
         self.sessions = sessions
         self.book = book
+        self.schedule = schedule
         self.now = now
         self.claimant = claimant
         self.elsewhere = 0
@@ -183,7 +192,7 @@ class Draft:
     def grant(self, entry: Entry) -> Entry:
         """Let the claimant run it."""
         if entry.trigger is Trigger.SCHEDULE and entry.run_id is None:  # never granted before
-            self.book = changed(self.book, runs=self.book.runs + 1)
+            self.count_run()
         late = (self.now - entry.slot) / timedelta(milliseconds=1)
         return self.put(
             changed(
@@ -196,6 +205,17 @@ class Draft:
                 late_ms=round(late, 3),
             )
         )
+
+    @property
+    def runs(self) -> int:
+        """How many slots were run under the claimant's schedule."""
+        return self.book.runs_of.get(self.schedule, 0)
+
+    def count_run(self) -> None:
+        """Count a slot that was run, for the claimant's schedule."""
+        others = [one for one in self.book.runs_of.items() if one[0] != self.schedule]
+        runs_of = dict([*others[1 - COUNTED_SCHEDULES :], (self.schedule, self.runs + 1)])
+        self.book = changed(self.book, runs=self.book.runs + 1, runs_of=runs_of)
 
     def record(self, span: Span | None, outcome: Outcome, note: str | None = None) -> None:
         """Record slots that do not run, and why."""

@@ -254,7 +254,7 @@ class ForgetSchedule:
         book = draft.book
         ends = [end for v in book.versions for end in (v.cursor, v.until) if end is not None]
         settled = max(ends if book.settled is None else [*ends, book.settled], default=None)
-        draft.book = changed(book, versions=(), settled=settled, failures=0)
+        draft.book = changed(book, versions=(), settled=settled, runs=0, runs_of={}, failures=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -281,10 +281,16 @@ def decide(request: Request, book: Book, *, claimant: Claimant, now: datetime) -
     Raises:
         WorkerError: What the request may raise.
     """
-    answer = decided(request, Draft(book, now, claimant))
+    answer = decided(request, Draft(book, now, claimant, schedule_of(request)))
     if isinstance(answer, WorkerError):
         raise answer
     return answer
+
+
+def schedule_of(request: Request) -> str:
+    """The schedule, in words, of the one who makes a request; empty if it comes without one."""
+    terms = getattr(request, "terms", None)
+    return str(terms.schedule) if isinstance(terms, TaskSchedule) else ""
 
 
 def decided(request: Request, draft: Draft) -> Answer | WorkerError:
@@ -319,7 +325,7 @@ class Case:
         if len(self.requests) > 1 and claimant.runs is not None:
             claimant = replace(claimant, runs=set(claimant.runs))  # it may come to nothing
         for request in self.requests:
-            draft = Draft(book, now, claimant, sessions)
+            draft = Draft(book, now, claimant, schedule_of(request), sessions)
             answer = decided(request, draft)
             self._answers.append(answer)
             if isinstance(answer, WorkerError) or not draft.touched:

@@ -298,7 +298,7 @@ def runs_left_of(draft: Draft, policies: Policies, claimed: int = 0) -> int | No
     if policies.max_runs is None:
         return None
     spoken_for = [e for e in draft.waiting if e.trigger is Trigger.SCHEDULE and e.run_id is None]
-    return max(0, policies.max_runs - draft.book.runs - len(spoken_for) - claimed)
+    return max(0, policies.max_runs - draft.runs - len(spoken_for) - claimed)
 
 
 def record_late(draft: Draft, done: Entry, terms: TaskSchedule, spec: str) -> None:
@@ -325,7 +325,7 @@ def record_late(draft: Draft, done: Entry, terms: TaskSchedule, spec: str) -> No
         draft.put(done, done.recorded_at)
         return
     if done.trigger is Trigger.SCHEDULE:
-        draft.book = changed(draft.book, runs=draft.book.runs + 1)
+        draft.count_run()
     ended(draft, done, done.recorded_at)
     if done.outcome is Outcome.FAILED and not done.cancel:
         count_failure(draft, terms.policies, done.error)

@@ -1,8 +1,8 @@
 """What a cron expression means on the calendar of a time zone. Pure: no clock.
 
-`cronsim <https://github.com/cuu508/cronsim>`_ knows the language: it says which times of a day and
-which days an expression names. It is asked on a calendar without a zone only; the days on which
-the clocks change are worked out here, so that looking forwards, looking backwards and counting
+`worker.schedules.expression` reads the expression, and `cronsim <https://github.com/cuu508/cronsim>`_
+finds the days that it names, on a calendar without a zone; the days on which the clocks change are
+worked out here, so that looking forwards, looking backwards and counting
 agree. (Asked in a zone, cronsim 2.8 goes back in time from within an hour that comes twice, and
 loses slots where the clocks change by half an hour.)
 """
@@ -15,28 +15,18 @@ from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
 from itertools import takewhile
 from typing import TYPE_CHECKING
-from zoneinfo import ZoneInfo, available_timezones
 
 from cronsim import CronSim, CronSimError
 
+from worker.schedules.expression import EXPECTED, parse_expression
+from worker.schedules.zones import zone_of
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from zoneinfo import ZoneInfo
 
 __all__ = ["Table", "table_of"]
 
-MACROS = {
-    "@hourly": "0 * * * *",
-    "@daily": "0 0 * * *",
-    "@midnight": "0 0 * * *",
-    "@weekly": "0 0 * * 0",
-    "@monthly": "0 0 1 * *",
-    "@yearly": "0 0 1 1 *",
-    "@annually": "0 0 1 1 *",
-}
-EXPECTED = (
-    "expected a cron expression of five fields, minute hour day-of-month month day-of-week, such "
-    f"as '30 3 * * MON-FRI', or one of {', '.join(MACROS)}"
-)
 FIRST_YEAR, LAST_YEAR = 2, 9900  # beyond, a date overflows when a zone is applied to it
 EARLIEST = datetime(FIRST_YEAR - 1, 12, 1, tzinfo=UTC)  # no slot is before it, or
 LATEST = datetime(LAST_YEAR + 1, 2, 1, tzinfo=UTC)  # after it; both can be told in any zone
@@ -124,52 +114,17 @@ def table_of(expression: str, timezone: str) -> Table:
         ValueError: The expression is malformed or names no day that exists, or there is no such
             zone.
     """
-    fields = MACROS.get(expression.strip().lower(), expression).split()
-    if len(fields) != 5:
-        seconds = "; the shortest step is a minute, leave the seconds out" * (len(fields) == 6)
-        raise ValueError(f"{EXPECTED}; got {expression!r}{seconds}")
-    minute, hour, *rest = fields
-    days = " ".join(rest)
+    read = parse_expression(expression)
     try:
-        times = times_of(f"{minute} {hour}")
-        some_day = next(CronSim(f"0 0 {days}", datetime(2000, 1, 1)), None)  # noqa: DTZ001 - no zone
-    except (CronSimError, ValueError) as exc:
-        raise ValueError(f"{EXPECTED}; got {expression!r}: {exc}") from exc
+        some_day = next(CronSim(f"0 0 {read.days}", datetime(2000, 1, 1)), None)  # noqa: DTZ001 - no zone
+    except CronSimError:  # it looks for months that have the day
+        some_day = None
     if some_day is None:  # nor in the 50 years that cronsim looks at, which hold all calendars
-        raise ValueError(f"{EXPECTED}; got {expression!r}, which names no day that exists")
-    steady = minute.startswith("*") or hour.startswith("*")
-    return Table(times, days, steady, zone_of(timezone))
-
-
-def zone_of(name: str) -> ZoneInfo:
-    """The time zone with the IANA name ``name``.
-
-    Raises:
-        ValueError: There is none, or this machine does not know it.
-    """
-    try:
-        return ZoneInfo(name)
-    except (KeyError, ValueError, OSError) as exc:
-        wanted = name.lower().replace(" ", "_")
-        close = [
-            known for known in available_timezones() if wanted in (known.lower(), city_of(known))
-        ]
-        meant = f" (did you mean {min(close)!r}?)" if close else ""
         raise ValueError(
-            f"expected a time zone's IANA name, such as Europe/Berlin or UTC, got {name!r}{meant}"
-        ) from exc
-
-
-def city_of(zone: str) -> str:
-    return zone.rpartition("/")[2].lower()
-
-
-@lru_cache(maxsize=256)
-def times_of(fields: str) -> tuple[timedelta, ...]:
-    """The times of a day that the minute and the hour field name, ascending."""
-    midnight = datetime(2000, 1, 1)  # noqa: DTZ001 - any day, without a zone
-    found = CronSim(f"{fields} * * *", midnight - SECOND)
-    return tuple(when - midnight for when in takewhile(lambda when: when.day == 1, found))
+            f"{EXPECTED}; got {expression!r}, which names no day that exists; write L as the day "
+            "for the last day of a month"
+        )
+    return Table(read.times, read.days, read.steady, zone_of(timezone))
 
 
 @lru_cache(maxsize=128)

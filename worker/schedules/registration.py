@@ -12,6 +12,7 @@ from worker.errors import TaskDefinitionError
 from worker.schedules.catch_up import CatchUp, CatchUpPolicy
 from worker.schedules.policies import Overlap, Policies, TaskSchedule
 from worker.schedules.schedule import (
+    EPOCH,
     LONGEST,
     OFF,
     Cron,
@@ -27,6 +28,8 @@ __all__ = ["ScheduleOptions", "task_schedule"]
 
 Choice = TypeVar("Choice", bound=StrEnum)
 WHEN = ("interval", "interval_seconds", "cron", "at")
+GOES_WITH = {"timezone": ("cron",), "phase": ("interval", "interval_seconds")}
+"""Options that only have a meaning beside one of the others."""
 
 
 class ScheduleOptions(TypedDict, total=False):
@@ -37,7 +40,8 @@ class ScheduleOptions(TypedDict, total=False):
     Keys:
         interval: The time between two slots; ``0`` keeps the task for runs by hand.
         interval_seconds: The same, as a number.
-        phase: From midnight UTC of 1970 to a slot; by default, one derived from the name.
+        phase: From midnight UTC of 1970 to a slot. By default the first slot is at ``start_at``;
+            without that, the phase is derived from the name.
         cron: Five fields, or ``@hourly`` and the like.
         timezone: The IANA time zone of ``cron``; by default UTC.
         at: One moment, with its time zone.
@@ -49,7 +53,7 @@ class ScheduleOptions(TypedDict, total=False):
         catchup: ``latest`` (default), ``earliest`` or ``all`` of the slots that are late.
         catchup_window: How late a slot may run; by default one interval, at most one hour.
         catchup_limit: How many late slots ``all`` runs; by default 10.
-        max_runs: How many slots run in all.
+        max_runs: How many slots run in all; a schedule that changes counts from zero.
         pause_after_failures: Pause the schedule after so many failures in a row.
         retry_lost: How often a slot is run again whose worker died; by default never.
         needs_ledger: Whether the task waits while the store is down; by default it does.
@@ -108,11 +112,11 @@ def task_schedule(task: str, options: ScheduleOptions | Mapping[str, Any]) -> Ta
 
 
 def schedule_of(task: str, said: Mapping[str, Any]) -> Schedule | None:
-    for name, owner in (("timezone", "cron"), ("phase", "interval")):
-        if name in said and owner not in said and f"{owner}_seconds" not in said:
-            raise ValueError(f"{name} goes with {owner}, which is not given")
+    for name, owners in GOES_WITH.items():
+        if name in said and not any(owner in said for owner in owners):
+            raise ValueError(f"{name} goes with {owners[0]}, which is not given")
     if "cron" in said:
-        return Cron(as_text(said, "cron"), as_text(said, "timezone") or "UTC")
+        return Cron(as_text(said, "cron"), as_text(said, "timezone", default="UTC"))
     if "at" in said:
         moment = as_moment(said, "at")
         assert moment is not None
@@ -120,8 +124,10 @@ def schedule_of(task: str, said: Mapping[str, Any]) -> Schedule | None:
     every = interval_of(said)
     if every == OFF:
         return None
-    phase = as_duration(said, "phase")
-    return Interval(every, phase_of(task, every) if phase is None else phase)
+    phase, start = as_duration(said, "phase"), as_moment(said, "start_at")
+    if phase is None:
+        phase = phase_of(task, every) if start is None else start - EPOCH
+    return Interval(every, phase)
 
 
 def interval_of(said: Mapping[str, Any]) -> timedelta:
@@ -204,8 +210,8 @@ def as_moment(said: Mapping[str, Any], name: str) -> datetime | None:
     return as_utc(value)
 
 
-def as_text(said: Mapping[str, Any], name: str) -> str:
-    value = said.get(name, "")
+def as_text(said: Mapping[str, Any], name: str, *, default: str = "") -> str:
+    value = said.get(name, default)
     if not isinstance(value, str):
         raise ValueError(f"{name}: expected a text, got {value!r}")
     return value

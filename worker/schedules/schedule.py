@@ -127,6 +127,12 @@ class Cron:
     Friday), with names, lists, ranges and steps; or ``@hourly``, ``@daily`` (``@midnight``),
     ``@weekly``, ``@monthly``, ``@yearly`` (``@annually``).
 
+    * A name is English, in any case, and three letters or longer: ``FRI``, ``Friday``.
+    * ``?`` is ``*``.
+    * A range may go on past the end of its field: ``22-2``, ``FRI-MON``, ``NOV-FEB``.
+    * A step counts within its range, so ``5-5/15`` is ``5``; ``5/15`` is ``5-59/15``. A step as
+      large as its field is refused, since each field begins again (``*/90``).
+
     If both day fields are restricted, a day that matches either is meant; if one of them begins
     with ``*``, both must match: Debian cron's rule, by which ``0 0 */2 * MON`` are the Mondays
     with an odd date.

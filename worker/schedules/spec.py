@@ -11,16 +11,14 @@ from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
-from worker.schedules.cron import MACROS
+from worker.schedules.expression import canonical
 from worker.schedules.schedule import EPOCH, MICROSECOND, Cron, Interval, Once, Schedule, Within
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Sequence
+    from collections.abc import Hashable
 
 __all__ = ["schedule_from", "spec_of"]
 
-MONTHS = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
-WEEKDAYS = ("SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT")
 UTC_NAMES = frozenset(
     {"Etc/UCT", "Etc/UTC", "Etc/Universal", "Etc/Zulu", "UCT", "Universal", "Zulu"}
 )
@@ -97,45 +95,20 @@ def moment(at: int) -> datetime:
 
 def plain_cron(expression: str) -> str:
     """The five fields without the freedom that they leave: ``@daily``, ``MON``, ``05``, ``1-3``."""
-    fields = MACROS.get(expression.strip().lower(), expression).upper().split()
-    if len(fields) != 5:
+    try:
+        fields = canonical(expression)
+    except ValueError:
         return expression
-    minute, hour, day, month, weekday = fields
-    return " ".join(
-        (
-            plain_field(minute, 59),
-            plain_field(hour, 23),
-            plain_field(day, 31),
-            plain_field(month, 12, MONTHS, first=1),
-            plain_field(weekday, 7, WEEKDAYS),
-        )
-    )
+    return " ".join(map(plain_field, fields))
 
 
-def plain_field(field: str, highest: int, names: Sequence[str] = (), first: int = 0) -> str:
-    """A field as the numbers that it names, if it is a list of numbers, names and ranges.
+def plain_field(field: str) -> str:
+    """A field with its numbers in order, if it names nothing but numbers.
 
-    What begins with ``*`` keeps it: it decides what happens when the clocks change, and how the
-    two day fields go together.
+    What has a ``*`` keeps its order: how the field begins decides what happens when the clocks
+    change, and how the two day fields go together.
     """
-    if field in ("*", "*/1", "?"):
-        return "*"
-    numbers: set[int] = set()
-    for part in field.split(","):
-        span, _, step = part.partition("/")
-        start, dash, end = span.partition("-")
-        low, high = number(start, names, first), number(end if dash else start, names, first)
-        if low is None or high is None or not low <= high <= highest or (step and not dash):
-            return field
-        if step and (not step.isdecimal() or int(step) < 1 or low == high):
-            return field
-        numbers.update(range(low, high + 1, int(step or 1)))
-    if names is WEEKDAYS and 7 in numbers:
-        numbers = numbers - {7} | {0}
-    return ",".join(map(str, sorted(numbers)))
-
-
-def number(text: str, names: Sequence[str], first: int) -> int | None:
-    if text in names:
-        return names.index(text) + first
-    return int(text) if text.isascii() and text.isdecimal() else None
+    items = field.split(",")
+    if not all(item.isdecimal() for item in items):
+        return field
+    return ",".join(map(str, sorted({int(item) for item in items})))

@@ -211,9 +211,10 @@ def other_schedules(seen: View, replicas: Sequence[Replica]) -> Iterator[str]:
 
 
 def why_over(seen: View) -> Iterator[str]:
-    policies = seen.task.terms.policies
-    if policies.max_runs is not None and seen.book.runs >= policies.max_runs:
-        yield f"{seen.name} is over: {seen.book.runs} runs of at most {policies.max_runs} are done"
+    most = seen.task.terms.policies.max_runs
+    runs = seen.book.runs_of.get(str(seen.task.terms.schedule), 0)
+    if most is not None and runs >= most:
+        yield f"{seen.name} is over: {runs} runs of at most {most} are done"
         return
     schedule, cursor = seen.task.terms.schedule, accounted_until(seen)
     if schedule is not None and cursor is not None and schedule.after(cursor) is None:

@@ -25,142 +25,59 @@ from worker.ledger.book import LEASE, Book, Change, Entry, Outcome, SessionId
 from worker.ledger.ledger import Answer, Attend, Claimant, Finish, Promote, Request, apply
 from worker.ledger.thread import PULSE_S
 from worker.ledger.versions import new_version
-from worker.schedules.outage import Outage, merged
+from worker.schedules.outage import merged
 from worker.schedules.schedule import (
-    EPOCH,
     LATEST,
     OFF,
-    as_utc,
     delay_of,
     just_before,
     next_due,
     number_of,
 )
+from worker.scheduling.preview_model import Line, Preview, SimulatedClock
 from worker.scheduling.preview_notes import clock_note, joined, missed_note, short
 from worker.scheduling.timers import first_wakes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from worker.schedules.policies import TaskSchedule
 
-__all__ = ["Line", "Preview", "simulate"]
+__all__ = ["Line", "Preview", "simulate", "stream"]
 
-MOST_SLOTS = 100_000
-MOST_REPLICAS = 100
-MOST_WORK = 500_000
-"""How many entries may be looked at, in all: a bound on the time that a preview takes."""
+MOST_ACTIVE = 1_000
+"""How many runs of a task may go on or wait at once: each decision looks at all of them."""
+BATCH = 1_000
+KEPT_ENTRIES, ALL_ENTRIES = 1_000, 1_000_000
+KEPT_FOR = timedelta(days=1)
 PULSE = timedelta(seconds=PULSE_S)
 CANCELLED = "cancelled: a later slot of the task has precedence"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Preview:
-    """What to simulate.
-
-    Attributes:
-        start: The first moment whose slots are shown.
-        end: The first moment whose slots are not shown any more.
-        outages: When no replica is up.
-        replicas: How many share the ledger.
-        takes: How long a run goes on: each task's, by name, or that of all. By default no time.
-        first_run_delay, first_run_spread: When tasks that are overdue are looked at after an
-            outage, as `worker.scheduling.scheduler.FirstRun` has it.
-
-    Raises:
-        ValueError: A moment has no time zone, or something is out of its range.
-    """
-
-    start: datetime
-    end: datetime
-    outages: tuple[Outage, ...] = ()
-    replicas: int = 1
-    takes: Mapping[str, timedelta] | timedelta = OFF
-    first_run_delay: timedelta = timedelta(seconds=1)
-    first_run_spread: timedelta = timedelta(seconds=5)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "start", as_utc(self.start))
-        object.__setattr__(self, "end", as_utc(self.end))
-        if self.end <= self.start:
-            raise ValueError(
-                f"a preview must end after it starts, got {self.start.isoformat()} to "
-                f"{self.end.isoformat()}"
-            )
-        if not 1 <= self.replicas <= MOST_REPLICAS:
-            raise ValueError(f"replicas must be from 1 to {MOST_REPLICAS}, got {self.replicas}")
-        takes = self.takes
-        for duration in [takes] if isinstance(takes, timedelta) else takes.values():
-            if duration < OFF:
-                raise ValueError(f"a run cannot take less than no time, got {duration}")
-
-    def run_time(self, task: str) -> timedelta:
-        if isinstance(self.takes, timedelta):
-            return self.takes
-        return self.takes.get(task, OFF)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
-    """What becomes of one slot, or of several in a row that share their fate. In UTC.
-
-    Attributes:
-        slot: The nominal time.
-        last, count: For a row of slots: the last of them, and how many there are.
-        outcome: The last word, but for what still runs or waits when the preview ends.
-        started_at: When the run really began, after jitter, delay and catch-up.
-        replica: Which of the simulated replicas ran it.
-        note: Why, in words; empty where nothing is remarkable.
-    """
-
-    task: str
-    slot: datetime
-    outcome: Outcome
-    last: datetime | None = None
-    count: int = 1
-    started_at: datetime | None = None
-    replica: str | None = None
-    note: str = ""
-
-
 def simulate(schedules: Sequence[TaskSchedule], preview: Preview) -> list[Line]:
-    """What becomes of every slot from ``preview.start`` on and before ``preview.end``, by slot.
+    """All that `stream` yields."""
+    return list(stream(schedules, preview))
+
+
+def stream(schedules: Sequence[TaskSchedule], preview: Preview) -> Iterator[Line]:
+    """The outcome of every slot from ``preview.start`` on and before ``preview.end``, by slot.
 
     Slots after the last of ``max_runs`` are not part of it: the schedule is over then. What is
     not settled when the preview ends because the slot's jitter or an outage goes on, is followed
     until it is.
 
+    The lines are yielded while the simulation goes on. A line waits for the final outcomes of all
+    slots before it, so the memory needed depends on how long runs go on, not on how much is
+    previewed.
+
     Raises:
-        ValueError: Two schedules are of the same task, or there would be too much to show.
+        ValueError: Two schedules are of the same task; or, while the lines are read, too many runs
+            of a task go on or wait at once.
     """
     several = [task for task, count in Counter(s.task for s in schedules).items() if count > 1]
     if several:
         raise ValueError(f"expected one schedule a task, got more for {', '.join(several)}")
-    before, last = just_before(preview.start), just_before(preview.end)
-    slots = sum(terms.schedule.count(before, last) for terms in schedules if terms.schedule)
-    if slots > MOST_SLOTS:
-        raise ValueError(
-            f"expected up to {MOST_SLOTS} slots in a preview, got {slots} from "
-            f"{preview.start.isoformat()} to {preview.end.isoformat()}; ask for a shorter time, "
-            "or for fewer tasks"
-        )
-    return Simulation(schedules, preview).run()
-
-
-class SimulatedClock:
-    """A `worker.clock.Clock` that stands where it was set."""
-
-    def __init__(self, moment: datetime) -> None:
-        self.moment = moment
-
-    def now(self) -> datetime:
-        return self.moment
-
-    def monotonic(self) -> float:
-        return (self.moment - EPOCH).total_seconds()
-
-    async def sleep(self, seconds: float) -> None:
-        self.moment += timedelta(seconds=seconds)
+    return Simulation(schedules, preview).lines()
 
 
 class Rank(IntEnum):
@@ -189,25 +106,32 @@ class Simulation:
     """One preview being worked out.
 
     Args:
-        coast: Whether slots that need no decision may be passed over quickly; the ledger has no
-            entries for them then.
+        coast: Whether slots that need no decision may be passed over quickly. The ledger has no
+            entries for them then, and forgets the others soon.
+        batch: How many lines are kept before those that cannot change any more are handed out.
 
     Attributes:
         store: The simulated ledger.
     """
 
     def __init__(
-        self, schedules: Sequence[TaskSchedule], preview: Preview, *, coast: bool = True
+        self,
+        schedules: Sequence[TaskSchedule],
+        preview: Preview,
+        *,
+        coast: bool = True,
+        batch: int = BATCH,
     ) -> None:
         self._preview = preview
         self._may_coast = coast
+        self._batch = batch
         self._terms = {terms.task: terms for terms in schedules}
         self._schedules = {t.task: t.schedule for t in schedules if t.schedule is not None}
         self._outages = [o for o in merged(preview.outages) if o.end > preview.start]
         self._outage_starts = [outage.start for outage in self._outages]
         self._names = [f"replica-{number}" for number in range(1, preview.replicas + 1)]
         self._clock = SimulatedClock(just_before(preview.start))
-        self.store = MemoryStore(self._clock)
+        self.store = MemoryStore(self._clock, most=KEPT_ENTRIES if coast else ALL_ENTRIES)
         self._books: dict[str, Book] = {}
         self._up: dict[str, SessionId] = {}
         self._up_since = preview.start
@@ -217,11 +141,51 @@ class Simulation:
         self._dead: dict[str, Going] = {}
         self._events: list[tuple[datetime, Rank, int, Callable[[], None]]] = []
         self._happened = 0
-        self._work = 0
         self._lines: dict[tuple[str, datetime], Line] = {}
 
     def run(self) -> list[Line]:
-        before, end = just_before(self._preview.start), self._preview.end
+        return list(self.lines())
+
+    def lines(self) -> Iterator[Line]:
+        """The lines by slot, each when it and those before it cannot change any more."""
+        self._begin()
+        end, enough = self._preview.end, self._batch
+        while self._events and (
+            self._events[0][0] < end or self._events[0][0] <= self._now or not self._settled()
+        ):
+            moment, _, _, happen = heappop(self._events)
+            self._clock.moment = max(moment, self._clock.moment)
+            happen()
+            if len(self._lines) >= enough:
+                yield from self._take_final()
+                enough = 2 * len(self._lines) + self._batch
+        for line in self._take(self._lines):
+            if not line.outcome.final:
+                note = f"still {line.outcome.value} when the preview ends"
+                line = replace(line, note=joined(line.note, note))
+            yield line
+
+    def _take_final(self) -> list[Line]:
+        """Take out the lines before the first slot that is undecided or has no final outcome."""
+        pending = [
+            (following, task)
+            for task, schedule in self._schedules.items()
+            if not self._over(task)
+            and (cursor := self._books[task].cursor) is not None
+            and (following := schedule.after(cursor)) is not None
+        ]
+        pending += [
+            (slot, task) for (task, slot), one in self._lines.items() if not one.outcome.final
+        ]
+        first = min(pending, default=(LATEST, ""))
+        return self._take([key for key in self._lines if (key[1], key[0]) < first])
+
+    def _take(self, keys: Iterable[tuple[str, datetime]]) -> list[Line]:
+        lines = [self._lines.pop(key) for key in list(keys)]
+        return sorted(lines, key=lambda line: (line.slot, line.task))
+
+    def _begin(self) -> None:
+        before = just_before(self._preview.start)
         for task in self._schedules:
             version = new_version(self._terms[task], before)
             book = Book(task=task, versions=(version,), known_since=before)
@@ -233,17 +197,6 @@ class Simulation:
         for outage in self._outages:
             self._at(max(outage.start, self._preview.start), Rank.DOWN, self._go_down)
             self._at(outage.end, Rank.UP, self._come_up)
-        while self._events and (
-            self._events[0][0] < end or self._events[0][0] <= self._now or not self._settled()
-        ):
-            moment, _, _, happen = heappop(self._events)
-            self._clock.moment = max(moment, self._clock.moment)
-            happen()
-        for key, line in self._lines.items():
-            if not line.outcome.final:
-                note = f"still {line.outcome.value} when the preview ends"
-                self._lines[key] = replace(line, note=joined(line.note, note))
-        return sorted(self._lines.values(), key=lambda line: (line.slot, line.task))
 
     @property
     def _now(self) -> datetime:
@@ -286,11 +239,13 @@ class Simulation:
         self._up, self._going, self._wakes = {}, {}, {}
 
     def _come_up(self) -> None:
+        if self._may_coast:
+            self.store.prune(age=KEPT_FOR)
         self._open_sessions()
         self._pulse()
+        self._leases_end = [moment for moment in self._leases_end if moment > self._now]
         for moment in self._leases_end:
-            if moment > self._now:
-                self._at(self._next_pulse(moment), Rank.PULSE, self._pulse)
+            self._at(self._next_pulse(moment), Rank.PULSE, self._pulse)
         tasks = list(self._schedules)
         looks = first_wakes(
             [self._next_due(task) for task in tasks],
@@ -342,12 +297,11 @@ class Simulation:
         (answer,) = apply(self.store, [request], claimant=claimant, now=self._now)
         if isinstance(answer, WorkerError):
             raise answer
-        self._work += 1 + len(answer.book.active)
-        if self._work > MOST_WORK:
+        if len(answer.book.active) > MOST_ACTIVE:
             raise ValueError(
-                f"expected a preview in which fewer runs go on or wait at once, got "
-                f"{len(answer.book.active)} of {request.task} at {self._now.isoformat()}; ask for "
-                "a shorter time, fewer replicas, or runs that take less"
+                f"expected a preview in which fewer runs go on or wait at once, up to "
+                f"{MOST_ACTIVE} of a task, got {len(answer.book.active)} of {request.task} at "
+                f"{self._now.isoformat()}; give runs that take less"
             )
         self._books[request.task] = answer.book
         for entry in answer.recorded:
@@ -415,8 +369,13 @@ class Simulation:
         run_time, end = self._preview.run_time(task), self._preview.end
         place = bisect_right(self._outage_starts, self._now)
         down = self._outage_starts[place] if place < len(self._outages) else LATEST
-        passed = None
-        while slot < down and run_time <= down - slot and run_time < end - slot:
+        passed, most = None, len(self._lines) + self._batch
+        while (
+            len(self._lines) < most
+            and slot < down
+            and run_time <= down - slot
+            and run_time < end - slot
+        ):
             following = schedule.after(slot)
             if following is None or run_time > following - slot:
                 break

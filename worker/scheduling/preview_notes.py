@@ -9,17 +9,19 @@ from typing import TYPE_CHECKING
 from worker.durations import format_duration
 from worker.schedules.catch_up import HOUR
 from worker.schedules.cron import days_of, shifts, table_of
+from worker.schedules.expression import rhythm_notes
 from worker.schedules.schedule import SECOND, Cron, Schedule, Within
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from zoneinfo import ZoneInfo
 
     from worker.ledger.book import Entry
     from worker.schedules.catch_up import CatchUp
     from worker.schedules.cron import Table
+    from worker.schedules.policies import TaskSchedule
 
-__all__ = ["clock_note", "joined", "missed_note", "short"]
+__all__ = ["clock_note", "joined", "missed_note", "short", "uneven_notes"]
 
 DAY = timedelta(days=1)
 MINUTE = timedelta(minutes=1)
@@ -53,6 +55,18 @@ def missed_note(
     else:
         reason = f"{short(late)} late, after the next slot had begun"
     return joined("worker down" if down else "", reason)
+
+
+def uneven_notes(schedules: Iterable[TaskSchedule]) -> list[str]:
+    """Where the steps of a cron expression are not all of one length."""
+    notes = []
+    for terms in schedules:
+        schedule = terms.schedule
+        while isinstance(schedule, Within):
+            schedule = schedule.schedule
+        if isinstance(schedule, Cron):
+            notes += [f"{terms.task}: {note}" for note in rhythm_notes(schedule.expression)]
+    return notes
 
 
 def clock_note(schedule: Schedule, slot: datetime) -> str:

@@ -10,9 +10,9 @@ if TYPE_CHECKING:
     from zoneinfo import ZoneInfo
 
     from worker.ledger.book import Outcome
-    from worker.scheduling.preview import Line
+    from worker.scheduling.preview_model import Line
 
-__all__ = ["HEAD", "as_json", "rows", "totals"]
+__all__ = ["HEAD", "add_totals", "as_json", "rows", "totals"]
 
 HEAD = ("task", "slot", "outcome", "started", "replica", "note")
 """The names of the columns of `rows`."""
@@ -57,10 +57,15 @@ def as_json(lines: Iterable[Line]) -> list[dict[str, Any]]:
 def totals(lines: Iterable[Line]) -> dict[str, dict[Outcome, int]]:
     """How many slots of each task have which outcome."""
     found: dict[str, dict[Outcome, int]] = {}
+    add_totals(found, lines)
+    return found
+
+
+def add_totals(found: dict[str, dict[Outcome, int]], lines: Iterable[Line]) -> None:
+    """Count further lines."""
     for line in lines:
         counts = found.setdefault(line.task, {})
         counts[line.outcome] = counts.get(line.outcome, 0) + line.count
-    return found
 
 
 def slot_cell(line: Line, zone: ZoneInfo) -> str:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 from worker.errors import InvalidParams, TaskDefinitionError
-from worker.schedules.registration import WHEN, ScheduleOptions, task_schedule
+from worker.schedules.registration import ScheduleOptions, task_schedule
 from worker.schedules.schedule import OFF, Interval, Within
+from worker.scheduling.schedule_fields import (
+    ScheduleField,
+    fields_of,
+    merged_fields,
+    merged_options,
+)
 from worker.tasks.enqueuing import enqueuing
 
 if TYPE_CHECKING:
@@ -38,6 +44,7 @@ class ScheduledTask:
         said_by: Where its schedule was said: a setting, a file, or the code that registered it.
         slots: What a slot runs, if not the task itself.
         params: What it is run with, as JSON.
+        fields: The options that were given, each with where it was given.
     """
 
     definition: TaskDefinition
@@ -45,6 +52,7 @@ class ScheduledTask:
     said_by: str
     slots: TaskDefinition | None = None
     params: str = "{}"
+    fields: tuple[ScheduleField, ...] = ()
 
     @property
     def interval(self) -> timedelta | None:
@@ -95,8 +103,11 @@ class ScheduledTask:
         if definition.options is not None and not options:
             options, said_by = {"interval": OFF}, said_by or ON_DEMAND
         terms = task_schedule(definition.name, options)
+        code = definition.defined_in
+        fields = fields_of(options, when=said_by or code, code=code)
         if override is not None:
-            options, said_by = overridden(options, override.options), override.said_by
+            fields = merged_fields(fields, override.options, override.said_by)
+            options, said_by = merged_options(options, override.options), override.said_by
             try:
                 terms = task_schedule(definition.name, options)
             except TaskDefinitionError as exc:
@@ -108,9 +119,10 @@ class ScheduledTask:
         return cls(
             definition,
             terms,
-            said_by or definition.defined_in,
+            said_by or code,
             enqueuing(definition, options.get("params")) if options.get("enqueue") else None,
             params,
+            fields,
         )
 
 
@@ -123,12 +135,3 @@ def params_of(definition: TaskDefinition, terms: TaskSchedule, said: object) -> 
     if said is None and (terms.schedule is None or not definition.params.required):
         return "{}"
     return definition.params.dump(said)
-
-
-def overridden(options: ScheduleOptions, override: ScheduleOptions) -> ScheduleOptions:
-    """The options with the others in their place; what says when, and all that goes with it."""
-    said: dict[str, Any] = {**options}
-    if any(name in override for name in WHEN):
-        for name in (*WHEN, "timezone", "phase"):
-            said.pop(name, None)
-    return cast("ScheduleOptions", {**said, **override})

@@ -107,8 +107,8 @@ def view(
     Args:
         missed: As `worker.scheduling.missed` finds it in the history.
     """
-    policies = task.terms.policies
-    over = policies.max_runs is not None and book.runs >= policies.max_runs
+    most = task.terms.policies.max_runs
+    over = most is not None and book.runs_of.get(str(task.terms.schedule), 0) >= most
     cursor = book.accounted_until(task.terms.schedule)
     start = now if cursor is None else max(now, cursor)
     nexts: tuple[datetime, ...] = ()
