@@ -46,7 +46,9 @@ What this engine promises, Redis must keep:
 `RedisJobs.warnings` says at opening which of these Redis is set up to do.
 
 A user of Redis needs ``~PREFIX:jobs:* &PREFIX:jobs:* +@read +@write +@scripting +@pubsub
-+@connection +time``, and ``+info`` for the warnings.
++@connection +time``, and ``+info`` for the warnings. What is missing is named at opening. Without
+the channels (``&``), which new users of Redis do not have, no worker and no client is woken: each
+looks once a second.
 """
 
 from __future__ import annotations
@@ -58,7 +60,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from worker.backends.redis_server import ANSWER_TIMEOUT_S, dangers
-from worker.errors import ConfigurationError, StoreUnavailable
+from worker.backends.redis_survey import Needs, Survey
+from worker.errors import StoreUnavailable
 from worker.jobs.job import NOW, Capabilities, Enqueued, Grant, Held, JobId
 from worker.jobs.verdict import unspent
 from worker.queues.bell import heard
@@ -77,6 +80,16 @@ __all__ = ["RedisJobs"]
 
 SCHEMA = 1
 OLDEST = 7
+COMMANDS = frozenset({"GET", "SET", "TYPE"})
+"""What is called beside the scripts."""
+KEYS = {
+    **{"schema": "string", "order": "string", "counts": "hash", "dead_counts": "hash"},
+    **dict.fromkeys(("created", "finished", "dead", "leased"), "zset"),
+    **dict.fromkeys(("alarms", "watched"), "hash"),
+    **dict.fromkeys(("job:ID", "result:ID", "waiting:GROUP", "ready:QUEUE", "later:QUEUE")),
+    **dict.fromkeys(("holders:KEY", "lots:KEY", "parked:LOT", "unique:KEY", "rate:KEY")),
+    "waiters:QUEUE": None,
+}
 HELD = {"0": Held.LOST, "1": Held.YES, "2": Held.CANCEL}
 
 
@@ -105,33 +118,38 @@ class RedisJobs(RedisRecords):
     async def open(self) -> None:
         """
         Raises:
-            ConfigurationError: It is a Redis Cluster, or older than Redis 7.
+            ConfigurationError: It is a Redis Cluster or a Sentinel, or older than Redis 7.
             StoreUnavailable: It cannot be reached, or not be used.
-            StoreSchemaError: The keys were written by a newer worker.
+            StoreSchemaError: The keys were written by a newer worker, or are another program's, or
+                the user lacks rights.
         """
         address = self._link.address
-        name = f"{address.prefix}:jobs:schema"
-        schema = await self._link.ask(("GET", name))
+        root = f"{address.prefix}:jobs:"
+        survey = Survey(
+            address,
+            Needs(
+                root=root,
+                commands=self._link.commands | COMMANDS,
+                keys=KEYS,
+                oldest=OLDEST,
+                channel=self._channel.address,
+                grants=f"~{root}* &{root}* +@read +@write +@scripting +@pubsub +@connection +time",
+            ),
+        )
+        survey.judge(await self._link.try_all(survey.questions()))
+        schema = survey.judge_keys(await self._link.try_all(survey.key_questions()))
+        name = f"{root}schema"
         if schema is None:
             await self._link.ask(("SET", name, SCHEMA, "NX"))
             schema = await self._link.ask(("GET", name))
         address.check_schema(name, schema, SCHEMA, "the jobs have")
-        try:
-            info = await self._link.ask(("INFO",))
-        except StoreUnavailable:
-            return  # An ACL may forbid it, and nothing else depends on it.
-        address.refuse_cluster(info)
-        version = str(info.get("redis_version", OLDEST))
-        if int(version.partition(".")[0]) < OLDEST:
-            told = f"{address.setting}: {address.shown} is Redis {version}"
-            raise ConfigurationError([f"{told}; expected {OLDEST} or newer"])
         found = dangers(
-            info,
+            survey.info,
             evicted="an evicted job is lost",
             expiring="a result may be evicted before its time",
             forgotten="jobs may be lost, or run twice",
         )
-        self.warnings = tuple(f"{address.shown}: {danger}" for danger in found)
+        self.warnings = (*survey.warnings, *(f"{address.shown}: {danger}" for danger in found))
 
     async def close(self) -> None:
         if self._background:
@@ -145,7 +163,10 @@ class RedisJobs(RedisRecords):
         told = await self._link.run("enqueue", *enqueued(jobs))
         answers = [Enqueued(job.id, True) for job in jobs]
         for number, there in json.loads(told):
-            answers[number] = Enqueued(JobId(there), False)
+            if number < 0:
+                self._channel.report(there)
+            else:
+                answers[number] = Enqueued(JobId(there), False)
         return answers
 
     async def lease(

@@ -3,10 +3,31 @@
 -- ARGV: prefix; then for each job: its id, its group ("queue task"), "priority delay expires" with
 -- times in microseconds ('-' for never), what it was made with (a JSON list's inside), and '' or a
 -- JSON list of strings: unique key, states it is held in, for how long, concurrency key, limit.
--- Returns a JSON list of those not taken in: the number of each, from 0, and who is there instead.
+-- Returns a JSON list of those not taken in: the number of each, from 0, and who is there instead;
+-- at its end, -1 and a reason if workers that wait could not be woken.
 -- With: groups, queues.
 
 local JOB = 5
+
+-- A key of another type would fail the script between two writes: look before the first one.
+local function look_at(set)
+  local kind = redis.call('TYPE', set).ok
+  if kind ~= 'zset' and kind ~= 'none' then
+    error(set .. ' is a ' .. kind .. ', expected a zset: another program uses this key', 0)
+  end
+end
+
+local seen = {}
+for n = 3, #ARGV, JOB do
+  local group = ARGV[n]
+  if not seen[group] then
+    seen[group] = true
+    look_at(key('ready', group:match('^%S+')))
+    look_at(key('later', group:match('^%S+')))
+    look_at(key('waiting', 'PENDING ' .. group))
+  end
+end
+
 local order = redis.call('INCRBY', key('order'), (#ARGV - 1) / JOB)
 order = order - (#ARGV - 1) / JOB
 
@@ -87,4 +108,7 @@ for n = 2, #ARGV, JOB do
   end
 end
 finish()
+if refused then
+  answer[#answer + 1] = '[-1,' .. cjson.encode(refused) .. ']'
+end
 return '[' .. table.concat(answer, ',') .. ']'

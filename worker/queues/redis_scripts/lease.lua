@@ -91,14 +91,14 @@ end
 local function next_look()
   local moment = now + POLL
   for _, set in ipairs({ key('later', queue), key('leased') }) do
-    local first = redis.call('ZRANGE', set, 0, 0, 'WITHSCORES')
+    local first = try('ZRANGE', set, 0, 0, 'WITHSCORES') or {}
     moment = math.min(moment, tonumber(first[2]) or moment)
   end
   local alarm, holder = alarm_of(queue)
   if moment >= now + POLL or (holder ~= waiter and is_awaited(queue, moment)) then
     return '-1'
   end
-  redis.call('HSET', key('alarms'), queue, exact(moment) .. ' ' .. waiter)
+  try('HSET', key('alarms'), queue, exact(moment) .. ' ' .. waiter)
   return exact(math.max(0, moment - now))
 end
 
@@ -106,14 +106,14 @@ local wait = '-1'
 if waiter ~= '' then
   local waiters = key('waiters', queue)
   if #answer == 0 and stays and not more then
-    redis.call('ZADD', waiters, NOW, waiter)
-    redis.call('PEXPIRE', waiters, STALE / 1000)
+    try('ZADD', waiters, NOW, waiter)
+    try('PEXPIRE', waiters, STALE / 1000)
     wait = next_look()
   else
-    redis.call('ZREM', waiters, waiter)
+    try('ZREM', waiters, waiter)
     local alarm, holder = alarm_of(queue)
     if holder == waiter then
-      redis.call('HDEL', key('alarms'), queue)
+      try('HDEL', key('alarms'), queue)
       expect(queue, alarm)
     end
   end
