@@ -83,12 +83,14 @@ OLDEST = 6
 COMMANDS = frozenset({"GET", "HMGET", "SET", "SMEMBERS", "TYPE"})
 """What is called beside the scripts."""
 KEYS = {
-    **{"schema": "string", "last_session": "string", "sessions": "hash", "presence": "hash"},
-    **{"closed": "set", "seen": "zset", "leases": "zset", "tasks": "set", "active": "hash"},
-    **{"recorded": "zset", "book:TASK": None, "entries:TASK": None},
+    **dict.fromkeys(("schema", "last_session"), "string"),
+    **dict.fromkeys(("sessions", "presence", "active"), "hash"),
+    **dict.fromkeys(("closed", "tasks"), "set"),
+    **dict.fromkeys(("seen", "leases", "recorded"), "zset"),
     **{f"slots:{outcome}": "zset" for outcome in Outcome},
-    f"slots:{Outcome.RAN}:TASK": None,
+    **dict.fromkeys(("book:TASK", "entries:TASK", f"slots:{Outcome.RAN}:TASK")),
 }
+"""The keys after the prefix; the types of those that have one name only."""
 CHANGES_PER_SCRIPT = 100
 """So that Redis serves others in between; all go in one round trip all the same."""
 PRUNED_PER_SCRIPT = 500

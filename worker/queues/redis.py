@@ -83,13 +83,14 @@ OLDEST = 7
 COMMANDS = frozenset({"GET", "SET", "TYPE"})
 """What is called beside the scripts."""
 KEYS = {
-    **{"schema": "string", "order": "string", "counts": "hash", "dead_counts": "hash"},
+    **dict.fromkeys(("schema", "order"), "string"),
+    **dict.fromkeys(("counts", "dead_counts", "alarms", "watched"), "hash"),
     **dict.fromkeys(("created", "finished", "dead", "leased"), "zset"),
-    **dict.fromkeys(("alarms", "watched"), "hash"),
     **dict.fromkeys(("job:ID", "result:ID", "waiting:GROUP", "ready:QUEUE", "later:QUEUE")),
     **dict.fromkeys(("holders:KEY", "lots:KEY", "parked:LOT", "unique:KEY", "rate:KEY")),
     "waiters:QUEUE": None,
 }
+"""The keys after the prefix; the types of those that have one name only."""
 HELD = {"0": Held.LOST, "1": Held.YES, "2": Held.CANCEL}
 
 
