@@ -19,6 +19,7 @@
     │   ├── InvalidResult          a result is no JSON, or too large
     │   ├── NotSupported           the queue's engine cannot do what was asked of it
     │   ├── DuplicateJob           another job holds its unique key
+    │   ├── UnnamedJob             a message names no task
     │   ├── UnknownJob             nobody has recorded such an id
     │   ├── JobExpired             the job expired before it began, or its result is pruned
     │   ├── JobFailed              the job ended without a result
@@ -80,6 +81,7 @@ __all__ = [
     "UnexpectedStatus",
     "UnknownJob",
     "UnknownTaskError",
+    "UnnamedJob",
     "WorkerError",
     "WorkerLost",
 ]
@@ -127,12 +129,6 @@ class UnknownTaskError(WorkerError):
 
     def __init__(self, name: str, known: Iterable[str]) -> None:
         names = sorted(known)
-        if not name:
-            super().__init__(
-                "the message names no task: expected the attribute JobName, a String; known: "
-                f"{', '.join(names)}"
-            )
-            return
         super().__init__(
             f"unknown task {cut(name)!r}{nearest(name, names)}; known: {', '.join(names)}"
         )
@@ -207,6 +203,16 @@ class DuplicateJob(JobError):
     def __init__(self, message: str, job_id: str) -> None:
         super().__init__(message)
         self.job_id = job_id
+
+
+class UnnamedJob(JobError):
+    """A message names no task, so no worker can ever run it."""
+
+    def __init__(self, what_came: str) -> None:
+        super().__init__(
+            "the message names no task: expected the message attribute JobName, a String of up to "
+            f"200 characters; got {what_came}"
+        )
 
 
 class UnknownJob(JobError):

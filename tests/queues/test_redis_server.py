@@ -106,8 +106,8 @@ async def test_without_channel_rights_a_job_is_enqueued_once_and_run(server: Red
     async with opened(server.url) as root, opened(url) as jobs:
         (warning,) = [text for text in jobs.warnings if "may not" in text]
         assert "PUBLISH and SUBSCRIBE on the channels worker:jobs:wake:*" in warning
-        lease = root.lease(QUEUE, limit=5, ttl=LONG, wait=WAIT, worker="w")
-        waiting = asyncio.create_task(lease)  # so that there is somebody to wake
+        waits = root.lease(QUEUE, limit=5, ttl=LONG, wait=WAIT, worker="w")
+        waiting = asyncio.create_task(waits)  # so that there is a worker to wake
         await wait_until(
             lambda: server.ask("ZCARD", f"worker:jobs:waiters:{QUEUE}") == 1, "one waits"
         )

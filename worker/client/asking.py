@@ -188,7 +188,11 @@ def with_own(definition: Definition, params: str, options: EnqueueOptions) -> En
         own = {**own}
         own.pop("delay", None)
         own.pop("at", None)
-    return {**own, **options}
+    together: EnqueueOptions = {**own, **options}
+    ours, theirs = own.get("headers"), options.get("headers")
+    if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
+        together["headers"] = {**ours, **theirs}
+    return together
 
 
 def check_job(definition: Definition, options: EnqueueOptions) -> None:

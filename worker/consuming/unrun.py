@@ -9,9 +9,10 @@ import json
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from worker.errors import UnknownTaskError, WorkerLost
+from worker.errors import UnknownTaskError, UnnamedJob, WorkerLost
 from worker.events import JobDead, JobRefused, JobUnrun
 from worker.jobs.job import Settlement
+from worker.jobs.unnamed import what_came
 from worker.jobs.verdict import unspent
 from worker.model import State
 
@@ -67,6 +68,8 @@ class Unrun:
                 "WORKER_STALL_LIMIT; it was not tried again"
             )
             return self.buried(lease, lost)
+        if not lease.task:
+            return self.buried(lease, UnnamedJob(what_came(lease.params)))
         if lease.task in self._spared:
             return unspent(lease, delay=REFUSED)
         if definition is None or definition.options is None:

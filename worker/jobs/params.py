@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
@@ -90,6 +91,8 @@ class Params:
         Raises:
             InvalidParams: They do not fit.
         """
+        if text.startswith('"'):
+            raise InvalidParams(f"expected a JSON object, got {what_text(text)}")
         if self.adapter is None:
             if text != "{}" and "".join(text.split()) not in ("", "{}"):
                 raise InvalidParams("expected no parameters, got some")
@@ -244,6 +247,21 @@ def hints_of(kind: type[Any]) -> dict[str, Any]:
         return get_type_hints(kind)
     except NameError:  # pydantic finds more names than Python does
         return {}
+
+
+def what_text(quoted: str) -> str:
+    """What came in the place of an object: engines hand on a body that is not JSON as a string."""
+    try:
+        json.loads(json.loads(quoted), parse_constant=not_json)
+    except RecursionError:
+        return "text that is not JSON: it is nested too deeply"
+    except ValueError as exc:
+        return f"text that is not JSON: {exc}"
+    return "a string that holds JSON: it was encoded twice"
+
+
+def not_json(word: str) -> None:
+    raise ValueError(f"{word} is no JSON")
 
 
 def in_words(exc: ValueError) -> str:

@@ -8,12 +8,14 @@ from contextlib import suppress
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
+import structlog
+
 from worker.errors import StoreError
 from worker.jobs.job import Held, Job, JobId, Lease
 from worker.jobs.verdict import unspent
 from worker.queues.sqs_batches import BATCH, together
 from worker.queues.sqs_connection import ANSWER_TIMEOUT_S, LONGEST_POLL_S
-from worker.queues.sqs_dead import Dying
+from worker.queues.sqs_dead import Dying, was_moved
 from worker.queues.sqs_messages import Arrived, Receipt, arrived, as_dead_letter, read_receipt
 
 if TYPE_CHECKING:
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
     from worker.queues.sqs_url import SqsAddress
 
 __all__ = ["Deliveries", "seconds"]
+
+Claimed = tuple[Arrived, Lease | Job | None, bool]
+"""A message, what the records say of its job, and whether they did not know it before."""
 
 MOST_LEASED = 100
 LONGEST_HIDDEN_S = 12 * 60 * 60 - 60
@@ -163,20 +168,46 @@ class Deliveries:
                 by_id[one.job.id] = one
         leases: list[Lease] = []
         dying: list[Dying] = []
-        for one, known, strange in await self._claimed(by_id, ttl, worker):
+        claimed = await self._claimed(by_id, ttl, worker)
+        for one, known, strange in await self._redriven(claimed, ttl, worker):
             if isinstance(known, Lease):
                 leases.append(leased(known, one, strange, now))
             elif known is None or not known.state.final:
                 ready_at = now if known is None else known.ready_at
                 later.append((one.handle, patience(one, ready_at - now)))
             else:
-                dying.append(Dying(one.handle, letter_of(one, known) if known.dead else None))
+                dying.append(Dying(one.handle, letter_of(one, known)))
         await self._tidy(queue, later, dying)
         return leases
 
+    async def _redriven(
+        self, claimed: Sequence[Claimed], ttl: timedelta, worker: str
+    ) -> Sequence[Claimed]:
+        """The same, once the dead jobs whose messages were moved back from the dead letters are
+        put back and claimed. Other messages of jobs that have ended are logged."""
+        ended = [(one, job) for one, job, _ in claimed if isinstance(job, Job) and job.state.final]
+        moved = [job for one, job in ended if is_redriven(one, job)]
+        for one, job in ended:
+            if job not in moved:
+                log_late(one, job)
+        if not moved:
+            return claimed
+        try:
+            await self._records.retry([job.id for job in moved])
+            found = await self._records.claim([job.id for job in moved], ttl=ttl, worker=worker)
+        except StoreError:
+            self._records_failed = True
+            raise
+        log = structlog.get_logger("worker")
+        for job in moved:
+            queue = self._address.queue_of(job.queue)
+            log.info("job.redriven", task=job.task, run_id=job.id, queue=queue, error=job.error)
+        again = dict(zip([job.id for job in moved], found, strict=True))
+        return [(one, again.get(one.job.id, known), strange) for one, known, strange in claimed]
+
     async def _claimed(
         self, by_id: dict[JobId, Arrived], ttl: timedelta, worker: str
-    ) -> list[tuple[Arrived, Lease | Job | None, bool]]:
+    ) -> list[Claimed]:
         """What the records say of each; those that they do not know are recorded first."""
         try:
             found = await self._records.claim(list(by_id), ttl=ttl, worker=worker)
@@ -198,12 +229,15 @@ class Deliveries:
         self, queue: SqsQueue, later: Sequence[tuple[str, int]], dying: Sequence[Dying]
     ) -> None:
         """Hide and delete messages. If that fails they come back, and it is done then."""
-        calls = []
+        calls: list[Coroutine[Any, Any, None]] = []
         if later:
             calls.append(self._hide(queue, later))
         if dying:
             calls.append(self._dead.bury(queue, dying))
-        await together(calls)
+        for told in await together(calls):
+            if isinstance(told, StoreError):
+                log = structlog.get_logger("worker")
+                log.warning("queue.message_kept", queue=queue.queue, reason=str(told))
 
     async def _hide(self, queue: SqsQueue, later: Sequence[tuple[str, int]]) -> None:
         await self._sqs.hide(queue.url, later)
@@ -264,7 +298,8 @@ class Deliveries:
 def leased(lease: Lease, message: Arrived, strange: bool, now: datetime) -> Lease:
     """The lease of the records as a worker shall see it."""
     lease = lease._replace(
-        queue=message.job.queue, receipt=message.receipt(lease.receipt, now).dump()
+        queue=message.job.queue,
+        receipt=message.receipt(lease.receipt, now, lease.deliveries).dump(),
     )
     if not strange:
         return lease
@@ -276,14 +311,44 @@ def leased(lease: Lease, message: Arrived, strange: bool, now: datetime) -> Leas
     )
 
 
-def letter_of(message: Arrived, job: Job) -> Entry:
-    """The dead letter of a message that was received although its job is dead."""
+def is_redriven(message: Arrived, job: Job) -> bool:
+    """Whether a message of a dead job was moved back from the dead letters to its queue."""
+    if not job.dead:
+        return False
+    if message.delivery is not None:
+        return message.delivery == job.deliveries  # or else it is a copy of an earlier letter
+    # SQS itself moved it, and marks nothing; a copy of what it moved was sent before.
+    died_at = job.finished_at
+    return was_moved(job.error) and died_at is not None and message.sent_at > died_at
+
+
+def log_late(message: Arrived, job: Job) -> None:
+    """Tell of a message whose job has ended. SQS may deliver a message twice; but one of a dead
+    job, or a dead letter, may also be meant as a request, which it is not."""
+    log = structlog.get_logger("worker")
+    tell = log.warning if job.dead or message.delivery is not None else log.debug
+    tell(
+        "job.late_message",
+        task=job.task,
+        run_id=job.id,
+        queue=message.job.queue,
+        state=job.state.value,
+        hint=f"it changes nothing; to run the job again: worker jobs retry {job.id}",
+    )
+
+
+def letter_of(message: Arrived, job: Job) -> Entry | None:
+    """The dead letter of a message that was received although its job has ended, if it is dead
+    and the message is no letter itself."""
+    if not job.dead or message.delivery is not None:
+        return None
     return as_dead_letter(
         job,
         expires_at=job.expires_at,
         error=job.error,
         body=message.body,
         others=message.others,
+        delivery=job.deliveries,
     )
 
 
@@ -294,6 +359,7 @@ def letter_of_lease(said: Settlement, receipt: Receipt) -> Entry:
         error=said.error,
         body=receipt.body,
         others=receipt.others,
+        delivery=receipt.delivery,
     )
 
 
