@@ -91,7 +91,7 @@ class Doors:
     """What of its work a worker does.
 
     Attributes:
-        queues: Poll these only, and those too of which no task is known; empty for every queue
+        queues: Poll these only, which a task or the queues file has to have; empty for every queue
             of a known task, ``None`` for none.
         schedules: Whether slots are taken.
         only: Run jobs and slots of these tasks only; empty for all.
@@ -171,9 +171,8 @@ async def open_worker(
                 calling(settings.call_functions), interval=OFF, said_by=variable("call_functions")
             )
         refuse_unused(scheduler)
-        for name in doors.only:
-            if name not in scheduler.tasks:
-                raise UnknownTaskError(name, scheduler.tasks)
+        if unknown := [name for name in doors.only if name not in scheduler.tasks]:
+            raise UnknownTaskError(unknown[0], scheduler.tasks, *unknown[1:])
         max_ages = {
             name: task.terms.policies.max_age
             for name, task in scheduler.tasks.items()
@@ -260,7 +259,9 @@ def plans_of(settings: Settings, doors: Doors, scheduler: Scheduler) -> list[Que
     """
     if doors.queues is None:
         return []
-    return queue_plans(settings, doors.queues, queue_tasks(doors, scheduler))
+    every = queue_tasks(Doors(), scheduler)
+    others = [task.options.queue for task in every.values() if task.options is not None]
+    return queue_plans(settings, doors.queues, queue_tasks(doors, scheduler), others)
 
 
 def consumer_of(

@@ -125,12 +125,17 @@ class TaskDefinitionError(WorkerError):
 
 
 class UnknownTaskError(WorkerError):
-    """No registered task has the asked name."""
+    """No registered task has this name.
 
-    def __init__(self, name: str, known: Iterable[str]) -> None:
+    Args:
+        others: Further names that no task has.
+    """
+
+    def __init__(self, name: str, known: Iterable[str], *others: str) -> None:
         names = sorted(known)
+        unknown = ", ".join(f"{cut(one)!r}{nearest(one, names)}" for one in (name, *others))
         super().__init__(
-            f"unknown task {cut(name)!r}{nearest(name, names)}; known: {', '.join(names)}"
+            f"unknown task{'s' if others else ''} {unknown}; known: {', '.join(names)}"
         )
 
     @classmethod

@@ -73,9 +73,9 @@ class SqsJobs:
     anew. In the same way a run may take longer than the 12 hours for which SQS hides a message.
     Of the 1024 KiB of a message, 1008 are for the parameters, 8 for options and headers, and the
     rest for names, and for the error of a dead letter. A queue with a smaller
-    ``MaximumMessageSize``, as those from before August 2025 have, takes less. There are no priorities and no concurrency
-    keys: passing a message over costs a receive. Rates and unique keys are as good as the records.
-    Jobs come about in the order in which they were sent.
+    ``MaximumMessageSize``, as those from before August 2025 have, takes less. There are no
+    priorities and no concurrency keys: passing a message over costs a receive. Rates and unique
+    keys are as good as the records. Jobs come about in the order in which they were sent.
 
     **Attempts**, losses and refusals are counted by the records. For a job that they did not know,
     since a stranger sent it or other workers have other records, each receive before this one
