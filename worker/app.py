@@ -30,6 +30,7 @@ from worker.events import Events, Tally
 from worker.ledger.book import BY_HAND
 from worker.ledger.presence import Presence
 from worker.ledger.thread import Lease, LedgerThread
+from worker.open_files import within_limit
 from worker.redaction import Redaction
 from worker.retry import RetryPolicy
 from worker.running.runner import RunLimits, Runner
@@ -60,6 +61,8 @@ if TYPE_CHECKING:
 __all__ = [
     "Doors",
     "Worker",
+    "client_options",
+    "connections_wanted",
     "open_worker",
     "redaction",
     "set_up_logging",
@@ -352,6 +355,11 @@ def redaction(settings: Settings) -> Redaction:
     return Redaction(values.values())
 
 
+def connections_wanted(settings: Settings) -> int:
+    """How many connections to the Data API the tasks can use at once."""
+    return settings.orders_concurrency + OTHER_CONNECTIONS
+
+
 def client_options(settings: Settings) -> ClientOptions:
     token = settings.data_api_token
     return ClientOptions(
@@ -359,7 +367,7 @@ def client_options(settings: Settings) -> ClientOptions:
         token=token.get_secret_value() if token is not None else None,
         timeout=settings.data_api_timeout,
         connect_timeout=settings.data_api_timeout / 2,
-        connections=settings.orders_concurrency + OTHER_CONNECTIONS,
+        connections=within_limit(connections_wanted(settings), share=2),
         body_limit=settings.data_api_body_limit,
         trust_env=settings.data_api_trust_env,
         user_agent=f"sidecar-worker/{version('sidecar-worker')}",
