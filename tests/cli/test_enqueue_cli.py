@@ -67,6 +67,20 @@ async def test_what_is_said_of_a_job_travels_with_it(site: JobSite) -> None:
     assert rows[0]["note"].startswith("due ")
 
 
+async def test_a_header_is_added_to_those_of_the_task(site: JobSite) -> None:
+    (site.folder / "traced.py").write_text(
+        "from worker import task\n\n\n"
+        "@task(enqueue_options=lambda said: {'headers': {'tenant': 'ours', 'team': 'mail'}})\n"
+        "async def traced(n: int) -> None: ...\n"
+    )
+    site.environment["WORKER_TASK_MODULES"] += ",traced"
+    line = "enqueue traced '{\"n\": 1}' --header team=billing --header why=test --id x"
+    code, _, err = await site.types(line)
+    assert code == 0, err
+    headers = {"tenant": "ours", "team": "billing", "why": "test"}
+    assert (await site.shown("x"))["headers"] == headers
+
+
 async def test_when_it_may_begin_and_what_is_handed_on_travel_with_it(site: JobSite) -> None:
     line = "enqueue ping --at 2126-11-21T09:30:00 --expires 400000d --id x"
     code, _, err = await site.types(line)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import os
 from datetime import UTC, datetime, timedelta
 from threading import Thread
@@ -188,6 +189,19 @@ async def test_what_the_producer_hands_on_is_found_by_the_task(bench: Bench) -> 
     job = await bench.client.enqueue(trace, headers={"traceparent": "00-1"})
     async with bench.working(trace):
         assert await job.result("5s") == "00-1"
+
+
+async def test_headers_of_the_caller_are_added_to_those_of_the_task(bench: Bench) -> None:
+    own = {"tenant": "ours", "team": "billing"}
+
+    @task(name="traced", enqueue_options=lambda said: {"headers": own})
+    async def traced(n: int) -> None: ...
+
+    job = await bench.client.enqueue(traced, {"n": 1}, headers={"why": "test", "team": "mail"})
+    headers = json.loads((await job.info()).headers)
+    assert headers == {"tenant": "ours", "team": "mail", "why": "test"}
+    with pytest.raises(InvalidOptions, match="headers: expected strings by name"):
+        await bench.client.enqueue(traced, {"n": 1}, headers={"n": 1})  # type: ignore[dict-item]
 
 
 # Unique jobs
