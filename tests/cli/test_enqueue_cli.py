@@ -74,7 +74,7 @@ async def test_a_header_is_added_to_those_of_the_task(site: JobSite) -> None:
         "async def traced(n: int) -> None: ...\n"
     )
     site.environment["WORKER_TASK_MODULES"] += ",traced"
-    line = "enqueue traced '{\"n\": 1}' --header team=billing --header why=test --id x"
+    line = 'enqueue traced {"n":1} --header team=billing --header why=test --id x'
     code, _, err = await site.types(line)
     assert code == 0, err
     headers = {"tenant": "ours", "team": "billing", "why": "test"}

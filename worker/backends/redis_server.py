@@ -29,14 +29,13 @@ if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
 
 __all__ = [
-    "BUSY",
-    "CODE",
     "Argument",
     "Command",
     "RedisAddress",
     "Scripts",
     "dangers",
     "is_cluster_error",
+    "is_temporary",
 ]
 
 CONNECT_TIMEOUT_S = 5.0
@@ -196,6 +195,11 @@ def joined(before: list[str], text: str) -> str:
 def is_cluster_error(answer: object) -> bool:
     """Whether Redis answered as only a node of a Redis Cluster does."""
     return isinstance(answer, AskError | ClusterDownError | MovedError)
+
+
+def is_temporary(exc: Exception) -> bool:
+    """Whether Redis refused what it may do later: it loads its data, is full, or is a replica."""
+    return isinstance(exc, BUSY) or CODE.search(str(exc)) is not None
 
 
 def words_for(exc: Exception) -> str:

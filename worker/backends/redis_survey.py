@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 from redis.exceptions import NoPermissionError, RedisError
 
-from worker.backends.redis_server import BUSY, CODE, is_cluster_error
+from worker.backends.redis_server import is_cluster_error, is_temporary
 from worker.errors import ConfigurationError, StoreSchemaError
 
 if TYPE_CHECKING:
@@ -108,8 +108,7 @@ class Survey:
         if isinstance(answer, NoPermissionError):
             raise self._lacks([f"EVAL ({answer})"])
         if isinstance(answer, RedisError):
-            found = CODE.search(str(answer))
-            if isinstance(answer, BUSY) or found is not None:
+            if is_temporary(answer):
                 raise self._address.unavailable(answer)
             return  # too old to run it, and so to look rights up
         denied = [(command, word) for command, word in json.loads(str(answer)) or ()]
