@@ -306,7 +306,9 @@ async def test_pages_of_jobs_hold_each_of_them_once(site: ApiSite) -> None:
 async def test_just_those_dead_letters_are_changed_that_were_counted(
     site: ApiSite, act: str
 ) -> None:
-    async with site.engine() as jobs, site.api("--queues mail") as api:
+    (site.folder / "mail.toml").write_text("[mail]\n")
+    file = {"WORKER_QUEUES_FILE": "mail.toml"}
+    async with site.engine() as jobs, site.api("--queues mail", **file) as api:
         clerk = Clerk(jobs)
         late = await clerk.runs("late", "fails")  # created before the count, and dead after it
         await clerk.die([f"old-{number}" for number in range(5)])
