@@ -50,7 +50,7 @@ class Retry:
 
     after: timedelta | None
 
-    def __init__(self, after: timedelta | str | None = None) -> None:
+    def __init__(self, after: timedelta | str | float | None = None) -> None:
         delay = None if after is None else as_delay("Retry: after", after)
         object.__setattr__(self, "after", delay)
 

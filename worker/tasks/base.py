@@ -15,16 +15,16 @@ import structlog
 
 from worker.client.client import client_in_reach
 from worker.context import RunContext, current_run
-from worker.durations import parse_duration
 from worker.errors import InvalidOptions, TaskDefinitionError, nearest
 from worker.jobs.job import TASK
-from worker.jobs.options import ConcurrencyPer, JobOptions, UniquePer
+from worker.jobs.options import ConcurrencyPer, JobOptions, UniquePer, as_limit
 from worker.jobs.params import NO_PARAMS, Params, params_of_type
 from worker.retry import RetryPolicy
 from worker.summary import summarize
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
+    from uuid import UUID
 
     import httpx
 
@@ -63,27 +63,27 @@ class BaseTask(ABC):
 
     name: ClassVar[str]
     retry: ClassVar[RetryPolicy | None] = None
-    time_limit: ClassVar[timedelta | str | None] = None
-    soft_time_limit: ClassVar[timedelta | str | None] = None
+    time_limit: ClassVar[timedelta | str | float | None] = None
+    soft_time_limit: ClassVar[timedelta | str | float | None] = None
 
     queue: ClassVar[str | None] = None
     Params: ClassVar[type[Any] | None] = None
     version: ClassVar[int | None] = None
     max_retries: ClassVar[int | None] = None
-    retry_delay: ClassVar[timedelta | str | None] = None
+    retry_delay: ClassVar[timedelta | str | float | None] = None
     retry_backoff: ClassVar[bool | float | None] = None
-    retry_backoff_max: ClassVar[timedelta | str | None] = None
+    retry_backoff_max: ClassVar[timedelta | str | float | None] = None
     retry_jitter: ClassVar[bool | None] = None
     retry_on: ClassVar[tuple[type[Exception], ...] | None] = None
     dont_retry_on: ClassVar[tuple[type[Exception], ...] | None] = None
     ignore_result: ClassVar[bool | None] = None
     track_started: ClassVar[bool | None] = None
-    result_ttl: ClassVar[timedelta | str | None] = None
+    result_ttl: ClassVar[timedelta | str | float | None] = None
     priority: ClassVar[int | None] = None
     unique: ClassVar[UniquePer | bool | None] = None
     concurrency: ClassVar[ConcurrencyPer | int | None] = None
     rate_limit: ClassVar[Rate | str | None] = None
-    expires: ClassVar[timedelta | str | None] = None
+    expires: ClassVar[timedelta | str | float | None] = None
 
     _definition: ClassVar[TaskDefinition]
     _by_name: ClassVar[WeakValueDictionary[str, type[BaseTask]]] = WeakValueDictionary()
@@ -183,7 +183,7 @@ class BaseTask(ABC):
         cls,
         params: Iterable[object],
         *,
-        ids: Iterable[str] | None = None,
+        ids: Iterable[str | UUID] | None = None,
         **options: Unpack[EnqueueOptions],
     ) -> list[JobHandle]:
         """Ask for many runs in one round trip a thousand; see `WorkerClient.enqueue_many`."""
@@ -271,7 +271,7 @@ class TaskDefinition:
         *,
         name: str | None = None,
         retry: RetryPolicy | None = None,
-        time_limit: timedelta | str | None = None,
+        time_limit: timedelta | str | float | None = None,
     ) -> TaskDefinition:
         """Define a task from a `BaseTask` subclass or an async function, or a ``partial`` of one.
 
@@ -453,21 +453,15 @@ def is_async_callable(target: object) -> bool:
 
 
 def limit_of(said: object, defined_in: str) -> timedelta:
-    """How long a run may take, from a timedelta or a text such as ``90s``.
+    """How long a run may take.
 
     Raises:
-        TaskDefinitionError: It is neither, or nothing.
+        TaskDefinitionError: It is no duration, or zero.
     """
     try:
-        limit = parse_duration(said) if isinstance(said, str) else said
-    except ValueError as exc:
-        raise TaskDefinitionError(f"{defined_in}: time_limit: {exc}") from exc
-    if not isinstance(limit, timedelta) or limit <= timedelta(0):
-        raise TaskDefinitionError(
-            f'{defined_in}: time_limit: expected a positive timedelta or a text such as "90s", '
-            f"got {said!r}"
-        )
-    return limit
+        return as_limit("time_limit", said)
+    except InvalidOptions as exc:
+        raise TaskDefinitionError(f"{defined_in}: {exc}") from exc
 
 
 def accepts(target: Callable[..., object], *arguments: object, **named: object) -> bool:

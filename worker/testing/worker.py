@@ -212,7 +212,7 @@ class InMemoryWorker:
         params: object = None,
         *,
         queue: str | None = None,
-        delay: timedelta | str | None = None,
+        delay: timedelta | str | float | None = None,
         count: int | None = None,
         where: Callable[[EnqueuedJob], bool] | None = None,
     ) -> list[EnqueuedJob]:
