@@ -17,7 +17,7 @@ from worker.secret_keys import HIDDEN, is_secret_key
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = ["LONGEST", "Redaction", "cut", "plain", "quoted", "told_json", "writable"]
+__all__ = ["LONGEST", "Redaction", "cut", "plain", "quoted", "safe_text", "told_json", "writable"]
 
 ENDS = 32 * 1024
 """How much is looked at of each end of a text that is longer than both."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from worker.durations import as_duration, format_duration, parse_duration
 from worker.errors import InvalidOptions
+from worker.groups import leaves
 from worker.jobs.job import QUEUE, Rate, Unique
 from worker.model import State
 from worker.redaction import quoted
@@ -132,8 +133,10 @@ class JobOptions:
             leaves it as it is.
         retry_backoff_max: The longest delay.
         retry_jitter: Whether the delay is drawn from between half of it and all of it.
-        retry_on: What is worth another attempt; by default every exception.
-        dont_retry_on: What is not, even if ``retry_on`` says so.
+        retry_on: What is worth another attempt; by default every exception. Of an exception group,
+            each exception in it must be.
+        dont_retry_on: What is not, even if ``retry_on`` says so. One such exception in a group is
+            enough.
         time_limit: The longest an attempt may take; ``None`` takes the worker's setting.
         soft_time_limit: After it `SoftTimeLimitExceeded` is raised inside of the task.
         ignore_result: Keep the outcome only.
@@ -228,8 +231,18 @@ class JobOptions:
         return timedelta(seconds=delay_s)
 
     def is_worth_another(self, failure: BaseException) -> bool:
-        """Whether an attempt that ended with ``failure`` is worth another."""
-        return isinstance(failure, self.retry_on) and not isinstance(failure, self.dont_retry_on)
+        """Whether an attempt that ended with ``failure`` is worth another.
+
+        An exception group is judged by what it holds: all of it must be worth another attempt. It
+        is judged as a whole only where an option names a kind of group.
+        """
+        if isinstance(failure, self.dont_retry_on):
+            return False
+        found = [leaf for leaf in leaves(failure) if isinstance(leaf, Exception)]
+        if any(isinstance(leaf, self.dont_retry_on) for leaf in found):
+            return False
+        groups = tuple(kind for kind in self.retry_on if issubclass(kind, BaseExceptionGroup))
+        return isinstance(failure, groups) or all(isinstance(leaf, self.retry_on) for leaf in found)
 
 
 def in_harmony(options: JobOptions) -> JobOptions:
