@@ -180,7 +180,7 @@ async def test_the_caller_is_told_the_first_of_them(bench: Bench) -> None:
 
 
 async def test_a_sync_task_is_judged_in_the_same_way(bench: Bench) -> None:
-    @task(dont_retry_on=ValueError)
+    @task(dont_retry_on=(ValueError,))
     def fails() -> None:
         raise nested(VALUE)
 
@@ -219,7 +219,7 @@ async def test_a_snooze_in_a_group_is_a_snooze(bench: Bench) -> None:
 
 
 async def test_a_failure_beside_a_snooze_is_a_failure(bench: Bench) -> None:
-    @task(retry_on=ConnectionError)
+    @task(retry_on=(ConnectionError,))
     async def fails() -> None:
         await fail_together(Snoozed(timedelta(minutes=1)), BROKEN)
 
@@ -246,7 +246,7 @@ async def test_a_job_of_a_batch_may_be_answered_with_a_group(bench: Bench) -> No
         name = "many"
         dont_retry_on = (ValueError,)
 
-        async def execute_many(self, jobs: Sequence[BulkJob[None]]) -> list[object]:
+        async def execute_many(self, jobs: Sequence[BulkJob[None]]) -> Sequence[object]:
             return [nested(VALUE, KEY), group(KEY)][: len(jobs)]
 
     jobs = await bench.client.enqueue_many(Many, [None, None])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from uuid import UUID
 
 from worker.durations import format_duration
-from worker.errors import InvalidOptions, nearest
+from worker.errors import InvalidOptions
 from worker.jobs.job import ID, NOW, JobId, new_job_id
 from worker.jobs.options import (
     CHECKS,
@@ -18,6 +18,7 @@ from worker.jobs.options import (
     as_limit,
     as_priority,
     as_queue,
+    hint_at,
     overrides,
 )
 from worker.json_values import NotJson, check_json
@@ -90,10 +91,8 @@ def checked_names(options: EnqueueOptions) -> None:
     """
     known = EnqueueOptions.__annotations__
     if unknown := sorted(options.keys() - known.keys()):
-        raise InvalidOptions(
-            f"unknown option {', '.join(unknown)}{nearest(unknown[0], known)}; known: "
-            f"{', '.join(sorted(known))}"
-        )
+        named = ", ".join(f"{name}{hint_at(name, known)}" for name in unknown)
+        raise InvalidOptions(f"unknown option {named}; known: {', '.join(sorted(known))}")
 
 
 def job_id(said: object) -> JobId:

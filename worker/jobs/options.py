@@ -15,16 +15,25 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Literal
 
 from worker.durations import as_duration, format_duration, parse_duration
-from worker.errors import InvalidOptions
+from worker.errors import InvalidOptions, nearest
 from worker.groups import leaves
 from worker.jobs.job import QUEUE, Rate, Unique
 from worker.model import State
 from worker.redaction import quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
-__all__ = ["ConcurrencyPer", "JobOptions", "UniquePer", "as_delay", "as_limit", "overrides"]
+__all__ = [
+    "CELERY_OPTIONS",
+    "ConcurrencyPer",
+    "JobOptions",
+    "UniquePer",
+    "as_delay",
+    "as_limit",
+    "hint_at",
+    "overrides",
+]
 
 LONGEST = timedelta(days=366)
 ACTIVE = (State.PENDING, State.STARTED, State.RETRY)
@@ -181,9 +190,8 @@ class JobOptions:
         """
         known = {f.name for f in fields(cls)}
         if unknown := sorted(set(said) - known):
-            raise InvalidOptions(
-                f"unknown option {', '.join(unknown)}; known: {', '.join(sorted(known))}"
-            )
+            named = ", ".join(f"{name}{hint_at(name, known)}" for name in unknown)
+            raise InvalidOptions(f"unknown option {named}; known: {', '.join(sorted(known))}")
         return in_harmony(
             cls(
                 **{
@@ -243,6 +251,39 @@ class JobOptions:
             return False
         groups = tuple(kind for kind in self.retry_on if issubclass(kind, BaseExceptionGroup))
         return isinstance(failure, groups) or all(isinstance(leaf, self.retry_on) for leaf in found)
+
+
+CELERY_OPTIONS: Mapping[str, str] = {
+    "abstract": "here a class without a name is a base of others",
+    "acks_late": "here a job is always acknowledged after it has run",
+    "acks_on_failure_or_timeout": "here a failed job is retried and then kept as a dead letter",
+    "autoretry_for": "here retry_on",
+    "bind": "here self.context, and in a function a parameter of the type RunContext",
+    "compression": "here nothing is compressed",
+    "countdown": "here delay=… when the job is enqueued",
+    "default_retry_delay": "here retry_delay",
+    "delivery_mode": "here the queue's engine decides",
+    "dont_autoretry_for": "here dont_retry_on",
+    "eta": "here at=… when the job is enqueued",
+    "reject_on_worker_lost": "here a job whose worker is lost always runs again",
+    "request_stack": "here self.context",
+    "retry_kwargs": "here max_retries and retry_delay",
+    "routing_key": "here queue",
+    "send_events": "here events are always sent",
+    "serializer": "here parameters and results are always JSON",
+    "store_eager_result": "here a test's worker always keeps results",
+    "store_errors_even_if_ignored": "here errors are always kept",
+    "throws": "here dont_retry_on",
+    "trail": "here it does not exist",
+    "typing": "here parameters are always validated",
+}
+"""Celery's options that have another name here, or none, and what to write instead."""
+
+
+def hint_at(name: str, known: Iterable[str]) -> str:
+    """What may be meant by the unknown name of an option, in parentheses; or nothing."""
+    celery = CELERY_OPTIONS.get(name)
+    return nearest(name, known) if celery is None else f" ({celery})"
 
 
 def in_harmony(options: JobOptions) -> JobOptions:

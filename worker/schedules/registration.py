@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any, TypedDict, TypeVar
 
 from worker.durations import as_duration
-from worker.errors import TaskDefinitionError
+from worker.errors import TaskDefinitionError, nearest
 from worker.schedules.catch_up import CatchUp, CatchUpPolicy
 from worker.schedules.policies import Overlap, Policies, TaskSchedule
 from worker.schedules.schedule import (
@@ -91,10 +91,9 @@ def task_schedule(task: str, options: ScheduleOptions | Mapping[str, Any]) -> Ta
     said = {name: value for name, value in options.items() if value is not None}
     unknown = sorted(set(said) - set(ScheduleOptions.__annotations__))
     if unknown:
-        raise TaskDefinitionError(
-            f"{task!r}: unknown option {', '.join(unknown)}; known: "
-            f"{', '.join(sorted(ScheduleOptions.__annotations__))}"
-        )
+        known = sorted(ScheduleOptions.__annotations__)
+        named = ", ".join(f"{name}{nearest(name, known)}" for name in unknown)
+        raise TaskDefinitionError(f"{task!r}: unknown option {named}; known: {', '.join(known)}")
     given = [name for name in WHEN if name in said]
     if len(given) != 1:
         raise TaskDefinitionError(

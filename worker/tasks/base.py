@@ -21,6 +21,7 @@ from worker.jobs.options import ConcurrencyPer, JobOptions, UniquePer, as_limit
 from worker.jobs.params import NO_PARAMS, Params, params_of_type
 from worker.retry import RetryPolicy
 from worker.summary import summarize
+from worker.tasks.attributes import accepts, attribute_problems, hook_problem
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -95,6 +96,7 @@ class BaseTask(ABC):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        check_attributes(cls)
         if "name" in cls.__dict__:
             check_name(cls.__dict__["name"], of=identify(cls))
             claim_name(cls, BaseTask._by_name)
@@ -232,7 +234,9 @@ class TaskCode(Protocol):
 
 
 HOOKS = ("on_success", "on_retry", "on_failure", "handle_error")
+METHODS = (*HOOKS, "execute", "execute_many", "enqueue_options")
 JOB_OPTIONS = tuple(field.name for field in fields(JobOptions))
+OWN_OPTIONS = (*JOB_OPTIONS, "retry", "max_batch_size", "max_wait")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -352,9 +356,6 @@ def of_class(task: Callable[..., Any], target: type[BaseTask], name: str | None)
             + ("; say what it takes in a class Params" if target.Params is None else "")
         )
     options = options_of(target, defined_in)
-    for hook in HOOKS:
-        if not inspect.iscoroutinefunction(getattr(target, hook)):
-            raise TaskDefinitionError(f"{defined_in}: write `async def {hook}(self, …)`")
     bulk = getattr(target, "bulk", None)
     asked_for = (target.queue, target.Params, bulk) != (None, None, None)
     definition = TaskDefinition(
@@ -375,6 +376,21 @@ def of_class(task: Callable[..., Any], target: type[BaseTask], name: str | None)
     )
     check_keys(definition)
     return definition
+
+
+def check_attributes(cls: type[BaseTask]) -> None:
+    """Refuse options and hooks that a class has by another name than the worker knows.
+
+    Raises:
+        TaskDefinitionError: It has such attributes; all of them are named.
+    """
+    problems = [*attribute_problems(cls, BaseTask, OWN_OPTIONS, METHODS)]
+    for hook in HOOKS:
+        value = inspect.getattr_static(cls, hook)
+        if value is not BaseTask.__dict__[hook] and (problem := hook_problem(hook, value, cls)):
+            problems.append(problem)
+    if problems:
+        raise TaskDefinitionError(f"{identify(cls)}: {'; '.join(problems)}")
 
 
 def check_keys(definition: TaskDefinition) -> None:
@@ -462,15 +478,6 @@ def limit_of(said: object, defined_in: str) -> timedelta:
         return as_limit("time_limit", said)
     except InvalidOptions as exc:
         raise TaskDefinitionError(f"{defined_in}: {exc}") from exc
-
-
-def accepts(target: Callable[..., object], *arguments: object, **named: object) -> bool:
-    """Whether ``target`` can be called with these arguments."""
-    try:
-        inspect.signature(target).bind(*arguments, **named)
-    except TypeError:
-        return False
-    return True
 
 
 def identify(target: Any) -> str:

@@ -25,11 +25,11 @@ from worker.context import RunContext, current_run
 from worker.errors import InvalidOptions, TaskDefinitionError
 from worker.jobs.options import JobOptions
 from worker.jobs.params import params_of_function
+from worker.tasks.attributes import accepts, hook_problem
 from worker.tasks.base import (
     HOOKS,
     Defined,
     TaskDefinition,
-    accepts,
     check_keys,
     check_name,
     first_line,
@@ -214,8 +214,8 @@ def function_task(function: Any, said: dict[str, Any]) -> FunctionTask[Any, Any]
         raise TaskDefinitionError(f"{of}: expected a function that returns, this one yields")
     hooks = {hook: said.pop(hook) for hook in HOOKS if said.get(hook) is not None}
     for hook, call in hooks.items():
-        if not inspect.iscoroutinefunction(call):
-            raise TaskDefinitionError(f"{of}: {hook}: expected an async function, got {call!r}")
+        if problem := hook_problem(hook, call):
+            raise TaskDefinitionError(f"{of}: {problem}")
     name, retry = said.pop("name", None) or function.__name__, said.pop("retry", None)
     asking = said.pop("enqueue_options", None)
     try:
