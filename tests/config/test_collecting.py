@@ -236,7 +236,7 @@ def test_all_problems_of_all_modules_are_named_with_their_places(
         r"shop: .*shop:one: n has no type.*shop.py:[23]\)",
         r"mail: mail:First: queue: expected .*mail.py:2\)",
         r"mail: mail:Second: max_retries: expected .*mail.py:6\)",
-        r"mail: 'third': unknown option intervall .*mail.py:15 in register\)",
+        r"mail: 'third': unknown option intervall .*mail.py:16 in register\)",
         r"slips: .*max_retires: unknown option .*; bind: here .*slips.py:2\)",
         r"gone: cannot be imported",
         r"news: found the task 'fine'",
