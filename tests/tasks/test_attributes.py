@@ -10,13 +10,16 @@ from unittest.mock import AsyncMock
 import pytest
 from pydantic import BaseModel
 
-from worker import BaseTask, BulkTask, RetryPolicy, RunContext, TaskDefinitionError, task
+from worker import BaseTask, BulkTask, RetryPolicy, RunContext, TaskDefinitionError
+from worker import task as typed_task
 from worker.client.client import WorkerClient
 from worker.errors import InvalidOptions
 from worker.jobs.options import CELERY_OPTIONS, JobOptions
 from worker.queues.memory import MemoryJobs
 from worker.schedules.registration import task_schedule
 from worker.tasks.base import OWN_OPTIONS
+
+task: Any = typed_task
 
 
 async def execute(self: BaseTask) -> None: ...
@@ -72,7 +75,7 @@ def test_a_name_close_to_an_options_is_refused_with_that_option(name: str) -> No
         with pytest.raises(
             TaskDefinitionError, match=rf"{name} \(did you mean '{SLIPS[name]}'\?\)"
         ):
-            task(**{name: 9})(function)  # type: ignore[call-arg]
+            task(**{name: 9})(function)
 
 
 async def function() -> None: ...
@@ -93,7 +96,7 @@ def test_every_option_misses_a_letter_or_swaps_two_and_is_still_known(name: str)
 def test_an_option_of_celerys_is_refused_with_ours(name: str) -> None:
     assert f"{name}: {CELERY_OPTIONS[name]}" in refused(**{name: True})
     with pytest.raises(TaskDefinitionError, match=name):
-        task(**{name: True})(function)  # type: ignore[call-arg]
+        task(**{name: True})(function)
 
 
 def test_ours_is_named_for_celerys() -> None:
@@ -241,7 +244,7 @@ def test_a_hook_that_cannot_be_called_is_refused_when_the_class_is_created(
 @pytest.mark.parametrize("value", [execute, sound, lambda result, job: None])
 def test_a_hook_of_a_function_that_cannot_be_called_is_refused(hook: str, value: Any) -> None:
     with pytest.raises(TaskDefinitionError, match=f"{hook}: expected"):
-        task(**{hook: value})(function)  # type: ignore[call-arg]
+        task(**{hook: value})(function)
 
 
 @pytest.mark.parametrize(
