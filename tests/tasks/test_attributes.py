@@ -247,6 +247,19 @@ def test_a_hook_of_a_function_that_cannot_be_called_is_refused(hook: str, value:
         task(**{hook: value})(function)
 
 
+def takes_nothing() -> dict[str, Any]:
+    return {}
+
+
+@pytest.mark.parametrize("value", [lambda cls, params: {}, staticmethod(takes_nothing), {}, None])
+def test_what_a_task_says_of_its_jobs_must_take_the_parameters(value: Any) -> None:
+    assert "enqueue_options: expected a function" in refused(enqueue_options=value)
+    fine = classmethod(lambda cls, params: {"priority": 1})
+    assert created(name="asks", queue="q", enqueue_options=fine).define().asking is not None
+    with pytest.raises(TaskDefinitionError, match="enqueue_options: expected a function"):
+        task(enqueue_options=takes_nothing)(function)
+
+
 @pytest.mark.parametrize(
     ("name", "meant"),
     [

@@ -21,7 +21,7 @@ from worker.retry import RetryPolicy
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["accepts", "attribute_problems", "hook_problem"]
+__all__ = ["accepts", "asking_problem", "attribute_problems", "hook_problem"]
 
 VALUES = (
     *(str, int, float, bool, type(None), timedelta, tuple, list, set, frozenset, dict),
@@ -143,10 +143,26 @@ def hook_problem(hook: str, value: Any, owner: type[Any] | None = None) -> str |
     return None
 
 
+def asking_problem(value: Any, owner: type[Any] | None = None) -> str | None:
+    """Why ``enqueue_options`` cannot be called with the parameters; ``None`` if it can.
+
+    Args:
+        owner: As for `hook_problem`.
+    """
+    bind = getattr(value, "__get__", None)
+    called = value if owner is None or bind is None else bind(None, owner)
+    if callable(called) and not inspect.iscoroutinefunction(called) and accepts(called, None):
+        return None
+    form = "" if owner is None else "; write `@classmethod` and `def enqueue_options(cls, params)`"
+    return f"enqueue_options: expected a function that is called with the parameters{form}"
+
+
 def accepts(target: Callable[..., object], *arguments: object, **named: object) -> bool:
-    """Whether ``target`` can be called with these arguments."""
+    """Whether ``target`` can be called with these arguments; true where that is not known."""
     try:
         inspect.signature(target).bind(*arguments, **named)
     except TypeError:
         return False
+    except ValueError:  # of some builtins the signature is unknown
+        return True
     return True

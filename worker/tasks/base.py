@@ -21,7 +21,7 @@ from worker.jobs.options import ConcurrencyPer, JobOptions, UniquePer, as_limit
 from worker.jobs.params import NO_PARAMS, Params, params_of_type
 from worker.retry import RetryPolicy
 from worker.summary import summarize
-from worker.tasks.attributes import accepts, attribute_problems, hook_problem
+from worker.tasks.attributes import accepts, asking_problem, attribute_problems, hook_problem
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -389,6 +389,11 @@ def check_attributes(cls: type[BaseTask]) -> None:
         value = inspect.getattr_static(cls, hook)
         if value is not BaseTask.__dict__[hook] and (problem := hook_problem(hook, value, cls)):
             problems.append(problem)
+    asking = inspect.getattr_static(cls, "enqueue_options")
+    if asking is not BaseTask.__dict__["enqueue_options"] and (
+        problem := asking_problem(asking, cls)
+    ):
+        problems.append(problem)
     if problems:
         raise TaskDefinitionError(f"{identify(cls)}: {'; '.join(problems)}")
 

@@ -25,7 +25,7 @@ from worker.context import RunContext, current_run
 from worker.errors import InvalidOptions, TaskDefinitionError
 from worker.jobs.options import JobOptions
 from worker.jobs.params import params_of_function
-from worker.tasks.attributes import accepts, hook_problem
+from worker.tasks.attributes import accepts, asking_problem, hook_problem
 from worker.tasks.base import (
     HOOKS,
     Defined,
@@ -218,6 +218,8 @@ def function_task(function: Any, said: dict[str, Any]) -> FunctionTask[Any, Any]
             raise TaskDefinitionError(f"{of}: {problem}")
     name, retry = said.pop("name", None) or function.__name__, said.pop("retry", None)
     asking = said.pop("enqueue_options", None)
+    if asking is not None and (problem := asking_problem(asking)):
+        raise TaskDefinitionError(f"{of}: {problem}")
     try:
         options = JobOptions.of(said)
     except InvalidOptions as exc:
