@@ -6,7 +6,6 @@ shared client) finds it without being handed it, and tells it what the runner ha
 
 from __future__ import annotations
 
-import json
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field
@@ -17,11 +16,11 @@ import structlog
 
 from worker.client.client import client_in_reach
 from worker.clock import Clock, SystemClock
-from worker.errors import InvalidParams
 from worker.events import CallEnded, CallRetrying, Event, Events
 from worker.jobs.options import as_delay
 from worker.jobs.verdict import Snoozed
 from worker.model import RunId, Trigger, new_run_id
+from worker.progress import progress_of
 from worker.retry import RetryPolicy
 from worker.threads import Threads
 
@@ -40,8 +39,6 @@ __all__ = ["CALL", "Calling", "RunContext", "current_run", "run_in"]
 
 CALL = "worker.call"
 """The extension of an `httpx.Request` that holds its `Calling`."""
-
-LONGEST_PROGRESS = 1000
 
 T = TypeVar("T")
 _current: ContextVar[RunContext | None] = ContextVar("worker_run", default=None)
@@ -133,6 +130,8 @@ class RunContext:
     threads: Threads = field(default_factory=Threads)
     on_progress: Callable[[str], None] | None = None
     redact: Callable[[str], str] = str
+    _percent: float = 0
+    _reported_badly: bool = False
 
     @property
     def job_id(self) -> str:
@@ -153,31 +152,29 @@ class RunContext:
         return logger
 
     def progress(self, percent: float, **meta: Any) -> None:
-        """Tell how far the job is, and whatever else, for ``job.progress()``. From any thread.
+        """Report how far the job is, and more, for ``job.progress()``. From any thread.
 
-        It returns at once, and the latest word is recorded within half a second.
+        It returns at once, and the latest report is recorded within half a second. It never fails:
+        a report that cannot be recorded as it is is changed so that it can, and the log says so
+        once per run.
 
         Args:
-            percent: 0 to 100.
-            meta: JSON values. All of it has up to 1,000 characters as JSON, since it is stored
-                again and again, and told to everybody who looks.
-
-        Raises:
-            InvalidParams: It is no JSON, too long, or no percentage.
+            percent: 0 to 100. Anything less or more becomes 0 or 100; what is not a number leaves
+                the percentage as it was.
+            meta: JSON values. A date becomes ISO 8601, anything else its ``str()``. Of more than
+                1,000 characters as JSON, texts are cut and the last entries left out.
         """
-        if not 0 <= percent <= 100:
-            raise InvalidParams(f"progress: expected 0 to 100 percent, got {percent}")
-        try:
-            told = json.dumps({"percent": percent, **meta}, allow_nan=False)
-        except (TypeError, ValueError) as exc:
-            raise InvalidParams(f"progress: expected what can be written as JSON: {exc}") from exc
-        if len(told) > LONGEST_PROGRESS:
-            raise InvalidParams(
-                f"progress: expected up to {LONGEST_PROGRESS} characters as JSON, got {len(told)}; "
-                "store large data elsewhere and tell where it is"
-            )
+        report = progress_of(percent, meta, self._percent)
+        self._percent = report.percent
+        problems = report.problems
         if self.on_progress is not None:
-            self.on_progress(told)
+            try:
+                self.on_progress(report.text)
+            except Exception as exc:  # to report is not the work
+                problems = [*problems, f"not recorded: {type(exc).__name__}"]
+        if problems and not self._reported_badly:
+            self._reported_badly = True
+            self.logger.warning("job.progress_changed", problems=problems[:10])
 
     async def in_thread(self, function: Callable[[], T]) -> T:
         """Call ``function`` in a thread of its own, and return what it returns.
@@ -186,7 +183,7 @@ class RunContext:
         """
         return await self.threads.call(function)
 
-    def snooze(self, delay: timedelta | str) -> NoReturn:
+    def snooze(self, delay: timedelta | str | float) -> NoReturn:
         """Leave ``execute`` now, and have the job begin again after ``delay``. Spends no attempt.
 
         Raises:

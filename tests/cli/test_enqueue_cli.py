@@ -145,6 +145,11 @@ async def test_parameters_come_from_standard_input(site: JobSite) -> None:
     [
         (["pong"], "unknown task 'pong' (did you mean 'ping'?)"),
         (["ping", "{n: 1}"], "the parameters are no JSON"),
+        (["ping", '{"n": NaN}'], "the parameters are no JSON: n: expected a finite number"),
+        (["ping", '{"n": 1e999}'], "the parameters are no JSON: n: expected a finite number"),
+        (["ping", '{"n": 1, "n": 2}'], "expected each key once, got 'n' twice"),
+        (["ping", '{"n": "\\ud800"}'], "n: expected Unicode text"),
+        (["ping", f'{{"n": {"9" * 5000}}}'], "expected an integer of up to 4,300 digits"),
         (["ping", "[1]"], "expected the parameters as a JSON object, got a list"),
         (["ping", '{"n": "Ada"}'], "ping: n: Input should be a valid integer"),
         (["ping", '{"m": 1}'], "ping: m: Unexpected keyword argument"),

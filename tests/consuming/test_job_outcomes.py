@@ -485,23 +485,6 @@ async def test_progress_is_seen_from_async_code_and_from_threads(bench: Bench) -
         await threaded.result("5s")
 
 
-async def test_progress_that_is_none_is_the_tasks_failure(bench: Bench) -> None:
-    @task(max_retries=0)
-    async def tells(percent: float, meta: int = 0, note: str = "") -> None:
-        run().progress(percent, note=note, **({"meta": object()} if meta else {}))
-
-    for params, words in (
-        ({"percent": 101}, "expected 0 to 100 percent"),
-        ({"percent": -1}, "expected 0 to 100 percent"),
-        ({"percent": 1, "meta": 1}, "expected what can be written as JSON"),
-        ({"percent": 1, "note": "x" * 1000}, "expected up to 1000 characters as JSON, got 1028"),
-    ):
-        job = await bench.client.enqueue(tells, params)
-        await bench.work_off(tells)
-        with pytest.raises(JobFailed, match=words):
-            await job.result()
-
-
 async def test_a_job_that_waits_is_revoked_at_once(bench: Bench) -> None:
     ran: list[int] = []
 

@@ -101,7 +101,7 @@ def test_an_attempt_is_spent_unless_somebody_else_ended_it(state: State, counts:
     assert Verdict(state).counts is counts
 
 
-@pytest.mark.parametrize("after", [-1, "soon", 5, timedelta(days=400)])
+@pytest.mark.parametrize("after", [-1, "soon", True, float("nan"), [5], timedelta(days=400)])
 def test_a_wrong_delay_is_refused_at_once(after: Any) -> None:
     with pytest.raises(InvalidOptions, match="Retry: after"):
         Retry(after)

@@ -376,7 +376,7 @@ async def test_on_a_schedule_or_by_hand_it_is_a_batch_of_one(bench: Bench) -> No
     [
         ({"max_batch_size": 0}, "max_batch_size: expected a whole number 1 to"),
         ({"max_batch_size": "many"}, "max_batch_size: expected a whole number"),
-        ({"max_wait": 5}, "max_wait: expected a timedelta"),
+        ({"max_wait": [5]}, "max_wait: expected a timedelta"),
         ({"max_wait": "soon"}, "max_wait: "),
     ],
 )

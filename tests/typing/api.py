@@ -170,7 +170,7 @@ async def asked_for(client: WorkerClient) -> None:
     assert_type(await job.progress(), dict[str, Any] | None)
     await job.result(timeout="5m")
     await job.result(timeout=timedelta(minutes=5))
-    await job.result(timeout=5)  # type: ignore[arg-type]
+    await job.result(timeout=5)
     await add.enqueue({"a": 1}, dely="5m")  # type: ignore[call-arg]
     await add.enqueue({"a": 1}, priority="high")  # type: ignore[arg-type]
 

@@ -20,6 +20,7 @@ from worker.cli.terminal import (
     say,
 )
 from worker.cli.terminal_times import in_zone, moment_parameter
+from worker.json_values import NotJson, read_json
 from worker.process import run_to_end
 
 if TYPE_CHECKING:
@@ -43,11 +44,9 @@ def said_params(text: str) -> str:
         except UnicodeDecodeError as exc:
             raise typer.BadParameter("standard input is not UTF-8 text") from exc
     try:
-        said = json.loads(text)
-    except ValueError as exc:  # the text itself may be personal
+        said = read_json(text)
+    except NotJson as exc:  # the text itself may be personal
         raise typer.BadParameter(f"the parameters are no JSON: {exc}") from exc
-    except RecursionError as exc:
-        raise typer.BadParameter("the parameters are nested too deeply") from exc
     if not isinstance(said, dict):
         raise typer.BadParameter(
             f"expected the parameters as a JSON object, got a {type(said).__name__}"

@@ -22,6 +22,7 @@ from worker.durations import format_duration
 from worker.errors import InvalidOptions, InvalidParams, NotSupported, nearest
 from worker.jobs.job import TASK, NewJob
 from worker.jobs.options import JobOptions
+from worker.json_values import NotJson, check_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -228,6 +229,7 @@ def dump_unknown(name: str, params: object) -> str:
             f"{name}: expected an object of parameters, got a {type(said).__name__}"
         )
     try:
-        return json.dumps(dict(said), separators=(",", ":"), allow_nan=False)
-    except (TypeError, ValueError) as exc:
-        raise InvalidParams(f"{name}: expected what can be written as JSON: {exc}") from exc
+        check_json(said)
+    except NotJson as exc:
+        raise InvalidParams(f"{name}: {exc}") from exc
+    return json.dumps(dict(said), separators=(",", ":"))

@@ -10,6 +10,7 @@ from functools import partial
 from importlib import import_module
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, Unpack
+from uuid import UUID
 from weakref import WeakKeyDictionary
 
 from worker.client.asking import new_job, raises_on_conflict, refuse_unsupported
@@ -20,6 +21,7 @@ from worker.errors import DuplicateJob, InvalidOptions, NotSupported, StoreUnava
 from worker.jobs.batching import Batcher
 from worker.jobs.job import Enqueued, JobId, NewJob
 from worker.queues.opening import make_jobs
+from worker.redaction import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -180,7 +182,7 @@ class WorkerClient:
         task: Askable | str,
         params: Iterable[object],
         *,
-        ids: Iterable[str] | None = None,
+        ids: Iterable[str | UUID] | None = None,
         **options: Unpack[EnqueueOptions],
     ) -> list[JobHandle]:
         """Ask for many jobs of one task, in one round trip a thousand: all of those or none.
@@ -211,9 +213,15 @@ class WorkerClient:
             told += await self._sent(jobs[start : start + MANY], connection)
         return [self._handle(task, new, one, options) for new, one in zip(jobs, told, strict=True)]
 
-    def job(self, job_id: str) -> JobHandle:
-        """A job by its id, whether there is one or not."""
-        return JobHandle(JobId(job_id), self)
+    def job(self, job_id: str | UUID) -> JobHandle:
+        """A job by its id, whether there is one or not.
+
+        Raises:
+            InvalidOptions: It is neither a text nor a ``UUID``.
+        """
+        if not isinstance(job_id, str | UUID):
+            raise InvalidOptions(f"job: expected the id of a job, got {quoted(job_id)}")
+        return JobHandle(JobId(str(job_id)), self)
 
     def request(
         self, task: Askable | str, params: object = None, **options: Unpack[EnqueueOptions]

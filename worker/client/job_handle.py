@@ -86,7 +86,7 @@ class JobHandle:
             raise UnknownJob(f"no job {self.id} is recorded here, or no longer")
         return told is not Requeued.NOT_NOW
 
-    async def result(self, timeout: timedelta | str | None = None) -> Any:
+    async def result(self, timeout: timedelta | str | float | None = None) -> Any:
         """What came of it, waiting for its end.
 
         Args:
@@ -101,7 +101,7 @@ class JobHandle:
         """
         return result_of(await self.ended(timeout))
 
-    async def ended(self, timeout: timedelta | str | None = None) -> Job:
+    async def ended(self, timeout: timedelta | str | float | None = None) -> Job:
         """All that is recorded of it, once it has ended, whatever came of it.
 
         Raises:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterable
     from datetime import timedelta
     from types import TracebackType
+    from uuid import UUID
 
     from worker.client.asking import Askable
     from worker.client.enqueue_options import EnqueueOptions
@@ -87,14 +88,14 @@ class SyncWorkerClient:
         task: Askable | str,
         params: Iterable[object],
         *,
-        ids: Iterable[str] | None = None,
+        ids: Iterable[str | UUID] | None = None,
         **options: Unpack[EnqueueOptions],
     ) -> list[SyncJobHandle]:
         """Ask for many jobs of one task; see `WorkerClient.enqueue_many`."""
         jobs = self._do(self._client.enqueue_many(task, params, ids=ids, **options))
         return [self._handle(job) for job in jobs]
 
-    def job(self, job_id: str) -> SyncJobHandle:
+    def job(self, job_id: str | UUID) -> SyncJobHandle:
         """A job by its id, whether there is one or not."""
         return self._handle(self._client.job(job_id))
 
@@ -163,6 +164,6 @@ class SyncJobHandle:
         """Revoke it, or ask it to end."""
         return self._client._do(self._job.cancel())
 
-    def result(self, timeout: timedelta | str | None = None) -> Any:
+    def result(self, timeout: timedelta | str | float | None = None) -> Any:
         """What came of it, waiting for its end."""
         return self._client._do(self._job.result(timeout))

@@ -579,7 +579,7 @@ def headers_in(text: str) -> dict[str, str]:
     """
     try:
         said = json.loads(text)
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise InvalidOptions(f"headers: expected a JSON object: {exc}") from exc
     if not isinstance(said, dict) or not all(isinstance(value, str) for value in said.values()):
         raise InvalidOptions("headers: expected a JSON object of strings")

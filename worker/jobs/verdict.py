@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
 from worker.errors import InvalidParams, InvalidResult, RunInterrupted, WorkerLost
+from worker.groups import leaves
 from worker.jobs.job import NOW, Settlement
 from worker.jobs.options import as_delay
 from worker.model import State
@@ -50,7 +51,7 @@ class Retry:
 
     after: timedelta | None
 
-    def __init__(self, after: timedelta | str | None = None) -> None:
+    def __init__(self, after: timedelta | str | float | None = None) -> None:
         delay = None if after is None else as_delay("Retry: after", after)
         object.__setattr__(self, "after", delay)
 
@@ -118,9 +119,9 @@ def judge(
         case _, Retry(after=after) if left:
             own = max(at_least, options.delay_after(attempt))
             return Verdict(State.RETRY, own if after is None else after)
-        case _, None if left and not isinstance(failure, HOPELESS):
+        case _, None if left and not any(isinstance(leaf, HOPELESS) for leaf in leaves(failure)):
             # What ends a process or a loop is contained, and then it is a failure as any other.
-            if not isinstance(failure, Exception) or options.is_worth_another(failure):
+            if options.is_worth_another(failure):
                 return Verdict(State.RETRY, max(at_least, options.delay_after(attempt)))
     return Verdict(State.FAILURE, dead=True)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from pydantic import TypeAdapter, ValidationError
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match, Route
@@ -24,6 +25,8 @@ from worker.errors import (
     UnknownTaskError,
     WorkerError,
 )
+from worker.json_values import NotJson
+from worker.json_values import read_json as check_json_text
 from worker.ops.bodies import read
 from worker.ops.problem import problem
 from worker.redaction import cut
@@ -166,9 +169,15 @@ async def read_body(kind: type[BaseModel], request: Request) -> BaseModel:
 
     Raises:
         ValidationError: It does not fit, or is no JSON.
-        HTTPException: It came too slowly, or is too large.
+        HTTPException: It came too slowly, is too large, or holds what JSON does not have.
     """
-    return kind.model_validate_json(await read(request) or b"{}")
+    body = await read(request) or b"{}"
+    said = kind.model_validate_json(body)
+    try:
+        check_json_text(body)  # pydantic reads NaN, and takes the last of two equal keys
+    except NotJson as exc:
+        raise HTTPException(400, f"expected JSON: {exc}") from exc
+    return said
 
 
 def unfit(

@@ -16,14 +16,23 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from worker.context import RunContext
-from worker.errors import DataApiError, InvalidResult, RunInterrupted, WorkerError
+from worker.errors import DataApiError, InvalidResult, RunInterrupted
 from worker.events import BatchEnded, BatchStarted, RunFinished, RunRetrying, RunStarted
+from worker.groups import leaves
 from worker.jobs.verdict import CANCELLED, Verdict, judge
 from worker.model import Run, RunId, State, Trigger, new_run_id
 from worker.retry import RetryPolicy, retry_after_s
 from worker.running.bounds import SHUTTING_DOWN, Bounds, Ending, outlasting
 from worker.running.hooks import Held, Hooks
-from worker.running.outcome import encode_result, error_of, is_one_jobs_fault, is_own, state_of
+from worker.running.outcome import (
+    encode_result,
+    error_of,
+    is_one_jobs_fault,
+    is_own,
+    result_in,
+    state_of,
+    unwrapped,
+)
 from worker.tasks.bulk import BulkJob
 from worker.threads import Threads
 
@@ -269,12 +278,11 @@ class Runner:
         fit: list[tuple[int, BulkJob[Any]]] = []
         for place, job in enumerate(jobs):
             try:
-                (params,), _ = (
-                    task.params.load(job.params) if task.params.adapter else ((None,), {})
-                )
+                arguments, _ = task.params.load(job.params)
             except Exception as exc:  # a model may have code of its own for this
                 endings[place] = Ending(None, exc)
             else:
+                params = arguments[0] if arguments else None
                 runs[place].context.params = params
                 fit.append((place, BulkJob(job.id, params, job.terms.attempt)))
         together = tuple(RunId(job.id) for _, job in fit)
@@ -449,6 +457,8 @@ class Runner:
     def _take(self, underway: Underway, ending: Ending) -> None:
         """Take in how the code ended. A result that cannot be kept is a failure."""
         underway.result, underway.failure = ending
+        if isinstance(ending.failure, BaseExceptionGroup):
+            underway.failure = unwrapped(ending.failure)
         job, failure = underway.job, underway.failure
         asked = underway.context.asked_to_end
         if asked and failure is not None and not isinstance(failure, RunInterrupted):
@@ -494,7 +504,7 @@ class Runner:
             slot=started.slot,
             attempts=context.attempt,
             duration_ms=round((self._clock.monotonic() - context.began) * 1000, 1),
-            result=failure.result if isinstance(failure, WorkerError) else underway.result,
+            result=underway.result if failure is None else result_in(failure),
             error=None if failure is None else error_of(failure, self._redact),
             encoded=underway.encoded,
             delay=delay,
@@ -553,7 +563,7 @@ class Runner:
             # A DataApiError comes from a call that was repeated already: retries do not multiply.
             return (
                 context.repeatable
-                and not isinstance(failure, DataApiError)
+                and not any(isinstance(leaf, DataApiError) for leaf in leaves(failure))
                 and context.retry.covers(failure)
             )
 

@@ -157,7 +157,7 @@ class Scheduler:
         *,
         name: str | None = None,
         retry: RetryPolicy | None = None,
-        time_limit: timedelta | str | None = None,
+        time_limit: timedelta | str | float | None = None,
         said_by: str | None = None,
         **schedule: Unpack[ScheduleOptions],
     ) -> None:

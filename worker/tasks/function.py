@@ -25,11 +25,11 @@ from worker.context import RunContext, current_run
 from worker.errors import InvalidOptions, TaskDefinitionError
 from worker.jobs.options import JobOptions
 from worker.jobs.params import params_of_function
+from worker.tasks.attributes import accepts, asking_problem, hook_problem
 from worker.tasks.base import (
     HOOKS,
     Defined,
     TaskDefinition,
-    accepts,
     check_keys,
     check_name,
     first_line,
@@ -39,6 +39,7 @@ from worker.tasks.base import (
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from datetime import timedelta
+    from uuid import UUID
 
     import httpx
 
@@ -74,22 +75,22 @@ class TaskOptions(TypedDict, total=False):
     queue: str
     version: int
     max_retries: int
-    retry_delay: timedelta | str
+    retry_delay: timedelta | str | float
     retry_backoff: bool | float
-    retry_backoff_max: timedelta | str
+    retry_backoff_max: timedelta | str | float
     retry_jitter: bool
     retry_on: tuple[type[Exception], ...]
     dont_retry_on: tuple[type[Exception], ...]
-    time_limit: timedelta | str
-    soft_time_limit: timedelta | str
+    time_limit: timedelta | str | float
+    soft_time_limit: timedelta | str | float
     ignore_result: bool
     track_started: bool
-    result_ttl: timedelta | str
+    result_ttl: timedelta | str | float
     priority: int
     unique: UniquePer | bool
     concurrency: ConcurrencyPer | int
     rate_limit: Rate | str
-    expires: timedelta | str
+    expires: timedelta | str | float
     on_success: Hook
     on_retry: Hook
     on_failure: Hook
@@ -132,7 +133,7 @@ class FunctionTask(Defined, Generic[P, R]):
         self,
         params: Iterable[object],
         *,
-        ids: Iterable[str] | None = None,
+        ids: Iterable[str | UUID] | None = None,
         **options: Unpack[EnqueueOptions],
     ) -> list[JobHandle]:
         """Ask for many runs in one round trip a thousand; see `WorkerClient.enqueue_many`."""
@@ -213,10 +214,12 @@ def function_task(function: Any, said: dict[str, Any]) -> FunctionTask[Any, Any]
         raise TaskDefinitionError(f"{of}: expected a function that returns, this one yields")
     hooks = {hook: said.pop(hook) for hook in HOOKS if said.get(hook) is not None}
     for hook, call in hooks.items():
-        if not inspect.iscoroutinefunction(call):
-            raise TaskDefinitionError(f"{of}: {hook}: expected an async function, got {call!r}")
+        if problem := hook_problem(hook, call):
+            raise TaskDefinitionError(f"{of}: {problem}")
     name, retry = said.pop("name", None) or function.__name__, said.pop("retry", None)
     asking = said.pop("enqueue_options", None)
+    if asking is not None and (problem := asking_problem(asking)):
+        raise TaskDefinitionError(f"{of}: {problem}")
     try:
         options = JobOptions.of(said)
     except InvalidOptions as exc:

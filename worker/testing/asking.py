@@ -16,6 +16,7 @@ from worker.tasks.base import TaskDefinition
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+    from uuid import UUID
 
     from worker.client.asking import Askable
     from worker.client.enqueue_options import EnqueueOptions
@@ -67,7 +68,7 @@ class WatchedClient(WorkerClient):
         task: Askable | str,
         params: Iterable[object],
         *,
-        ids: Iterable[str] | None = None,
+        ids: Iterable[str | UUID] | None = None,
         **options: Unpack[EnqueueOptions],
     ) -> list[JobHandle]:
         jobs = await super().enqueue_many(task, params, ids=ids, **options)

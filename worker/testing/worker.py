@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic_core import to_jsonable_python
 
-from worker.config.collecting import call_register, take_in
+from worker.config.collecting import register_module
 from worker.consuming.consumer import Consumer, ConsumerLimits
 from worker.consuming.queue_plan import QueuePlan
 from worker.errors import ConfigurationError, UnknownTaskError
@@ -119,8 +119,8 @@ class InMemoryWorker:
     def _register(self, task: Task | ModuleType) -> None:
         if not isinstance(task, ModuleType):
             self._scheduler.register_task(task, interval=OFF)
-        elif not call_register(self._scheduler, task) | take_in(self._scheduler, task):
-            raise ConfigurationError([f"{task.__name__}: expected tasks in it"])
+        else:
+            register_module(self._scheduler, task)
 
     def _learn(self, definition: TaskDefinition) -> None:
         self._tasks.setdefault(definition.name, at_once(definition))
@@ -212,7 +212,7 @@ class InMemoryWorker:
         params: object = None,
         *,
         queue: str | None = None,
-        delay: timedelta | str | None = None,
+        delay: timedelta | str | float | None = None,
         count: int | None = None,
         where: Callable[[EnqueuedJob], bool] | None = None,
     ) -> list[EnqueuedJob]:
