@@ -26,7 +26,7 @@ from worker.consuming.slots import Slots
 from worker.consuming.unrun import REFUSED, Unrun, error_text
 from worker.errors import ConfigurationError, InvalidOptions, StoreError
 from worker.events import JobTakenOver, QueueChanged, UnknownJobs
-from worker.jobs.history import remembered
+from worker.jobs.history import AttemptOutcome, outcome_of, remembered
 from worker.jobs.job import NOW, Settlement
 from worker.jobs.verdict import unspent
 from worker.model import RunId, State, Trigger, new_run_id
@@ -525,7 +525,9 @@ class Consumer:
         # The runner has taken the secrets out of what a run says.
         history = remembered(current, run, worker=self._worker)
         if not run.state.final and run.state is not State.RETRY:
-            given_back = unspent(current, delay=run.delay)._replace(history=history)
+            snoozed = outcome_of(run) is AttemptOutcome.SNOOZED
+            given_back = unspent(current, delay=run.delay if snoozed else None)
+            given_back = given_back._replace(history=history)
             self._settling.put(plan, given_back, begun=True)
             return
         spent = run.state is not State.REVOKED
@@ -544,8 +546,10 @@ class Consumer:
         )
         self._settling.put(plan, settlement, begun=True)
 
-    def _give_back(self, plan: QueuePlan, lease: Lease, delay: timedelta = NOW) -> None:
-        """Put a job back into its queue as it was."""
+    def _give_back(
+        self, plan: QueuePlan, lease: Lease, delay: timedelta | None = None
+    ) -> None:
+        """Put a job back into its queue as it was, at its place unless it is to wait."""
         self._settle(plan, unspent(lease, delay=delay))
 
     def _settle(self, plan: QueuePlan, settlement: Settlement, *, begun: bool = False) -> None:

@@ -148,13 +148,18 @@ def has_begun(job: Lease | Job) -> bool:
     return bool(job.attempts or job.losses or job.history)
 
 
-def unspent(lease: Lease, *, delay: timedelta = NOW) -> Settlement:
+def unspent(lease: Lease, *, delay: timedelta | None = None) -> Settlement:
     """The job goes back as it was. One whose attempt before failed still waits for its next one:
-    that this one came to nothing makes it no new job, and its error stays with it."""
+    that this one came to nothing makes it no new job, and its error stays with it.
+
+    Args:
+        delay: When it may be leased again; ``None`` for at once, at the place that it had.
+    """
     return Settlement(
         lease,
         State.RETRY if lease.attempts else State.PENDING,
         attempts=lease.attempts,
         refusals=lease.refusals,
-        delay=delay,
+        delay=NOW if delay is None else delay,
+        due_at=lease.due_at if delay is None else None,
     )

@@ -309,7 +309,7 @@ class MemoryJobs:
             self._end(row, said.state, now)
         else:
             row.state, row.progress = said.state, None
-            row.ready_at = now if row.cancel else now + said.delay
+            row.ready_at = said.due_at or (now if row.cancel else now + said.delay)
             self._put(row)
         return True
 

@@ -7,7 +7,7 @@ import json
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from worker.backends.codec import EPOCH, from_micros
+from worker.backends.codec import EPOCH, from_micros, to_micros
 from worker.jobs.job import Job, Lease
 from worker.model import State
 
@@ -107,7 +107,8 @@ def settled(settlements: Iterable[Settlement]) -> str:
             lease.id,
             lease.receipt,
             f"{one.state} {one.attempts} {one.refusals} {one.delay // MICROSECOND}"
-            f" {one.result_ttl // MICROSECOND} {one.dead:d}",
+            f" {one.result_ttl // MICROSECOND} {one.dead:d}"
+            f" {'-' if one.due_at is None else to_micros(one.due_at)}",
             one.result or "",
             one.error or "",
             one.history or "",

@@ -289,8 +289,10 @@ def settle(turn: Turn, settlements: Sequence[Settlement]) -> list[bool]:
             ended.append(end_row_of(place, said, turn.now))
             turn.news.ended.append(said.lease.id)
         else:
-            delay = NOW if cancel else said.delay
-            back.append(back_row_of(place, said, turn.now + micros(delay)))
+            ready_at = turn.now + micros(NOW if cancel else said.delay)
+            if said.due_at is not None:
+                ready_at = to_micros(said.due_at)
+            back.append(back_row_of(place, said, ready_at))
             turn.news.queues.add(said.lease.queue)
     if ended:
         turn.run("end_jobs", jobs=encode(ended), now=turn.now)
