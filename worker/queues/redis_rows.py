@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from worker.backends.redis_server import Argument
-    from worker.jobs.job import NewJob, Settlement
+    from worker.jobs.job import Deferred, NewJob, Settlement
 
-__all__ = ["enqueued", "jobs_from", "leases_from", "micros", "settled"]
+__all__ = ["deferral", "enqueued", "jobs_from", "leases_from", "micros", "settled"]
 
 MICROSECOND = timedelta(microseconds=1)
 compact = json.JSONEncoder(separators=(",", ":")).encode
@@ -96,6 +96,14 @@ def leases_from(moment: int, rows: Iterable[list[Any]]) -> list[Lease]:
             )
         )
     return leases
+
+
+def deferral(deferred: Deferred) -> str:
+    """What ``lease.lua`` and ``claim.lua`` take: from how many losses on, then tasks."""
+    if not deferred.tasks and deferred.losses is None:
+        return ""
+    losses = "-" if deferred.losses is None else str(deferred.losses)
+    return " ".join([losses, *deferred.tasks])
 
 
 def settled(settlements: Iterable[Settlement]) -> str:

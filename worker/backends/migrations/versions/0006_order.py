@@ -1,5 +1,4 @@
-"""Jobs of one concurrency key are leased in their order, and only work that has begun is charged for a
-lost lease.
+"""Jobs of one concurrency key are leased in their order, and lost leases are charged to begun jobs.
 
 The statements stand in the ``.sql`` file beside this one. Workers of the schema before go on over
 the connections that they have: what they call takes and gives what it did, and more.
