@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support import killer_batches as batches
 from tests.support import killer_tasks as tasks
 from tests.support.jobs import fresh_queue_url
 from tests.support.processes import running
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 KINDS = ("sqlite", "postgres", "redis", "sqs")
 LOSSES = 3
 PATIENCE_S = 150.0
+BOTH = "tests.support.killer_tasks,tests.support.killer_batches"
 pytestmark = pytest.mark.timeout(240)
 
 
@@ -133,10 +135,10 @@ async def test_however_it_kills_its_neighbours_succeed(way: str, tmp_path: Path)
 @pytest.mark.parametrize("kind", KINDS)
 async def test_jobs_that_have_not_begun_lose_nothing(kind: str, tmp_path: Path) -> None:
     async with battle_over(kind, tmp_path) as battle:
-        waiting = [(await battle.client.enqueue(tasks.Gathered)).id for _ in range(3)]
+        waiting = [(await battle.client.enqueue(batches.Gathered)).id for _ in range(3)]
         waiting += [(await battle.client.enqueue(tasks.limited)).id for _ in range(3)]
         killer = await battle.client.enqueue(tasks.killer, {"way": "exit"}, id="killer")
-        found = await battle.fight([*waiting, killer.id])
+        found = await battle.fight([*waiting, killer.id], WORKER_TASK_MODULES=BOTH)
     assert_only_the_killers_died(found, ["killer"])
     gathered = [job for job in found if job.task == "gathered"]
     assert [job.losses for job in gathered] == [0] * 3
@@ -162,7 +164,7 @@ async def test_a_killer_in_a_batch_does_not_take_the_others_with_it(tmp_path: Pa
     async with battle_over("sqlite", tmp_path) as battle:
         names = ["a", "b", "killer", "c", "d"]
         jobs = await battle.client.enqueue_many(
-            tasks.KillerInABatch, [None for _ in names], ids=names
+            batches.KillerInABatch, [None for _ in names], ids=names
         )
-        found = await battle.fight([job.id for job in jobs])
+        found = await battle.fight([job.id for job in jobs], WORKER_TASK_MODULES=BOTH)
     assert_only_the_killers_died(found, ["killer"])

@@ -5,17 +5,10 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
-from typing import TYPE_CHECKING, Any, Literal
 
-from worker import BulkTask, RunContext, task
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from worker import BulkJob
+from worker import RunContext, task
 
 VARIABLE = "KILLER_WITNESS"
-Way = Literal["exit", "kill", "crash"]
 
 
 def began(job_id: str) -> None:
@@ -44,17 +37,6 @@ async def limited(context: RunContext) -> None:
     began(context.job_id)
 
 
-class Gathered(BulkTask):
-    name = "gathered"
-    queue = "default"
-    max_wait = "3s"
-
-    async def execute_many(self, jobs: Sequence[BulkJob[Any]]) -> Sequence[object]:
-        for job in jobs:
-            began(job.id)
-        return [None for _ in jobs]
-
-
 @task()
 async def killer(way: str, context: RunContext) -> None:
     began(context.job_id)
@@ -65,16 +47,3 @@ async def killer(way: str, context: RunContext) -> None:
 def killer_in_a_thread(way: str, context: RunContext) -> None:
     began(context.job_id)
     die(way)
-
-
-class KillerInABatch(BulkTask):
-    name = "killer_in_a_batch"
-    queue = "default"
-    max_wait = "50ms"
-
-    async def execute_many(self, jobs: Sequence[BulkJob[Any]]) -> Sequence[object]:
-        for job in jobs:
-            began(job.id)
-            if job.id.startswith("killer"):
-                os._exit(1)
-        return [None for _ in jobs]

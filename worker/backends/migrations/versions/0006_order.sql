@@ -51,6 +51,12 @@ BEGIN
         GROUP BY k.place
         ORDER BY k.place
     ) AS u;
+    WITH picked AS MATERIALIZED (
+        SELECT q.seq, q.priority, coalesce(q.due_at, q.ready_at) AS due, q.concurrency_key AS key,
+            q.concurrency_limit AS most
+        FROM worker_queue q
+        WHERE q.seq = ANY(seqs) AND q.concurrency_key IS NOT NULL
+    )
     SELECT array_agg(h.seq), array_agg(h.lane)
     INTO heads, lanes
     FROM (
@@ -58,13 +64,12 @@ BEGIN
                 PARTITION BY lane.key ORDER BY head.priority DESC, head.due, head.seq
             ) AS number
         FROM (
-            SELECT q.concurrency_key AS key, q.concurrency_limit AS most, count(*) AS wanted,
-                max(coalesce(q.due_at, q.ready_at)) AS last, row_number() OVER () AS number
-            FROM worker_queue q
-            WHERE q.seq = ANY(seqs) AND q.concurrency_key IS NOT NULL
-            GROUP BY q.concurrency_key, q.concurrency_limit
+            SELECT p.key, p.most, count(*) AS wanted, max(p.due) AS last,
+                row_number() OVER () AS number
+            FROM picked p
+            GROUP BY p.key, p.most
         ) AS lane
-        JOIN unnest(keys, used) AS u (key, jobs) ON u.key = lane.key
+        JOIN unnest(keys, used) AS u (key, jobs) ON u.key = lane.key AND u.jobs < lane.most
         CROSS JOIN LATERAL (
             SELECT line.seq, line.priority, line.due
             FROM (
@@ -88,10 +93,9 @@ BEGIN
                 )
                 UNION
                 (
-                    SELECT q.seq, q.priority, coalesce(q.due_at, q.ready_at)
-                    FROM worker_queue q
-                    WHERE q.seq = ANY(seqs) AND q.concurrency_key = lane.key
-                        AND q.concurrency_limit = lane.most
+                    SELECT p.seq, p.priority, p.due
+                    FROM picked p
+                    WHERE p.key = lane.key AND p.most = lane.most
                 )
             ) AS line
             ORDER BY line.priority DESC, line.due, line.seq
