@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -79,7 +79,7 @@ async def test_a_deadlock_of_several_calls_says_what_to_do(
     async with over(url) as one, over(url) as other:
         await one.enqueue([make("a")])
         await other.enqueue([make("b")])
-        told: list[Any] = await asyncio.gather(
+        told = await asyncio.gather(
             *(finish(one, make("b")), finish(other, make("a"))), return_exceptions=True
         )
         failed = [answer for answer in told if answer is not None]
