@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, Unpack
 
 import structlog
 
+from worker.client.child_ids import ChildIds
 from worker.client.client import client_in_reach
 from worker.clock import Clock, SystemClock
+from worker.errors import InvalidOptions
 from worker.events import CallEnded, CallRetrying, Event, Events
 from worker.jobs.options import as_delay
 from worker.jobs.verdict import Snoozed
@@ -25,15 +27,18 @@ from worker.retry import RetryPolicy
 from worker.threads import Threads
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from contextvars import Context
     from datetime import datetime
+    from uuid import UUID
 
     import httpx
 
     from worker.client.asking import Askable
+    from worker.client.client import WorkerClient
     from worker.client.enqueue_options import EnqueueOptions
     from worker.client.job_handle import JobHandle
+    from worker.jobs.job import JobId
 
 __all__ = ["CALL", "Calling", "RunContext", "current_run", "run_in"]
 
@@ -99,6 +104,7 @@ class RunContext:
         cancelled: Its end is wanted: somebody asked for it, its time is up, or the worker shuts
             down. If its code goes on, it is cancelled after a while.
         asked_to_end: It was somebody who asked.
+        snooze_delay: How long its code asked to wait before the job begins again, if it did.
         began: When it began, on the monotonic clock.
         ends: When its time limit ends it, on the monotonic clock.
         params: What it was asked with: an instance of the task's ``Params``, or the arguments of a
@@ -108,6 +114,7 @@ class RunContext:
         threads: Where code that blocks is called.
         on_progress: Told what the code says of its progress, as a JSON object.
         redact: Takes secrets out of a text.
+        is_batch: It is a batch of a bulk task.
     """
 
     task: str
@@ -122,6 +129,7 @@ class RunContext:
     repeatable: bool = True
     cancelled: bool = False
     asked_to_end: bool = False
+    snooze_delay: timedelta | None = None
     began: float = 0.0
     ends: float | None = None
     params: Any = None
@@ -132,6 +140,8 @@ class RunContext:
     redact: Callable[[str], str] = str
     _percent: float = 0
     _reported_badly: bool = False
+    is_batch: bool = False
+    _child_ids: ChildIds | None = field(default=None, init=False, repr=False)
 
     @property
     def job_id(self) -> str:
@@ -186,17 +196,93 @@ class RunContext:
     def snooze(self, delay: timedelta | str | float) -> NoReturn:
         """Leave ``execute`` now, and have the job begin again after ``delay``. Spends no attempt.
 
+        The request is recorded as well: if the code catches `Snoozed` and returns, the job is
+        snoozed all the same. If the code then raises another exception, that is the outcome.
+
         Raises:
-            Snoozed: Always; let it pass.
+            Snoozed: Always. It is a `BaseException`, so ``except Exception`` does not catch it.
         """
-        raise Snoozed(as_delay("snooze", delay))
+        self.snooze_delay = as_delay("snooze", delay)
+        raise Snoozed(self.snooze_delay)
 
     async def enqueue(
-        self, task: Askable | str, params: object = None, **options: Unpack[EnqueueOptions]
+        self,
+        task: Askable | str,
+        params: object = None,
+        *,
+        name: str | None = None,
+        **options: Unpack[EnqueueOptions],
     ) -> JobHandle:
-        """Ask for another job, as `WorkerClient.enqueue` does."""
+        """Enqueue another job, as `WorkerClient.enqueue` does, once over all attempts of this run.
+
+        Without an ``id``, the child's id is derived from the run (of a scheduled run, from the task
+        and its slot) and from the call: its ``name``, or else the child's task, queue and
+        parameters, and how many such calls the attempt has made before. So an attempt that repeats
+        the call gets the handle of the job that is there (``created`` is ``False``). Parameters
+        that differ between attempts, such as the current time, make another job: give a name.
+
+        In a bulk task each call enqueues a new job, since each attempt has another batch: give an
+        ``id`` made of the id of the bulk job.
+
+        Args:
+            name: Identifies the child within this run.
+
+        Raises:
+            InvalidOptions: As `WorkerClient.enqueue`; or a name where it has no meaning: beside an
+                ``id``, or in a bulk task.
+        """
         client = await client_in_reach()
+        if (ids := self._ids_for_children(name, options.get("id"))) is not None:
+            if name is not None:
+                options["id"] = ids.named(name)
+            elif (child := self._derived(ids, client, task, params, options)) is not None:
+                options["id"] = child
         return await client.enqueue(task, params, **options)
+
+    async def enqueue_many(
+        self,
+        task: Askable | str,
+        params: Iterable[object],
+        *,
+        ids: Iterable[str | UUID | None] | None = None,
+        **options: Unpack[EnqueueOptions],
+    ) -> list[JobHandle]:
+        """Enqueue many jobs of one task, as `WorkerClient.enqueue_many` does, each of them once
+        over all attempts of this run, as `enqueue` does."""
+        client = await client_in_reach()
+        children = list(params)
+        if (derived := self._ids_for_children(None, ids)) is not None:
+            ids = [self._derived(derived, client, task, one, options) for one in children]
+        return await client.enqueue_many(task, children, ids=ids, **options)
+
+    def _derived(
+        self,
+        ids: ChildIds,
+        client: WorkerClient,
+        task: Askable | str,
+        params: object,
+        options: EnqueueOptions,
+    ) -> JobId | None:
+        """The id of this child; ``None`` if the child's task says one (``enqueue_options``)."""
+        new = client.request(task, params, **options)
+        return None if client.has_own_id(task, new, options) else ids.next(new, self.attempt)
+
+    def _ids_for_children(self, name: str | None, chosen: object) -> ChildIds | None:
+        """What derives the ids of jobs that this run enqueues; ``None`` if it derives none."""
+        if name is not None and chosen is not None:
+            raise InvalidOptions("id and name: expected one of them")
+        if name is not None and self.is_batch:
+            raise InvalidOptions(
+                "name: a batch of a bulk task is another one in each attempt; expected an id made "
+                "of the id of the bulk job"
+            )
+        if chosen is not None or self.is_batch:
+            return None
+        if self._child_ids is None:
+            slot = None if self.trigger is Trigger.BACKFILL else self.slot
+            parent = self.run_id if slot is None else f"{self.task}:{slot.isoformat()}"
+            self._child_ids = ChildIds(parent)
+        return self._child_ids
 
     def calling(self, call: str, attempt: int = 1) -> Calling:
         """One try of an HTTP call, as a context manager that announces its end."""

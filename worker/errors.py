@@ -26,6 +26,7 @@
     │   └── JobRevoked             the job was cancelled
     ├── StoreError                 the store of schedules cannot do what it was asked
     │   ├── StoreUnavailable       not now: a lost connection, a full disk, a lock
+    │   ├── TransactionDeadlock    PostgreSQL has ended the caller's transaction: repeat it
     │   ├── StoreSchemaError       its tables are older or newer than this worker
     │   └── LeaseLost              another may have taken over; nothing was recorded
     └── DataApiError               a call of the Data API did not succeed
@@ -77,6 +78,7 @@ __all__ = [
     "TaskDefinitionError",
     "TaskFailed",
     "TimeLimitExceeded",
+    "TransactionDeadlock",
     "UnexpectedRedirect",
     "UnexpectedStatus",
     "UnknownJob",
@@ -259,6 +261,13 @@ class StoreError(WorkerError):
 
 class StoreUnavailable(StoreError):
     """The store cannot be used now, and perhaps later: no connection, a full disk, a lock."""
+
+
+class TransactionDeadlock(StoreError):
+    """PostgreSQL has ended the caller's transaction, since it and another waited for each other.
+
+    Nothing of the transaction is stored. Roll it back and repeat it from its beginning.
+    """
 
 
 class StoreSchemaError(StoreError):

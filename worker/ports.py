@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from worker.jobs.job import NONE_DEFERRED
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import timedelta
 
     from worker.jobs.job import (
         Capabilities,
+        Deferred,
         Enqueued,
         Grant,
         Held,
@@ -158,19 +161,36 @@ class JobQueue(Protocol):
         ...
 
     async def lease(
-        self, queue: str, *, limit: int, ttl: timedelta, wait: timedelta, worker: str
+        self,
+        queue: str,
+        *,
+        limit: int,
+        ttl: timedelta,
+        wait: timedelta,
+        worker: str,
+        deferred: Deferred = NONE_DEFERRED,
     ) -> list[Lease]:
         """Up to ``limit`` jobs that are ready, for ``ttl``, each to one worker only.
 
         A job is ready when its delay has passed, or its lease has run out; then it counts one
-        loss, and its history has one entry more (`worker.jobs.history.with_loss`). Greater
-        priorities come first, then those that are ready longer. Each counts one delivery. A job
-        whose concurrency key has as many leases as it may have is passed over.
+        loss if its work had begun, and its history has one entry more
+        (`worker.jobs.history.with_loss`). Greater priorities come first, then those that are ready
+        longer, then those that were enqueued first. Each counts one delivery. A job whose
+        concurrency key has as many leases as it may have is passed over. Those of one key, limit
+        and queue keep that order whatever happens to be locked by other workers.
 
         Args:
             wait: How long to wait for a job if there is none. It returns as soon as there is one,
                 and does not ask the engine all the time meanwhile.
             worker: The worker's name, for people.
+            deferred: Which of the jobs have not begun with this lease, but with `begin`.
+        """
+        ...
+
+    async def begin(self, leases: Sequence[Lease], ttl: timedelta) -> list[Held]:
+        """Record that the work on these jobs begins, and have each lease hold for ``ttl`` from now.
+
+        Otherwise as `extend`.
         """
         ...
 
@@ -186,7 +206,8 @@ class JobQueue(Protocol):
 
         A job that goes back although it was asked to end does so without a delay: the worker that
         leases it next revokes it. Where a settlement says no error and no history, those that are
-        recorded stay; but a job that succeeds has no error any more.
+        recorded stay; but a job that succeeds has no error any more. One that goes back with its
+        lease's ``due_at`` keeps its place in its queue.
 
         Returns:
             For each, ``False`` if its lease was lost; then nothing was changed. A lease that ran
@@ -277,7 +298,12 @@ class JobRecords(Protocol):
         ...
 
     async def claim(
-        self, ids: Sequence[JobId], *, ttl: timedelta, worker: str
+        self,
+        ids: Sequence[JobId],
+        *,
+        ttl: timedelta,
+        worker: str,
+        deferred: Deferred = NONE_DEFERRED,
     ) -> list[Lease | Job | None]:
         """Lease just these jobs, each if it is ready as `JobQueue.lease` has it.
 
@@ -289,6 +315,7 @@ class JobRecords(Protocol):
 
         Args:
             ids: Each once.
+            deferred: As for `JobQueue.lease`.
 
         Returns:
             For each, its lease; the job as it stands, if it cannot be leased now or not any more,

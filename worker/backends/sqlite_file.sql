@@ -209,3 +209,12 @@ ALTER TABLE jobs ADD COLUMN history TEXT;
 -- name: set_version_4
 -- The tables are those of version 4.
 PRAGMA user_version = 4;
+
+-- name: add_jobs_begun
+-- Version 5. Whether the work on a job counts as begun under its lease: then it is a loss if the lease
+-- runs out.
+ALTER TABLE jobs ADD COLUMN begun INTEGER NOT NULL DEFAULT 1;
+
+-- name: set_version_5
+-- The tables are those of version 5.
+PRAGMA user_version = 5;

@@ -31,7 +31,14 @@ if TYPE_CHECKING:
     from worker.jobs.job import Capabilities
     from worker.jobs.params import Params
 
-__all__ = ["Askable", "Definition", "new_job", "raises_on_conflict", "refuse_unsupported"]
+__all__ = [
+    "Askable",
+    "Definition",
+    "new_job",
+    "raises_on_conflict",
+    "refuse_unsupported",
+    "with_own",
+]
 
 
 class Definition(Protocol):

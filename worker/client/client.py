@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from uuid import UUID
 from weakref import WeakKeyDictionary
 
-from worker.client.asking import new_job, raises_on_conflict, refuse_unsupported
+from worker.client.asking import new_job, raises_on_conflict, refuse_unsupported, with_own
 from worker.client.job_handle import JobHandle
 from worker.client.queue_urls import queue_url_of, records_url_of
 from worker.client.sending import is_traced, send_traced
@@ -182,13 +182,13 @@ class WorkerClient:
         task: Askable | str,
         params: Iterable[object],
         *,
-        ids: Iterable[str | UUID] | None = None,
+        ids: Iterable[str | UUID | None] | None = None,
         **options: Unpack[EnqueueOptions],
     ) -> list[JobHandle]:
         """Ask for many jobs of one task, in one round trip a thousand: all of those or none.
 
         Args:
-            ids: As many as there are ``params``.
+            ids: As many as there are ``params``; ``None`` for a job whose id does not matter.
             options: For all of them.
 
         Raises:
@@ -204,6 +204,7 @@ class WorkerClient:
             raise InvalidOptions(f"ids: expected {len(said)}, got {len(chosen)}")
         jobs = []
         for one, job in zip(said, chosen, strict=True):
+            options.pop("id", None)
             if job is not None:
                 options["id"] = job
             jobs.append(self.request(task, one, **options))
@@ -241,6 +242,13 @@ class WorkerClient:
         )
         refuse_unsupported(new, able)
         return new
+
+    def has_own_id(self, task: Askable | str, new: NewJob, options: EnqueueOptions) -> bool:
+        """Whether the task itself says the id of this job (its ``enqueue_options``)."""
+        definition = self._definition(task)
+        if definition is None or definition.asking is None:
+            return False
+        return with_own(definition, new.params, options).get("id") is not None
 
     def _definition(self, task: Askable | str) -> Definition | None:
         """What is known of the task; ``None`` for a name that is not known here."""

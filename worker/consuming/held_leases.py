@@ -41,6 +41,7 @@ class Holding:
         extend_at: On the monotonic clock.
         stalled_s: How long the loop stood still at most, while it was held.
         gone: Another thread was told that it is lost; the loop finds out when it turns.
+        begun: The work has begun.
         over: The work has ended, and what came of it is on its way to the engine.
         looked_at: Whether it was there in an earlier turn.
     """
@@ -53,6 +54,7 @@ class Holding:
     lost: bool = False
     stalled_s: float = 0.0
     gone: bool = False
+    begun: bool = False
     over: bool = False
 
 
@@ -93,12 +95,24 @@ class HeldLeases:
     def add(self, plan: QueuePlan, lease: Lease) -> None:
         self._holdings[lease.id] = Holding(lease, plan, self._clock.monotonic() + third_of(plan))
 
-    def another_with(self, losses: int, lease: Lease) -> bool:
-        """Whether a job other than the one of ``lease`` is held that lost so many workers."""
-        return any(
-            one.lease.losses >= losses and job_id != lease.id
-            for job_id, one in self._holdings.items()
+    def most_losses_beside(self, lease: Lease) -> int:
+        """The most leases that another job has lost which has begun, or will; 0 if none has."""
+        return max(
+            (
+                one.lease.losses
+                for job_id, one in self._holdings.items()
+                if job_id != lease.id and (one.begun or not one.over)
+            ),
+            default=0,
         )
+
+    def begin(self, lease: Lease) -> None:
+        """The work begins."""
+        self._holdings[lease.id].begun = True
+
+    def has_begun(self, lease: Lease) -> bool:
+        """Whether the work under an earlier lease of the same job has begun."""
+        return self._holdings[lease.id].begun
 
     def has(self, lease: Lease) -> bool:
         """Whether this worker still has an earlier lease of the same job."""

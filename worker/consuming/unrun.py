@@ -13,7 +13,7 @@ from worker.errors import UnknownTaskError, UnnamedJob, WorkerLost
 from worker.events import JobDead, JobRefused, JobUnrun
 from worker.jobs.job import Settlement
 from worker.jobs.unnamed import what_came
-from worker.jobs.verdict import unspent
+from worker.jobs.verdict import has_begun, unspent
 from worker.model import State
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Unrun:
         """What becomes of a job that is not to be run; ``None`` for one that is."""
         if lease.cancel:
             return self.ended(lease, State.REVOKED)
-        if lease.expired:
+        if lease.expired and not has_begun(lease):
             return self.ended(lease, State.EXPIRED)
         if lease.losses >= self._max_losses:
             lost = WorkerLost(

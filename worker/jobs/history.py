@@ -23,6 +23,7 @@ __all__ = [
     "Attempt",
     "AttemptOutcome",
     "attempts_of",
+    "outcome_of",
     "remembered",
     "with_loss",
 ]

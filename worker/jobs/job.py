@@ -16,7 +16,9 @@ from uuid import uuid4
 from worker.model import State
 
 __all__ = [
+    "NONE_DEFERRED",
     "Capabilities",
+    "Deferred",
     "Enqueued",
     "Grant",
     "Held",
@@ -144,6 +146,28 @@ class Lease(NamedTuple):
     history: str | None = None
 
 
+class Deferred(NamedTuple):
+    """Which jobs a worker does not begin directly after it has leased them.
+
+    Their work begins with `worker.ports.JobQueue.begin`. Until then a lease that runs out is no
+    loss. The work on all others counts as begun from their lease on, which costs no call.
+
+    Attributes:
+        tasks: All jobs of these tasks.
+        losses: All jobs that have lost so many leases, or more; ``None`` for none.
+    """
+
+    tasks: tuple[str, ...] = ()
+    losses: int | None = None
+
+    def covers(self, task: str, losses: int) -> bool:
+        """Whether a job of this task, which has lost so many leases, is one of them."""
+        return task in self.tasks or (self.losses is not None and losses >= self.losses)
+
+
+NONE_DEFERRED = Deferred()
+
+
 class Settlement(NamedTuple):
     """What a worker says of a job it has leased. With it the lease ends.
 
@@ -159,6 +183,8 @@ class Settlement(NamedTuple):
         dead: It goes to the dead letters, to be retried or dropped by hand.
         history: What is to be kept of its attempts from now on, a JSON list; ``None`` leaves it as
             it is.
+        due_at: If it goes back, the moment by which it takes its place in the queue, instead of
+            ``delay``: its lease's own, so that it keeps the place it had.
     """
 
     lease: Lease
@@ -171,6 +197,7 @@ class Settlement(NamedTuple):
     error: str | None = None
     dead: bool = False
     history: str | None = None
+    due_at: datetime | None = None
 
 
 class Held(StrEnum):

@@ -13,7 +13,7 @@ from worker.jobs.options import as_delay
 from worker.model import State
 
 if TYPE_CHECKING:
-    from worker.jobs.job import Lease
+    from worker.jobs.job import Job, Lease
     from worker.jobs.options import JobOptions
 
 __all__ = [
@@ -24,7 +24,9 @@ __all__ = [
     "Snoozed",
     "Verdict",
     "Wish",
+    "has_begun",
     "judge",
+    "snooze_in",
     "unspent",
 ]
 
@@ -33,8 +35,11 @@ HOPELESS = (InvalidParams, InvalidResult, WorkerLost)
 """What no further attempt can mend."""
 
 
-class Snoozed(Exception):
-    """Raised by ``context.snooze(delay)``."""
+class Snoozed(BaseException):
+    """Raised by ``context.snooze(delay)``.
+
+    It is no `Exception`, so that ``except Exception`` and ``suppress(Exception)`` let it pass.
+    """
 
     def __init__(self, delay: timedelta) -> None:
         super().__init__(f"again in {delay}")
@@ -126,13 +131,36 @@ def judge(
     return Verdict(State.FAILURE, dead=True)
 
 
-def unspent(lease: Lease, *, delay: timedelta = NOW) -> Settlement:
+def snooze_in(failure: BaseException | None) -> Snoozed | None:
+    """The snooze that ``failure`` is, or the longest of a group that holds nothing else."""
+    match failure:
+        case Snoozed():
+            return failure
+        case BaseExceptionGroup(exceptions=failures):
+            found = [snooze_in(one) for one in failures]
+            snoozes = [one for one in found if one is not None]
+            if len(snoozes) == len(found):
+                return max(snoozes, key=lambda one: one.delay)
+    return None
+
+
+def has_begun(job: Lease | Job) -> bool:
+    """Whether the work on a job has begun before. Such a job does not expire any more."""
+    return bool(job.attempts or job.losses or job.history)
+
+
+def unspent(lease: Lease, *, delay: timedelta | None = None) -> Settlement:
     """The job goes back as it was. One whose attempt before failed still waits for its next one:
-    that this one came to nothing makes it no new job, and its error stays with it."""
+    that this one came to nothing makes it no new job, and its error stays with it.
+
+    Args:
+        delay: When it may be leased again; ``None`` for at once, at the place that it had.
+    """
     return Settlement(
         lease,
         State.RETRY if lease.attempts else State.PENDING,
         attempts=lease.attempts,
         refusals=lease.refusals,
-        delay=delay,
+        delay=NOW if delay is None else delay,
+        due_at=lease.due_at if delay is None else None,
     )

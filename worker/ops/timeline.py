@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from worker.durations import format_duration
 from worker.jobs.history import AttemptOutcome
+from worker.jobs.verdict import has_begun
 from worker.model import State
 from worker.ops.models import Moment
 
@@ -59,7 +60,7 @@ def moments(job: Job, error: JobError | None, before: Sequence[AttemptFacts]) ->
         yield Moment(at=job.ready_at, what=what, detail="it can begin from then on")
     if job.state in RUNNING:
         yield Moment(at=job.ready_at, what="leased", detail="until then, unless it is extended")
-    if job.expires_at is not None and not job.state.final:
+    if job.expires_at is not None and job.state in WAITING and not has_begun(job):
         yield Moment(at=job.expires_at, what="expires", detail="it is too late to begin then")
     if job.state.final:
         yield from end(job, why)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from worker.backends.postgres_json import packed, readable
 from worker.backends.postgres_server import server_of
 from worker.errors import StoreError, StoreUnavailable
-from worker.jobs.job import Capabilities, Grant, Held, QueueCount, Requeued
+from worker.jobs.job import NONE_DEFERRED, Capabilities, Grant, Held, QueueCount, Requeued
 from worker.model import State
 from worker.queues.postgres_connections import Connections
 from worker.queues.postgres_news import News
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from worker.jobs.job import (
+        Deferred,
         Enqueued,
         Job,
         JobId,
@@ -161,13 +162,24 @@ class PostgresJobs:
         return enqueued(jobs, refused)
 
     async def lease(
-        self, queue: str, *, limit: int, ttl: timedelta, wait: timedelta, worker: str
+        self,
+        queue: str,
+        *,
+        limit: int,
+        ttl: timedelta,
+        wait: timedelta,
+        worker: str,
+        deferred: Deferred = NONE_DEFERRED,
     ) -> list[Lease]:
         loop = asyncio.get_running_loop()
         until = loop.time() + wait.total_seconds()
         topic, look = self._news.of_queue(queue), self._looks[queue]
-        asked = {"queue": queue, "limit": min(limit, self.capabilities.most_leased), "ttl": ttl}
-        asked["worker"] = readable(worker)
+        asked: dict[str, object] = {
+            "queue": queue,
+            "limit": min(limit, self.capabilities.most_leased),
+            "ttl": ttl,
+        }
+        asked |= {"worker": readable(worker), **deferral(deferred)}
         stumbles = tries = 0
         while True:
             seen, tries = topic.number, tries + 1
@@ -215,10 +227,16 @@ class PostgresJobs:
         due_s = look.next_s()
         return pause_s if due_s is None else max(0.001, min(pause_s, due_s))
 
+    async def begin(self, leases: Sequence[Lease], ttl: timedelta) -> list[Held]:
+        return await self._hold("begin_jobs", leases, ttl)
+
     async def extend(self, leases: Sequence[Lease], ttl: timedelta) -> list[Held]:
+        return await self._hold("extend", leases, ttl)
+
+    async def _hold(self, query: str, leases: Sequence[Lease], ttl: timedelta) -> list[Held]:
         held = [Held.LOST] * len(leases)
         if leases:
-            for row in await self._connections.ask("extend", leases=receipts(leases), ttl=ttl):
+            for row in await self._connections.ask(query, leases=receipts(leases), ttl=ttl):
                 held[row["place"]] = Held.CANCEL if row["cancel"] else Held.YES
         return held
 
@@ -359,7 +377,12 @@ class PostgresJobs:
         return gone
 
     async def claim(
-        self, ids: Sequence[JobId], *, ttl: timedelta, worker: str
+        self,
+        ids: Sequence[JobId],
+        *,
+        ttl: timedelta,
+        worker: str,
+        deferred: Deferred = NONE_DEFERRED,
     ) -> list[Lease | Job | None]:
         if not ids:
             return []
@@ -369,8 +392,14 @@ class PostgresJobs:
             ttl=ttl,
             worker=readable(worker),
             token=randbits(62),
+            **deferral(deferred),
         )
         leases = {lease.id: lease for lease in leases_of(rows)}
         others = [job for job in ids if job not in leases]
         found = dict(zip(others, await self.get(others), strict=True))
         return [leases[job] if job in leases else found[job] for job in ids]
+
+
+def deferral(deferred: Deferred) -> dict[str, object]:
+    """The parameters of a statement that leases jobs."""
+    return {"deferred": list(deferred.tasks), "suspect": deferred.losses}

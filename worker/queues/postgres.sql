@@ -79,7 +79,7 @@ SELECT id, task, queue, receipt, params, version, priority, options, headers, de
     coalesce(expires_at <= statement_timestamp(), false) AS expired, history
 FROM worker_lease(
     %(queue)s, %(limit)s, %(ttl)s, %(worker)s, %(token)s, %(levels)s::smallint[],
-    %(floors)s::timestamptz[]
+    %(floors)s::timestamptz[], %(deferred)s::text[], %(suspect)s::integer
 );
 
 -- name: claim_jobs
@@ -98,10 +98,15 @@ WITH ready AS MATERIALIZED (
 UPDATE worker_queue q
 SET token = %(token)s, state = 'STARTED', progress = NULL, worker = %(worker)s,
     started_at = statement_timestamp(), ready_at = statement_timestamp() + %(ttl)s,
-    deliveries = q.deliveries + 1, losses = q.losses + (q.token IS NOT NULL)::integer,
-    history = CASE WHEN q.token IS NULL OR q.losses >= 20 THEN q.history ELSE
-        worker_with_loss(q.history, q.attempts + 1, q.worker, q.started_at, r.due_at)
-    END
+    deliveries = q.deliveries + 1,
+    losses = q.losses + (q.token IS NOT NULL AND q.begun)::integer,
+    history = CASE WHEN q.token IS NULL OR NOT q.begun OR q.losses >= 20 THEN q.history
+        ELSE worker_with_loss(q.history, q.attempts + 1, q.worker, q.started_at, r.due_at)
+    END,
+    begun = j.task <> ALL(%(deferred)s::text[]) AND (
+        %(suspect)s::integer IS NULL
+        OR q.losses + (q.token IS NOT NULL AND q.begun)::integer < %(suspect)s::integer
+    )
 FROM ready r
 JOIN worker_jobs j USING (seq)
 WHERE q.seq = r.seq
@@ -118,6 +123,19 @@ SELECT worker_settle(%(ended)s::text::json, %(back)s::text::json) AS lost;
 UPDATE worker_queue q
 SET ready_at = statement_timestamp() + %(ttl)s, due_at = NULL
 FROM json_to_recordset(%(leases)s::text::json) AS s (place integer, seq bigint, token bigint)
+WHERE q.seq = s.seq AND q.token = s.token
+RETURNING s.place, q.cancel;
+
+-- name: begin_jobs
+-- The same, and the work on these jobs begins. What a crash of the server forgets is a loss that is
+-- not charged, so the commit need not be flushed.
+WITH said AS MATERIALIZED (
+    SELECT s.*, set_config('synchronous_commit', 'off', true) AS quick
+    FROM json_to_recordset(%(leases)s::text::json) AS s (place integer, seq bigint, token bigint)
+)
+UPDATE worker_queue q
+SET ready_at = statement_timestamp() + %(ttl)s, due_at = NULL, begun = true
+FROM said s
 WHERE q.seq = s.seq AND q.token = s.token
 RETURNING s.place, q.cancel;
 

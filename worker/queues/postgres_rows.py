@@ -138,6 +138,8 @@ def outcomes(said: Sequence[Settlement]) -> tuple[str | None, str | None, set[in
             row["history"] = one.history
         if not one.state.final:
             row["delay"] = one.delay.total_seconds()
+            if one.due_at is not None:
+                row["due"] = one.due_at.isoformat()
             back.append(row)
             continue
         if one.result is not None:

@@ -62,19 +62,19 @@ from typing import TYPE_CHECKING
 from worker.backends.redis_server import ANSWER_TIMEOUT_S, dangers
 from worker.backends.redis_survey import Needs, Survey
 from worker.errors import StoreUnavailable
-from worker.jobs.job import NOW, Capabilities, Enqueued, Grant, Held, JobId
+from worker.jobs.job import NONE_DEFERRED, NOW, Capabilities, Enqueued, Grant, Held, JobId
 from worker.jobs.verdict import unspent
 from worker.queues.bell import heard
 from worker.queues.redis_channel import RedisChannel
 from worker.queues.redis_link import RedisLink
 from worker.queues.redis_records import POLL_S, PORTION, RedisRecords, portions
-from worker.queues.redis_rows import enqueued, jobs_from, leases_from, micros, settled
+from worker.queues.redis_rows import deferral, enqueued, jobs_from, leases_from, micros, settled
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
 
     from worker.backends.redis_server import Command
-    from worker.jobs.job import Job, Lease, NewJob, Rate, Settlement
+    from worker.jobs.job import Deferred, Job, Lease, NewJob, Rate, Settlement
 
 __all__ = ["RedisJobs"]
 
@@ -171,12 +171,19 @@ class RedisJobs(RedisRecords):
         return answers
 
     async def lease(
-        self, queue: str, *, limit: int, ttl: timedelta, wait: timedelta, worker: str
+        self,
+        queue: str,
+        *,
+        limit: int,
+        ttl: timedelta,
+        wait: timedelta,
+        worker: str,
+        deferred: Deferred = NONE_DEFERRED,
     ) -> list[Lease]:
         limit = min(limit, self.capabilities.most_leased)
         if limit < 1:
             return []
-        asked = (queue, micros(ttl), worker)
+        asked = (queue, micros(ttl), worker, deferral(deferred))
         if wait <= NOW:
             while True:
                 leases, again_s = await self._lease(asked, limit)
@@ -185,7 +192,7 @@ class RedisJobs(RedisRecords):
         return await self._lease_or_wait(asked, limit, wait)
 
     async def _lease_or_wait(
-        self, asked: tuple[str, int, str], limit: int, wait: timedelta
+        self, asked: tuple[str, int, str, str], limit: int, wait: timedelta
     ) -> list[Lease]:
         """Look once, then whenever the bell rings, a job is due, or a second has passed."""
         clock = asyncio.get_running_loop().time
@@ -208,14 +215,21 @@ class RedisJobs(RedisRecords):
                     raise
 
     async def _lease(
-        self, asked: tuple[str, int, str], limit: int, waiter: str = "", *, stays: bool = False
+        self,
+        asked: tuple[str, int, str, str],
+        limit: int,
+        waiter: str = "",
+        *,
+        stays: bool = False,
     ) -> tuple[list[Lease], float | None]:
         """What can be leased now, and in how many seconds to look again, if that is soon."""
-        queue, ttl, worker = asked
+        queue, ttl, worker, later = asked
         full = (limit - 1) // PORTION
-        commands = [self._link.script("lease", queue, PORTION, ttl, worker, "", 0)] * full
+        commands = [self._link.script("lease", queue, PORTION, ttl, worker, "", 0, later)] * full
         last = limit - PORTION * full
-        commands.append(self._link.script("lease", queue, last, ttl, worker, waiter, int(stays)))
+        commands.append(
+            self._link.script("lease", queue, last, ttl, worker, waiter, int(stays), later)
+        )
         call = asyncio.create_task(self._ask_for_leases(commands), name=f"lease:{queue}")
         try:
             return await asyncio.shield(call)
@@ -254,9 +268,17 @@ class RedisJobs(RedisRecords):
         task.add_done_callback(self._background.discard)
 
     async def claim(
-        self, ids: Sequence[JobId], *, ttl: timedelta, worker: str
+        self,
+        ids: Sequence[JobId],
+        *,
+        ttl: timedelta,
+        worker: str,
+        deferred: Deferred = NONE_DEFERRED,
     ) -> list[Lease | Job | None]:
-        commands = [self._link.script("claim", micros(ttl), worker, *p) for p in portions(ids)]
+        later = deferral(deferred)
+        commands = [
+            self._link.script("claim", micros(ttl), worker, later, *p) for p in portions(ids)
+        ]
         told: list[Lease | Job | None] = []
         for answer in await self._link.ask_all(commands):
             moment, *rows = json.loads(answer)
@@ -267,11 +289,18 @@ class RedisJobs(RedisRecords):
                     told += leases_from(moment, row)
         return told
 
+    async def begin(self, leases: Sequence[Lease], ttl: timedelta) -> list[Held]:
+        return await self._hold(leases, ttl, begins=True)
+
     async def extend(self, leases: Sequence[Lease], ttl: timedelta) -> list[Held]:
+        return await self._hold(leases, ttl, begins=False)
+
+    async def _hold(self, leases: Sequence[Lease], ttl: timedelta, *, begins: bool) -> list[Held]:
         commands = [
             self._link.script(
                 "extend",
                 micros(ttl),
+                int(begins),
                 *(word for lease in part for word in (lease.id, lease.receipt)),
             )
             for part in portions(leases)

@@ -7,7 +7,7 @@ import json
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from worker.backends.codec import EPOCH, from_micros
+from worker.backends.codec import EPOCH, from_micros, to_micros
 from worker.jobs.job import Job, Lease
 from worker.model import State
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from worker.backends.redis_server import Argument
-    from worker.jobs.job import NewJob, Settlement
+    from worker.jobs.job import Deferred, NewJob, Settlement
 
-__all__ = ["enqueued", "jobs_from", "leases_from", "micros", "settled"]
+__all__ = ["deferral", "enqueued", "jobs_from", "leases_from", "micros", "settled"]
 
 MICROSECOND = timedelta(microseconds=1)
 compact = json.JSONEncoder(separators=(",", ":")).encode
@@ -98,6 +98,14 @@ def leases_from(moment: int, rows: Iterable[list[Any]]) -> list[Lease]:
     return leases
 
 
+def deferral(deferred: Deferred) -> str:
+    """What ``lease.lua`` and ``claim.lua`` take: from how many losses on, then tasks."""
+    if not deferred.tasks and deferred.losses is None:
+        return ""
+    losses = "-" if deferred.losses is None else str(deferred.losses)
+    return " ".join([losses, *deferred.tasks])
+
+
 def settled(settlements: Iterable[Settlement]) -> str:
     """What ``settle.lua`` takes."""
     said: list[str] = []
@@ -107,7 +115,8 @@ def settled(settlements: Iterable[Settlement]) -> str:
             lease.id,
             lease.receipt,
             f"{one.state} {one.attempts} {one.refusals} {one.delay // MICROSECOND}"
-            f" {one.result_ttl // MICROSECOND} {one.dead:d}",
+            f" {one.result_ttl // MICROSECOND} {one.dead:d}"
+            f" {'-' if one.due_at is None else to_micros(one.due_at)}",
             one.result or "",
             one.error or "",
             one.history or "",

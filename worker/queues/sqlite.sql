@@ -94,7 +94,7 @@ SELECT
         SELECT json_group_array(json_array(
             place, id, task, params, version, urgency, options, headers, deliveries, losses,
             attempts, refusals, cancel, created_at, ready_at, expires_at,
-            state IN ('STARTED', 'PROGRESS'), concurrency_key, concurrency_limit,
+            begun AND state IN ('STARTED', 'PROGRESS'), concurrency_key, concurrency_limit,
             history, started_at, worker
         ))
         FROM (
@@ -131,9 +131,11 @@ UPDATE jobs SET stage = CASE WHEN concurrency_key IS NULL THEN 0 ELSE 3 END
 WHERE place IN (SELECT value FROM json_each(:places));
 
 -- name: hold_jobs
--- Leases the jobs at these places. One that was leased before has lost that lease.
+-- Leases the jobs at these places; those that are deferred have not begun yet. One that was leased
+-- before has lost that lease, which counts if it had begun.
 UPDATE jobs SET
-    losses = losses + (state IN ('STARTED', 'PROGRESS')),
+    losses = losses + (begun AND state IN ('STARTED', 'PROGRESS')),
+    begun = place NOT IN (SELECT value FROM json_each(:deferred)),
     deliveries = deliveries + 1,
     state = 'STARTED', stage = 2, ready_at = :until, started_at = :now, worker = :worker,
     progress = NULL
@@ -151,7 +153,8 @@ WHERE jobs.place = json_extract(said.value, '$[0]');
 SELECT json_group_array(json_array(
     jobs.place, jobs.id, jobs.task, jobs.params, jobs.version, jobs.urgency, jobs.options,
     jobs.headers, jobs.deliveries, jobs.losses, jobs.attempts, jobs.refusals, jobs.cancel,
-    jobs.created_at, jobs.ready_at, jobs.expires_at, jobs.state IN ('STARTED', 'PROGRESS'),
+    jobs.created_at, jobs.ready_at, jobs.expires_at,
+    jobs.begun AND jobs.state IN ('STARTED', 'PROGRESS'),
     jobs.queue, jobs.history, jobs.started_at, jobs.worker
 ))
 FROM json_each(:ids) AS asked CROSS JOIN jobs ON jobs.id = asked.value
@@ -170,6 +173,11 @@ WHERE jobs.deliveries = json_extract(said.value, '$[1]')
 -- name: extend_leases
 -- Has the leases at these places hold until a moment.
 UPDATE jobs SET stage = 2, ready_at = :until
+WHERE place IN (SELECT value FROM json_each(:places));
+
+-- name: begin_jobs
+-- The same, and the work on these jobs begins.
+UPDATE jobs SET stage = 2, ready_at = :until, begun = 1
 WHERE place IN (SELECT value FROM json_each(:places));
 
 -- name: end_jobs

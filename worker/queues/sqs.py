@@ -16,7 +16,7 @@ from worker.errors import (
     StoreSchemaError,
     StoreUnavailable,
 )
-from worker.jobs.job import Capabilities, Job, JobId, NewJob, QueueCount, Requeued
+from worker.jobs.job import NONE_DEFERRED, Capabilities, Job, JobId, NewJob, QueueCount, Requeued
 from worker.model import State
 from worker.queues.sqs_batches import MOST_BYTES, size_of, together
 from worker.queues.sqs_connection import SqsConnection, SqsQueue
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
     from datetime import datetime
 
-    from worker.jobs.job import Enqueued, Grant, Held, JobQuery, Lease, Rate, Settlement
+    from worker.jobs.job import Deferred, Enqueued, Grant, Held, JobQuery, Lease, Rate, Settlement
     from worker.ports import JobStore
     from worker.queues.sqs_batches import Entry
 
@@ -253,12 +253,27 @@ class SqsJobs:
                 raise StoreUnavailable(f"{self._address.shown} did not take a job: {failure}")
 
     async def lease(
-        self, queue: str, *, limit: int, ttl: timedelta, wait: timedelta, worker: str
+        self,
+        queue: str,
+        *,
+        limit: int,
+        ttl: timedelta,
+        wait: timedelta,
+        worker: str,
+        deferred: Deferred = NONE_DEFERRED,
     ) -> list[Lease]:
         await self._open_records()
         return await self._deliveries.lease(
-            await self._sqs.queue(queue), limit=limit, ttl=ttl, wait=wait, worker=worker
+            await self._sqs.queue(queue),
+            limit=limit,
+            ttl=ttl,
+            wait=wait,
+            worker=worker,
+            deferred=deferred,
         )
+
+    async def begin(self, leases: Sequence[Lease], ttl: timedelta) -> list[Held]:
+        return await self._deliveries.begin(leases, ttl)
 
     async def extend(self, leases: Sequence[Lease], ttl: timedelta) -> list[Held]:
         return await self._deliveries.extend(leases, ttl)
@@ -398,7 +413,12 @@ class SqsJobs:
             await self._dead.forget(await self._sqs.queue(name), doomed)
 
     async def claim(
-        self, ids: Sequence[JobId], *, ttl: timedelta, worker: str
+        self,
+        ids: Sequence[JobId],
+        *,
+        ttl: timedelta,
+        worker: str,
+        deferred: Deferred = NONE_DEFERRED,
     ) -> list[Lease | Job | None]:
         raise NotSupported("sqs keeps no records; expected another engine for them")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from contextlib import suppress
+from functools import partial
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +20,11 @@ from worker.queues.sqs_dead import Dying, was_moved
 from worker.queues.sqs_messages import Arrived, Receipt, arrived, as_dead_letter, read_receipt
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Sequence
     from datetime import datetime, timedelta
 
     from worker.clock import Clock
-    from worker.jobs.job import Settlement
+    from worker.jobs.job import Deferred, Settlement
     from worker.ports import JobStore
     from worker.queues.sqs_batches import Entry
     from worker.queues.sqs_connection import SqsConnection, SqsQueue
@@ -70,7 +71,14 @@ class Deliveries:
         self._background: set[asyncio.Task[None]] = set()
 
     async def lease(
-        self, queue: SqsQueue, *, limit: int, ttl: timedelta, wait: timedelta, worker: str
+        self,
+        queue: SqsQueue,
+        *,
+        limit: int,
+        ttl: timedelta,
+        wait: timedelta,
+        worker: str,
+        deferred: Deferred,
     ) -> list[Lease]:
         """As `worker.ports.JobQueue.lease`."""
         if limit < 1:
@@ -83,16 +91,23 @@ class Deliveries:
                 self._records_failed = False
             left_s = max(0.0, until - self._clock.monotonic())
             received = await self._received(queue, limit, ttl, left_s)
-            leases = await self._claim_all(queue, received, ttl, worker) if received else []
+            leases = []
+            if received:
+                leases = await self._claim_all(queue, received, ttl, worker, deferred)
             if leases or (not received and self._clock.monotonic() >= until):
                 return leases
 
     async def _claim_all(
-        self, queue: SqsQueue, received: Sequence[Arrived], ttl: timedelta, worker: str
+        self,
+        queue: SqsQueue,
+        received: Sequence[Arrived],
+        ttl: timedelta,
+        worker: str,
+        deferred: Deferred,
     ) -> list[Lease]:
         """Claim what was received. What nobody waits for any more is given back."""
         call = asyncio.create_task(
-            self._claim(queue, received, ttl, worker), name=f"claim:{queue.queue}"
+            self._claim(queue, received, ttl, worker, deferred), name=f"claim:{queue.queue}"
         )
         try:
             return await asyncio.shield(call)
@@ -155,7 +170,12 @@ class Deliveries:
         return [arrived(message, queue.queue) for message in messages]
 
     async def _claim(
-        self, queue: SqsQueue, received: Sequence[Arrived], ttl: timedelta, worker: str
+        self,
+        queue: SqsQueue,
+        received: Sequence[Arrived],
+        ttl: timedelta,
+        worker: str,
+        deferred: Deferred,
     ) -> list[Lease]:
         """The leases of those that are ready. The other messages are hidden, or deleted."""
         now = self._clock.now()
@@ -168,7 +188,7 @@ class Deliveries:
                 by_id[one.job.id] = one
         leases: list[Lease] = []
         dying: list[Dying] = []
-        claimed = await self._claimed(by_id, ttl, worker)
+        claimed = await self._claimed(by_id, ttl, worker, deferred)
         for one, known, strange in await self._redriven(claimed, ttl, worker):
             if isinstance(known, Lease):
                 leases.append(leased(known, one, strange, now))
@@ -206,11 +226,12 @@ class Deliveries:
         return [(one, again.get(one.job.id, known), strange) for one, known, strange in claimed]
 
     async def _claimed(
-        self, by_id: dict[JobId, Arrived], ttl: timedelta, worker: str
+        self, by_id: dict[JobId, Arrived], ttl: timedelta, worker: str, deferred: Deferred
     ) -> list[Claimed]:
         """What the records say of each; those that they do not know are recorded first."""
         try:
-            found = await self._records.claim(list(by_id), ttl=ttl, worker=worker)
+            claim = partial(self._records.claim, ttl=ttl, worker=worker, deferred=deferred)
+            found = await claim(list(by_id))
             known = dict(zip(by_id, found, strict=True))
             strangers = [job for job, told in known.items() if told is None]
             if strangers:
@@ -218,7 +239,7 @@ class Deliveries:
                 await self._records.enqueue(
                     [job._replace(queue=self._address.recorded(job.queue)) for job in jobs]
                 )
-                found = await self._records.claim(strangers, ttl=ttl, worker=worker)
+                found = await claim(strangers)
                 known |= zip(strangers, found, strict=True)
         except StoreError:
             self._records_failed = True
@@ -242,11 +263,23 @@ class Deliveries:
     async def _hide(self, queue: SqsQueue, later: Sequence[tuple[str, int]]) -> None:
         await self._sqs.hide(queue.url, later)
 
+    async def begin(self, leases: Sequence[Lease], ttl: timedelta) -> list[Held]:
+        """As `extend`, and the work on the jobs begins."""
+        return await self._hold(self._records.begin, leases, ttl)
+
     async def extend(self, leases: Sequence[Lease], ttl: timedelta) -> list[Held]:
         """Extend the leases in the records, and hide their messages. One that SQS hides no longer
         is hidden by whoever receives it, since the records say that its job is leased."""
+        return await self._hold(self._records.extend, leases, ttl)
+
+    async def _hold(
+        self,
+        hold: Callable[[Sequence[Lease], timedelta], Awaitable[list[Held]]],
+        leases: Sequence[Lease],
+        ttl: timedelta,
+    ) -> list[Held]:
         receipts = [read_receipt(lease.receipt) for lease in leases]
-        held = await self._records.extend(
+        held = await hold(
             [self._recorded(*pair) for pair in zip(leases, receipts, strict=True)], ttl
         )
         hiding: dict[str, list[tuple[str, int]]] = defaultdict(list)

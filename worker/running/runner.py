@@ -19,7 +19,7 @@ from worker.context import RunContext
 from worker.errors import DataApiError, InvalidResult, RunInterrupted
 from worker.events import BatchEnded, BatchStarted, RunFinished, RunRetrying, RunStarted
 from worker.groups import leaves
-from worker.jobs.verdict import CANCELLED, Verdict, judge
+from worker.jobs.verdict import CANCELLED, Snoozed, Verdict, judge, snooze_in
 from worker.model import Run, RunId, State, Trigger, new_run_id
 from worker.retry import RetryPolicy, retry_after_s
 from worker.running.bounds import SHUTTING_DOWN, Bounds, Ending, outlasting
@@ -256,6 +256,7 @@ class Runner:
         """
         batch = self._context(task, trigger, run_id, None, None)
         batch.retry = self._retry_of(task, jobs[0].terms)
+        batch.is_batch = True
         self._follow(self._many(task, batch, jobs, done), self._around(batch))
 
     def _follow(self, work: Coroutine[Any, Any, None], around: Context) -> asyncio.Task[None]:
@@ -314,6 +315,9 @@ class Runner:
             ending = await self._part(task, batch, held, [job for _, job in part])
             if ending.failure is None:
                 answers = list(cast("Sequence[object]", ending.result))
+                delay = batch.snooze_delay
+                if delay is not None and not any(isinstance(one, Snoozed) for one in answers):
+                    answers = [Snoozed(delay)] * len(part)  # its code caught the request
                 for (place, _), answer in zip(part, answers, strict=True):
                     endings[place] = (
                         Ending(None, answer)
@@ -321,7 +325,8 @@ class Runner:
                         else Ending(answer, None)
                     )
                 continue
-            one = is_one_jobs_fault(ending.failure)
+            ending = Ending(None, snooze_in(ending.failure) or ending.failure)
+            one = is_one_jobs_fault(cast("BaseException", ending.failure))
             if len(part) > 1 and one and not self._bounds.is_left_behind(batch.run_id):
                 middle = len(part) // 2
                 parts += [part[middle:], part[:middle]]
@@ -337,7 +342,7 @@ class Runner:
         self, task: TaskDefinition, batch: RunContext, held: Held, jobs: list[BulkJob[Any]]
     ) -> Ending:
         ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
-        batch.cancelled = batch.asked_to_end
+        batch.cancelled, batch.snooze_delay = batch.asked_to_end, None
         limit, soft = self._limits_of(task, None)
         self._bounds.begin(
             batch,
@@ -456,10 +461,13 @@ class Runner:
 
     def _take(self, underway: Underway, ending: Ending) -> None:
         """Take in how the code ended. A result that cannot be kept is a failure."""
-        underway.result, underway.failure = ending
-        if isinstance(ending.failure, BaseExceptionGroup):
-            underway.failure = unwrapped(ending.failure)
-        job, failure = underway.job, underway.failure
+        underway.result, failure = ending
+        job, delay = underway.job, underway.context.snooze_delay
+        if failure is None and delay is not None:
+            failure = Snoozed(delay)  # its code caught the request
+        elif isinstance(failure, BaseExceptionGroup):
+            failure = snooze_in(failure) or unwrapped(failure)
+        underway.failure = failure
         asked = underway.context.asked_to_end
         if asked and failure is not None and not isinstance(failure, RunInterrupted):
             underway.failure = RunInterrupted(CANCELLED)  # it ended, as it was asked to
@@ -554,7 +562,7 @@ class Runner:
         async def attempt() -> object:
             nonlocal number
             number += 1
-            context.attempt = before + number
+            context.attempt, context.snooze_delay = before + number, None
             if held.code is None:
                 held.code = task.prepare(self._client)
             return await call(held.code)

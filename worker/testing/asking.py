@@ -68,7 +68,7 @@ class WatchedClient(WorkerClient):
         task: Askable | str,
         params: Iterable[object],
         *,
-        ids: Iterable[str | UUID] | None = None,
+        ids: Iterable[str | UUID | None] | None = None,
         **options: Unpack[EnqueueOptions],
     ) -> list[JobHandle]:
         jobs = await super().enqueue_many(task, params, ids=ids, **options)
