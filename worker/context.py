@@ -7,6 +7,7 @@ shared client) finds it without being handed it, and tells it what the runner ha
 from __future__ import annotations
 
 import json
+import threading
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field
@@ -17,11 +18,11 @@ import structlog
 
 from worker.client.client import client_in_reach
 from worker.clock import Clock, SystemClock
-from worker.errors import InvalidParams
+from worker.errors import InvalidParams, RunInterrupted, SoftTimeLimitExceeded
 from worker.events import CallEnded, CallRetrying, Event, Events
 from worker.jobs.options import as_delay
 from worker.jobs.verdict import Snoozed
-from worker.model import RunId, Trigger, new_run_id
+from worker.model import CancelReason, RunId, Trigger, new_run_id
 from worker.retry import RetryPolicy
 from worker.threads import Threads
 
@@ -45,6 +46,10 @@ LONGEST_PROGRESS = 1000
 
 T = TypeVar("T")
 _current: ContextVar[RunContext | None] = ContextVar("worker_run", default=None)
+
+
+def nothing() -> None:
+    """Do nothing."""
 
 
 class Calling:
@@ -99,9 +104,6 @@ class RunContext:
         calls_retried: Repetitions of single calls so far.
         repeatable: Cleared once the run sent an unsafe request without an idempotency key: from
             then on the runner does not repeat ``execute``.
-        cancelled: Its end is wanted: somebody asked for it, its time is up, or the worker shuts
-            down. If its code goes on, it is cancelled after a while.
-        asked_to_end: It was somebody who asked.
         began: When it began, on the monotonic clock.
         ends: When its time limit ends it, on the monotonic clock.
         params: What it was asked with: an instance of the task's ``Params``, or the arguments of a
@@ -111,6 +113,7 @@ class RunContext:
         threads: Where code that blocks is called.
         on_progress: Told what the code says of its progress, as a JSON object.
         redact: Takes secrets out of a text.
+        saw_end: The code knows that the run was requested to end.
     """
 
     task: str
@@ -123,8 +126,6 @@ class RunContext:
     attempt: int = 1
     calls_retried: int = 0
     repeatable: bool = True
-    cancelled: bool = False
-    asked_to_end: bool = False
     began: float = 0.0
     ends: float | None = None
     params: Any = None
@@ -133,6 +134,92 @@ class RunContext:
     threads: Threads = field(default_factory=Threads)
     on_progress: Callable[[str], None] | None = None
     redact: Callable[[str], str] = str
+    saw_end: bool = field(default=False, init=False)
+    _reason: CancelReason | None = field(default=None, init=False)
+    _requested_at: float = field(default=0.0, init=False)
+    _soft: str | None = field(default=None, init=False)
+    _soft_raised: bool = field(default=False, init=False)
+    _on_soft_raised: Callable[[], None] = field(default=nothing, init=False)
+    _inside: set[int] = field(default_factory=set, init=False)
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the run was requested to end; ``cancel_reason`` tells why. From any thread.
+
+        Code that has read it as true and then returns counts as stopped, not as finished: its
+        result is not recorded. In a shutdown the job is handed back, and the attempt is not
+        spent. If the job was cancelled, it ends as ``REVOKED``. After the time limit the attempt
+        fails with `TimeLimitExceeded`.
+        """
+        return self.cancel_reason is not None
+
+    @property
+    def cancel_reason(self) -> CancelReason | None:
+        """Why the run was requested to end; ``None`` while it was not.
+
+        Reading a reason counts as reading ``cancelled`` as true.
+        """
+        reason = self._reason
+        if reason is not None:
+            self.saw_end = True
+        return reason
+
+    def raise_if_cancelled(self) -> None:
+        """Stop here if the run was requested to end. From any thread; costs nothing.
+
+        Raises:
+            RunInterrupted: The run was requested to end. Its ``reason`` tells why.
+            SoftTimeLimitExceeded: The soft time limit has passed, and code in a thread finds that
+                out; once.
+        """
+        reason = self.cancel_reason
+        if reason is not None:
+            raise RunInterrupted(reason.text, reason=reason)
+        message = self._soft
+        if message is not None:
+            self._soft = None
+            self._soft_raised = True
+            raise SoftTimeLimitExceeded(message)
+
+    def request_end(self, reason: CancelReason) -> None:
+        """Have the code find ``cancelled``. The first reason stays, unless the job is cancelled.
+
+        The worker calls it. A unit test may, to see what a task does then.
+        """
+        if self._reason is None:
+            self._requested_at = self.clock.monotonic()
+            self._reason = reason
+        elif reason is CancelReason.CANCEL:
+            self._reason = reason
+
+    def withdraw_end(self) -> None:
+        """Forget a request to end, for a further part of a batch."""
+        self._reason, self.saw_end = None, False
+
+    @property
+    def end_reason(self) -> CancelReason | None:
+        """As ``cancel_reason``, for the worker: reading it does not count as the code's."""
+        return self._reason
+
+    @property
+    def overdue_s(self) -> float | None:
+        """Seconds since the run was requested to end; ``None`` if it was not."""
+        return None if self._reason is None else self.clock.monotonic() - self._requested_at
+
+    def soft_limit_passed(
+        self, message: str | None, on_raised: Callable[[], None] = nothing
+    ) -> None:
+        """Have ``raise_if_cancelled`` raise `SoftTimeLimitExceeded`, once.
+
+        Args:
+            message: ``None`` if async code has received it instead.
+            on_raised: Called in the event loop when code in a thread has ended after it raised it.
+        """
+        self._soft, self._on_soft_raised = message, on_raised
+
+    def threads_inside(self) -> list[int]:
+        """The idents of the threads in which code of this run is now."""
+        return list(self._inside)
 
     @property
     def job_id(self) -> str:
@@ -182,9 +269,24 @@ class RunContext:
     async def in_thread(self, function: Callable[[], T]) -> T:
         """Call ``function`` in a thread of its own, and return what it returns.
 
-        A thread cannot be cancelled: long work looks at ``cancelled`` now and then.
+        A thread cannot be interrupted: the run goes on until the function ends. Long work calls
+        ``raise_if_cancelled()``, or reads ``cancelled``, now and then.
         """
-        return await self.threads.call(function)
+
+        def inside() -> T:
+            thread = threading.get_ident()
+            self._inside.add(thread)
+            try:
+                return function()
+            finally:
+                self._inside.discard(thread)
+
+        try:
+            return await self.threads.call(inside)
+        finally:
+            if self._soft_raised:
+                self._soft_raised = False
+                self._on_soft_raised()
 
     def snooze(self, delay: timedelta | str) -> NoReturn:
         """Leave ``execute`` now, and have the job begin again after ``delay``. Spends no attempt.

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from worker.errors import InvalidParams, InvalidResult, RunInterrupted, WorkerLost
 from worker.jobs.job import NOW, Settlement
 from worker.jobs.options import as_delay
-from worker.model import State
+from worker.model import CancelReason, State
 
 if TYPE_CHECKING:
     from worker.jobs.job import Lease
     from worker.jobs.options import JobOptions
 
 __all__ = [
-    "CANCELLED",
     "DeadLetter",
     "Drop",
     "Retry",
@@ -27,7 +26,9 @@ __all__ = [
     "unspent",
 ]
 
-CANCELLED = "cancelled: somebody asked for the end of this job"
+LEFT_BEHIND_DELAY = timedelta(seconds=5)
+"""How long a job waits whose code still ran when its worker had to exit: until that process and
+its threads are gone."""
 HOPELESS = (InvalidParams, InvalidResult, WorkerLost)
 """What no further attempt can mend."""
 
@@ -108,9 +109,12 @@ def judge(
             return Verdict(State.SUCCESS)
         case Snoozed(delay=delay), _:
             return Verdict(State.PENDING, delay)
+        case RunInterrupted(left_behind=True), _:
+            return Verdict(State.PENDING, LEFT_BEHIND_DELAY)
+        case RunInterrupted(reason=CancelReason.CANCEL), _:
+            return Verdict(State.REVOKED)
         case RunInterrupted(), _:
-            cancelled = str(failure) == CANCELLED
-            return Verdict(State.REVOKED if cancelled else State.PENDING)
+            return Verdict(State.PENDING)
         case _, Drop():
             return Verdict(State.FAILURE)
         case _, DeadLetter():
