@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from worker.jobs.job import Job
     from worker.jobs.options import ConcurrencyPer, UniquePer
     from worker.jobs.verdict import DeadLetter, Drop, Retry
-    from worker.model import Run, RunError, State, Trigger
+    from worker.model import CancelReason, Run, RunError, State, Trigger
     from worker.retry import RetryPolicy
     from worker.running.runner import RunLimits, Runner
     from worker.schedules.catch_up import CatchUpPolicy
@@ -75,6 +75,7 @@ __all__ = [
     "BaseTask",
     "BulkJob",
     "BulkTask",
+    "CancelReason",
     "CatchUpPolicy",
     "ClientOptions",
     "Clock",
@@ -145,6 +146,7 @@ _DEFINED_IN = {
     "BaseTask": "worker.tasks.base",
     "BulkJob": "worker.tasks.bulk",
     "BulkTask": "worker.tasks.bulk",
+    "CancelReason": "worker.model",
     "CatchUpPolicy": "worker.schedules.catch_up",
     "ClientOptions": "worker.transport",
     "Clock": "worker.clock",

@@ -138,8 +138,8 @@ class RunContext:
     _reason: CancelReason | None = field(default=None, init=False)
     _requested_at: float = field(default=0.0, init=False)
     _soft: str | None = field(default=None, init=False)
-    _soft_raised: bool = field(default=False, init=False)
-    _on_soft_raised: Callable[[], None] = field(default=nothing, init=False)
+    _on_soft_unraised: Callable[[], None] = field(default=nothing, init=False)
+    _calls: int = field(default=0, init=False)
     _inside: set[int] = field(default_factory=set, init=False)
 
     @property
@@ -178,7 +178,6 @@ class RunContext:
         message = self._soft
         if message is not None:
             self._soft = None
-            self._soft_raised = True
             raise SoftTimeLimitExceeded(message)
 
     def request_end(self, reason: CancelReason) -> None:
@@ -206,16 +205,15 @@ class RunContext:
         """Seconds since the run was requested to end; ``None`` if it was not."""
         return None if self._reason is None else self.clock.monotonic() - self._requested_at
 
-    def soft_limit_passed(
-        self, message: str | None, on_raised: Callable[[], None] = nothing
-    ) -> None:
-        """Have ``raise_if_cancelled`` raise `SoftTimeLimitExceeded`, once.
+    def soft_limit_passed(self, message: str, on_unraised: Callable[[], None]) -> None:
+        """Have code that is in a thread now raise `SoftTimeLimitExceeded`, once, when it asks.
 
         Args:
-            message: ``None`` if async code has received it instead.
-            on_raised: Called in the event loop when code in a thread has ended after it raised it.
+            on_unraised: Called where the code that waits for the thread goes on, if the code in
+                the thread did not ask.
         """
-        self._soft, self._on_soft_raised = message, on_raised
+        if self._calls:
+            self._soft, self._on_soft_unraised = message, on_unraised
 
     def threads_inside(self) -> list[int]:
         """The idents of the threads in which code of this run is now."""
@@ -281,12 +279,14 @@ class RunContext:
             finally:
                 self._inside.discard(thread)
 
+        self._calls += 1
         try:
             return await self.threads.call(inside)
         finally:
-            if self._soft_raised:
-                self._soft_raised = False
-                self._on_soft_raised()
+            self._calls -= 1
+            if self._soft is not None:
+                self._soft = None
+                self._on_soft_unraised()
 
     def snooze(self, delay: timedelta | str) -> NoReturn:
         """Leave ``execute`` now, and have the job begin again after ``delay``. Spends no attempt.

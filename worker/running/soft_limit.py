@@ -58,24 +58,23 @@ class Over:
 
     def happen(self) -> None:
         """Request the cancellation that becomes the exception."""
-        self._pending = True
-        self._context.soft_limit_passed(self._message, self._raised_in_thread)
-        self._task.cancel()
+        if not self._task.done():
+            self._pending = True
+            self._task.cancel()
 
-    def _raised_in_thread(self) -> None:
-        """Code in a thread has raised the exception: withdraw the cancellation."""
-        if self._pending:
-            self._pending = False
-            self._task.uncancel()
+    def _again(self) -> None:
+        """A thread has ended that did not raise the exception: the coroutine that waited gets it."""
+        if asyncio.current_task() is self._task:
+            asyncio.get_running_loop().call_soon(self.happen)
 
     def turned(self, arrived: BaseException) -> BaseException:
         """What the coroutine gets in the place of what arrived."""
         if not self._pending or not isinstance(arrived, asyncio.CancelledError):
             return arrived
         self._pending = False
-        self._context.soft_limit_passed(None)
         if self._task.uncancel():
             return arrived  # a real cancellation was requested, too
+        self._context.soft_limit_passed(self._message, self._again)
         return OverInside(self._message)
 
 

@@ -26,5 +26,5 @@ def last_word(run: Run) -> tuple[Outcome, str | None]:
         return Outcome.RAN, None
     if run.state is not State.REVOKED:
         return Outcome.FAILED, f"{run.error.type}: {run.error.message}"[:ERROR]
-    wanted = run.error.message == PRECEDENCE
+    wanted = run.error.message.startswith(PRECEDENCE)
     return Outcome.FAILED if wanted else Outcome.LOST, run.error.message
