@@ -53,7 +53,7 @@ if TYPE_CHECKING:
         WorkerLost,
     )
     from worker.events import Events
-    from worker.jobs.job import Job
+    from worker.jobs.job import CancelOutcome, Job
     from worker.jobs.options import ConcurrencyPer, UniquePer
     from worker.jobs.verdict import DeadLetter, Drop, Retry
     from worker.model import CancelReason, Run, RunError, State, Trigger
@@ -75,6 +75,7 @@ __all__ = [
     "BaseTask",
     "BulkJob",
     "BulkTask",
+    "CancelOutcome",
     "CancelReason",
     "CatchUpPolicy",
     "ClientOptions",
@@ -146,6 +147,7 @@ _DEFINED_IN = {
     "BaseTask": "worker.tasks.base",
     "BulkJob": "worker.tasks.bulk",
     "BulkTask": "worker.tasks.bulk",
+    "CancelOutcome": "worker.jobs.job",
     "CancelReason": "worker.model",
     "CatchUpPolicy": "worker.schedules.catch_up",
     "ClientOptions": "worker.transport",

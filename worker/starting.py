@@ -19,7 +19,7 @@ from worker.config.stores import queue_url, store_url
 from worker.errors import ConfigurationError, StoreUnavailable, installing, nearest
 from worker.ports import Introducing
 from worker.scheduling.freshness import DeadManPing
-from worker.supervisor import Service, StopRequest, supervise
+from worker.supervisor import Service, StopRequest, Together, supervise
 from worker.telemetry.heartbeat import Heartbeat
 from worker.urls import display_url
 
@@ -120,8 +120,10 @@ async def start_worker(
                         worker.freshness,
                         *([ops] if ops is not None else []),
                         *side_services(worker),
-                        *([worker.scheduler] if doors.schedules else []),
-                        *([] if worker.consumer is None else [worker.consumer]),
+                        Together(
+                            *([worker.scheduler] if doors.schedules else []),
+                            *([] if worker.consumer is None else [worker.consumer]),
+                        ),
                     ],
                     stop=stop,
                     grace=settings.shutdown_grace,

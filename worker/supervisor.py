@@ -1,9 +1,9 @@
 """Starts and stops the services of a worker, and hears the signals.
 
-The first SIGTERM or SIGINT ends the worker in good order: no new work, a drain, a deadline. Another
-one ends it at once, even when the event loop is blocked, and as PID 1 of a container too. Those that
-follow the first within a second belong to it: coreutils' ``timeout`` and some supervisors signal both
-the process and its group.
+The first SIGTERM or SIGINT ends the worker in good order: no new work, a drain, a deadline.
+Another one ends it at once, even when the event loop is blocked, and as PID 1 of a container too.
+Those that follow the first within a second belong to it: coreutils' ``timeout`` and some
+supervisors signal both the process and its group.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
     from types import FrameType
 
-__all__ = ["Service", "StopRequest", "supervise"]
+__all__ = ["Service", "StopRequest", "Together", "supervise"]
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 SAME_REQUEST_S = 1.0
@@ -41,6 +41,22 @@ class Service(Protocol):
     async def stop(self, grace: timedelta) -> None:
         """Take no new work, let what goes on end within ``grace``, cancel the rest; then return."""
         ...
+
+
+class Together:
+    """Services that stop at the same time, each within the whole grace."""
+
+    def __init__(self, *services: Service) -> None:
+        self._services = services
+
+    def start(self, group: asyncio.TaskGroup) -> None:
+        for service in self._services:
+            service.start(group)
+
+    async def stop(self, grace: timedelta) -> None:
+        async with asyncio.TaskGroup() as group:
+            for service in self._services:
+                group.create_task(service.stop(grace), name=f"stop:{type(service).__name__}")
 
 
 class StopRequest:

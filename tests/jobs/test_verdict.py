@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from worker import DeadLetter, Drop, Retry, State
+from worker import CancelReason, DeadLetter, Drop, Retry, State
 from worker.errors import (
     InvalidOptions,
     InvalidParams,

@@ -319,12 +319,12 @@ class TestStopping:
         one.register(stubborn, time_limit=SHORT, **HOURLY)
         one.start()
         one.scheduler.wake("stubborn")
-        await wait_until(lambda: one.finished != [], "its time is up")
+        await wait_until(lambda: bool(one.runner.stuck()), "its time is up")
         assert one.told() == [(0, "running", 1)]
         async with asyncio.timeout(5):
             await one.stop()
         assert one.runner.busy == ["stubborn"]
-        assert one.told() == [(0, "failed", 1)]
+        assert one.told() == [(0, "lost", 1)]
         release.set()
         await wait_until(lambda: one.runner.busy == [], "the code has ended")
 

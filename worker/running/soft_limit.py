@@ -63,7 +63,7 @@ class Over:
             self._task.cancel()
 
     def _again(self) -> None:
-        """A thread has ended that did not raise the exception: the coroutine that waited gets it."""
+        """A thread has ended that did not raise the exception: the coroutine gets it."""
         if asyncio.current_task() is self._task:
             asyncio.get_running_loop().call_soon(self.happen)
 
