@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 from contextlib import asynccontextmanager, nullcontext
@@ -32,6 +33,7 @@ from worker.ledger.presence import Presence
 from worker.ledger.thread import Lease, LedgerThread
 from worker.redaction import Redaction
 from worker.retry import RetryPolicy
+from worker.running.executor import RunExecutor
 from worker.running.runner import RunLimits, Runner
 from worker.schedules.schedule import OFF
 from worker.scheduling.freshness import Freshness
@@ -147,6 +149,7 @@ async def open_worker(
         ),
         clock=clock,
     )
+    asyncio.get_running_loop().set_default_executor(RunExecutor(thread_name_prefix="asyncio"))
     async with open_client(client_options(settings)) as http_client:
         limits = RunLimits(
             retry=retry_policy(settings),

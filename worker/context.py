@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, Unpack
 
 import structlog
@@ -28,6 +29,7 @@ from worker.threads import Threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from concurrent.futures import Future
     from contextvars import Context
     from datetime import datetime
 
@@ -141,6 +143,7 @@ class RunContext:
     _on_soft_unraised: Callable[[], None] = field(default=nothing, init=False)
     _calls: int = field(default=0, init=False)
     _inside: set[int] = field(default_factory=set, init=False)
+    _others: set[Future[Any]] = field(default_factory=set, init=False)
 
     @property
     def cancelled(self) -> bool:
@@ -215,6 +218,24 @@ class RunContext:
         if self._calls:
             self._soft, self._on_soft_unraised = message, on_unraised
 
+    def inside(self, function: Callable[[], T]) -> T:
+        """Call ``function``, and know this thread as one of the run's meanwhile."""
+        thread = threading.get_ident()
+        self._inside.add(thread)
+        try:
+            return function()
+        finally:
+            self._inside.discard(thread)
+
+    def note_call(self, call: Future[Any]) -> None:
+        """Know of a call in the event loop's own pool of threads."""
+        self._others.add(call)
+        call.add_done_callback(self._others.discard)
+
+    def calls_left(self) -> list[Future[Any]]:
+        """The calls in that pool that have not ended."""
+        return list(self._others)
+
     def threads_inside(self) -> list[int]:
         """The idents of the threads in which code of this run is now."""
         return list(self._inside)
@@ -271,17 +292,9 @@ class RunContext:
         ``raise_if_cancelled()``, or reads ``cancelled``, now and then.
         """
 
-        def inside() -> T:
-            thread = threading.get_ident()
-            self._inside.add(thread)
-            try:
-                return function()
-            finally:
-                self._inside.discard(thread)
-
         self._calls += 1
         try:
-            return await self.threads.call(inside)
+            return await self.threads.call(partial(self.inside, function))
         finally:
             self._calls -= 1
             if self._soft is not None:

@@ -32,6 +32,7 @@ from worker import (
 from worker.events import Event, RunAbandoned, RunRetrying, RunStuck
 from worker.model import RunId
 from worker.running import bounds
+from worker.running.executor import RunExecutor
 from worker.tasks.base import TaskDefinition
 
 if TYPE_CHECKING:
@@ -447,3 +448,32 @@ async def test_async_code_gets_the_soft_limit_after_a_thread_that_does_not_ask(
     run = await bench.start(slow)
     assert run.error is not None
     assert run.error.type == "SoftTimeLimitExceeded"
+
+
+@pytest.mark.parametrize("how", ["its time is up", "it fails"])
+async def test_a_call_by_to_thread_is_awaited_before_the_run_ends(bench: Bench, how: str) -> None:
+    loop = asyncio.get_running_loop()
+    loop.set_default_executor(RunExecutor())
+    ended: list[bool] = []
+
+    def blocks() -> None:
+        bench.hold()
+        ended.append(True)
+
+    async def uses_to_thread() -> None:
+        call = asyncio.create_task(asyncio.to_thread(blocks))
+        await wait_until(bench.begun.is_set, "it has begun")
+        if how == "it fails":
+            raise ValueError("no")
+        await call
+
+    running = bench.start(uses_to_thread, time_limit=SHORT)
+    await bench.is_stuck()
+    (stuck,) = bench.runner.stuck()
+    assert "assert self.release.wait(20)" in stuck.stack
+    assert not running.done()
+    bench.release.set()
+    run = await running
+    assert ended == [True]
+    assert run.error is not None
+    assert run.error.type == ("TimeLimitExceeded" if how == "its time is up" else "ValueError")

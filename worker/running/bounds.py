@@ -11,6 +11,7 @@ A cancellation of the code that the worker did not request is the code's own doi
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -175,7 +176,7 @@ class Bounds:
         context.ends = self._clock.monotonic() + limit_s
         loop = asyncio.get_running_loop()
         code = loop.create_task(
-            contained(work if soft is None else raising_softly(work, soft, context)),
+            whole(work if soft is None else raising_softly(work, soft, context), context),
             name=f"run:{context.task}:{context.run_id}",
             context=around,
         )
@@ -373,6 +374,34 @@ def failure_in(code: asyncio.Task[object]) -> BaseException | None:
         return code.exception()
     except asyncio.CancelledError as exc:
         return exc
+
+
+async def whole(code: Coroutine[Any, Any, object], context: RunContext) -> Any:
+    """The code, and what it has left in threads if it was stopped or has failed."""
+    try:
+        result = await contained(code)
+    except BaseException:
+        await calls_end(context)
+        raise
+    if context.end_reason is not None:
+        await calls_end(context)
+    return result
+
+
+async def calls_end(context: RunContext) -> None:
+    """Return once no call of the run goes on in the event loop's own pool of threads."""
+    loop = asyncio.get_running_loop()
+    while calls := context.calls_left():
+        one_ended = asyncio.Event()
+        for call in calls:
+            call.add_done_callback(partial(wake, loop, one_ended))
+        with suppress(asyncio.CancelledError):
+            await one_ended.wait()
+
+
+def wake(loop: asyncio.AbstractEventLoop, event: asyncio.Event, call: object) -> None:
+    with suppress(RuntimeError):  # the loop is closed: the code was left behind
+        loop.call_soon_threadsafe(event.set)
 
 
 async def contained(code: Coroutine[Any, Any, object]) -> Any:
