@@ -379,9 +379,11 @@ def failure_in(code: asyncio.Task[object]) -> BaseException | None:
 async def whole(code: Coroutine[Any, Any, object], context: RunContext) -> Any:
     """The code, and what it has left in threads if it was stopped or has failed."""
     try:
-        result = await contained(code)
-    except BaseException:
+        result = await code
+    except BaseException as exc:
         await calls_end(context)
+        if isinstance(exc, SystemExit | KeyboardInterrupt):
+            raise crash_of(exc) from exc
         raise
     if context.end_reason is not None:
         await calls_end(context)
@@ -409,4 +411,8 @@ async def contained(code: Coroutine[Any, Any, object]) -> Any:
     try:
         return await code
     except (SystemExit, KeyboardInterrupt) as exc:
-        raise TaskCrashed(f"the task raised {type(exc).__name__}({exc})") from exc
+        raise crash_of(exc) from exc
+
+
+def crash_of(exc: BaseException) -> TaskCrashed:
+    return TaskCrashed(f"the task raised {type(exc).__name__}({exc})")
