@@ -29,6 +29,7 @@ def job(began: timedelta, **rest: object) -> Job:
         task="pay",
         queue="default",
         state=State.STARTED,
+        params="{}",
         created_at=at,
         ready_at=NOW + MINUTE,
         started_at=at,
