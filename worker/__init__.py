@@ -54,10 +54,10 @@ if TYPE_CHECKING:
         WorkerLost,
     )
     from worker.events import Events
-    from worker.jobs.job import Job
+    from worker.jobs.job import CancelOutcome, Job
     from worker.jobs.options import ConcurrencyPer, UniquePer
     from worker.jobs.verdict import DeadLetter, Drop, Retry
-    from worker.model import Run, RunError, State, Trigger
+    from worker.model import CancelReason, Run, RunError, State, Trigger
     from worker.retry import RetryPolicy
     from worker.running.runner import RunLimits, Runner
     from worker.schedules.catch_up import CatchUpPolicy
@@ -76,6 +76,8 @@ __all__ = [
     "BaseTask",
     "BulkJob",
     "BulkTask",
+    "CancelOutcome",
+    "CancelReason",
     "CatchUpPolicy",
     "ClientOptions",
     "Clock",
@@ -147,6 +149,8 @@ _DEFINED_IN = {
     "BaseTask": "worker.tasks.base",
     "BulkJob": "worker.tasks.bulk",
     "BulkTask": "worker.tasks.bulk",
+    "CancelOutcome": "worker.jobs.job",
+    "CancelReason": "worker.model",
     "CatchUpPolicy": "worker.schedules.catch_up",
     "ClientOptions": "worker.transport",
     "Clock": "worker.clock",

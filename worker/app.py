@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 from contextlib import asynccontextmanager, nullcontext
@@ -33,6 +34,7 @@ from worker.ledger.thread import Lease, LedgerThread
 from worker.open_files import within_limit
 from worker.redaction import Redaction
 from worker.retry import RetryPolicy
+from worker.running.executor import RunExecutor
 from worker.running.runner import RunLimits, Runner
 from worker.schedules.schedule import OFF
 from worker.scheduling.freshness import Freshness
@@ -150,6 +152,7 @@ async def open_worker(
         ),
         clock=clock,
     )
+    asyncio.get_running_loop().set_default_executor(RunExecutor(thread_name_prefix="asyncio"))
     async with open_client(client_options(settings)) as http_client:
         limits = RunLimits(
             retry=retry_policy(settings),

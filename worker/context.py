@@ -6,10 +6,12 @@ shared client) finds it without being handed it, and tells it what the runner ha
 
 from __future__ import annotations
 
+import threading
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, Unpack
 
 import structlog
@@ -17,17 +19,18 @@ import structlog
 from worker.client.child_ids import ChildIds
 from worker.client.client import client_in_reach
 from worker.clock import Clock, SystemClock
-from worker.errors import InvalidOptions
+from worker.errors import InvalidOptions, RunInterrupted, SoftTimeLimitExceeded
 from worker.events import CallEnded, CallRetrying, Event, Events
 from worker.jobs.options import as_delay
 from worker.jobs.verdict import Snoozed
-from worker.model import RunId, Trigger, new_run_id
+from worker.model import CancelReason, RunId, Trigger, new_run_id
 from worker.progress import progress_of
 from worker.retry import RetryPolicy
 from worker.threads import Threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
+    from concurrent.futures import Future
     from contextvars import Context
     from datetime import datetime
     from uuid import UUID
@@ -47,6 +50,10 @@ CALL = "worker.call"
 
 T = TypeVar("T")
 _current: ContextVar[RunContext | None] = ContextVar("worker_run", default=None)
+
+
+def nothing() -> None:
+    """Do nothing."""
 
 
 class Calling:
@@ -101,9 +108,6 @@ class RunContext:
         calls_retried: Repetitions of single calls so far.
         repeatable: Cleared once the run sent an unsafe request without an idempotency key: from
             then on the runner does not repeat ``execute``.
-        cancelled: Its end is wanted: somebody asked for it, its time is up, or the worker shuts
-            down. If its code goes on, it is cancelled after a while.
-        asked_to_end: It was somebody who asked.
         snooze_delay: How long its code asked to wait before the job begins again, if it did.
         began: When it began, on the monotonic clock.
         ends: When its time limit ends it, on the monotonic clock.
@@ -115,6 +119,7 @@ class RunContext:
         on_progress: Told what the code says of its progress, as a JSON object.
         redact: Takes secrets out of a text.
         is_batch: It is a batch of a bulk task.
+        saw_end: The code knows that the run was requested to end.
     """
 
     task: str
@@ -127,8 +132,6 @@ class RunContext:
     attempt: int = 1
     calls_retried: int = 0
     repeatable: bool = True
-    cancelled: bool = False
-    asked_to_end: bool = False
     snooze_delay: timedelta | None = None
     began: float = 0.0
     ends: float | None = None
@@ -142,6 +145,109 @@ class RunContext:
     _reported_badly: bool = False
     is_batch: bool = False
     _child_ids: ChildIds | None = field(default=None, init=False, repr=False)
+    saw_end: bool = field(default=False, init=False)
+    _reason: CancelReason | None = field(default=None, init=False)
+    _requested_at: float = field(default=0.0, init=False)
+    _soft: str | None = field(default=None, init=False)
+    _on_soft_unraised: Callable[[], None] = field(default=nothing, init=False)
+    _calls: int = field(default=0, init=False)
+    _inside: set[int] = field(default_factory=set, init=False)
+    _others: set[Future[Any]] = field(default_factory=set, init=False)
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the run was requested to end; ``cancel_reason`` tells why. From any thread.
+
+        Code that has read it as true and then returns counts as stopped, not as finished: its
+        result is not recorded. In a shutdown the job is handed back, and the attempt is not
+        spent. If the job was cancelled, it ends as ``REVOKED``. After the time limit the attempt
+        fails with `TimeLimitExceeded`.
+        """
+        return self.cancel_reason is not None
+
+    @property
+    def cancel_reason(self) -> CancelReason | None:
+        """Why the run was requested to end; ``None`` while it was not.
+
+        Reading a reason counts as reading ``cancelled`` as true.
+        """
+        reason = self._reason
+        if reason is not None:
+            self.saw_end = True
+        return reason
+
+    def raise_if_cancelled(self) -> None:
+        """Stop here if the run was requested to end. From any thread; costs nothing.
+
+        Raises:
+            RunInterrupted: The run was requested to end. Its ``reason`` tells why.
+            SoftTimeLimitExceeded: The soft time limit has passed, and code in a thread finds that
+                out; once.
+        """
+        reason = self.cancel_reason
+        if reason is not None:
+            raise RunInterrupted(reason.text, reason=reason)
+        message = self._soft
+        if message is not None:
+            self._soft = None
+            raise SoftTimeLimitExceeded(message)
+
+    def request_end(self, reason: CancelReason) -> None:
+        """Have the code find ``cancelled``. The first reason stays, unless the job is cancelled.
+
+        The worker calls it. A unit test may, to see what a task does then.
+        """
+        if self._reason is None:
+            self._requested_at = self.clock.monotonic()
+            self._reason = reason
+        elif reason is CancelReason.CANCEL:
+            self._reason = reason
+
+    def withdraw_end(self) -> None:
+        """Forget a request to end, for a further part of a batch."""
+        self._reason, self.saw_end = None, False
+
+    @property
+    def end_reason(self) -> CancelReason | None:
+        """As ``cancel_reason``, for the worker: reading it does not count as the code's."""
+        return self._reason
+
+    @property
+    def overdue_s(self) -> float | None:
+        """Seconds since the run was requested to end; ``None`` if it was not."""
+        return None if self._reason is None else self.clock.monotonic() - self._requested_at
+
+    def soft_limit_passed(self, message: str, on_unraised: Callable[[], None]) -> None:
+        """Have code that is in a thread now raise `SoftTimeLimitExceeded`, once, when it asks.
+
+        Args:
+            on_unraised: Called where the code that waits for the thread goes on, if the code in
+                the thread did not ask.
+        """
+        if self._calls:
+            self._soft, self._on_soft_unraised = message, on_unraised
+
+    def inside(self, function: Callable[[], T]) -> T:
+        """Call ``function``, and know this thread as one of the run's meanwhile."""
+        thread = threading.get_ident()
+        self._inside.add(thread)
+        try:
+            return function()
+        finally:
+            self._inside.discard(thread)
+
+    def note_call(self, call: Future[Any]) -> None:
+        """Know of a call in the event loop's own pool of threads."""
+        self._others.add(call)
+        call.add_done_callback(self._others.discard)
+
+    def calls_left(self) -> list[Future[Any]]:
+        """The calls in that pool that have not ended."""
+        return list(self._others)
+
+    def threads_inside(self) -> list[int]:
+        """The idents of the threads in which code of this run is now."""
+        return list(self._inside)
 
     @property
     def job_id(self) -> str:
@@ -189,9 +295,18 @@ class RunContext:
     async def in_thread(self, function: Callable[[], T]) -> T:
         """Call ``function`` in a thread of its own, and return what it returns.
 
-        A thread cannot be cancelled: long work looks at ``cancelled`` now and then.
+        A thread cannot be interrupted: the run goes on until the function ends. Long work calls
+        ``raise_if_cancelled()``, or reads ``cancelled``, now and then.
         """
-        return await self.threads.call(function)
+
+        self._calls += 1
+        try:
+            return await self.threads.call(partial(self.inside, function))
+        finally:
+            self._calls -= 1
+            if self._soft is not None:
+                self._soft = None
+                self._on_soft_unraised()
 
     def snooze(self, delay: timedelta | str | float) -> NoReturn:
         """Leave ``execute`` now, and have the job begin again after ``delay``. Spends no attempt.

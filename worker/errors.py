@@ -51,6 +51,8 @@ from worker.redaction import cut
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from worker.model import CancelReason
+
 __all__ = [
     "AnswerTooLarge",
     "ConfigurationError",
@@ -173,7 +175,21 @@ class TaskCrashed(WorkerError):
 
 
 class RunInterrupted(WorkerError):
-    """The worker cancelled the run, to shut down; it does not count against the task."""
+    """The worker ended the run before its code was done; it does not count against the task.
+
+    ``context.raise_if_cancelled()`` raises it inside of a task.
+
+    Attributes:
+        reason: Why the run was requested to end.
+        left_behind: The worker had to exit while the code still ran.
+    """
+
+    def __init__(
+        self, message: str, *, reason: CancelReason | None = None, left_behind: bool = False
+    ) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.left_behind = left_behind
 
 
 class SoftTimeLimitExceeded(WorkerError):

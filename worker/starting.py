@@ -20,7 +20,7 @@ from worker.errors import ConfigurationError, StoreUnavailable, installing, near
 from worker.open_files import open_files_limit
 from worker.ports import Introducing
 from worker.scheduling.freshness import DeadManPing
-from worker.supervisor import Service, StopRequest, supervise
+from worker.supervisor import Service, StopRequest, Together, supervise
 from worker.telemetry.heartbeat import Heartbeat
 from worker.telemetry.loop_errors import LoopErrors
 from worker.urls import display_url
@@ -132,8 +132,10 @@ async def start_worker(
                         worker.freshness,
                         *([ops] if ops is not None else []),
                         *side_services(worker),
-                        *([worker.scheduler] if doors.schedules else []),
-                        *([] if worker.consumer is None else [worker.consumer]),
+                        Together(
+                            *([worker.scheduler] if doors.schedules else []),
+                            *([] if worker.consumer is None else [worker.consumer]),
+                        ),
                     ],
                     stop=stop,
                     grace=settings.shutdown_grace,

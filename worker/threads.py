@@ -37,8 +37,9 @@ class Threads:
     async def call(self, function: Callable[[], T]) -> T:
         """Call ``function`` in a thread, with the caller's context variables.
 
-        A thread cannot be cancelled. So whoever is cancelled meanwhile waits on for its end, and
-        gets what came of it.
+        A thread cannot be cancelled. A caller that is cancelled meanwhile waits for the end of
+        the call and gets its result. The cancellation is delivered at the caller's next ``await``
+        after that.
 
         Raises:
             BaseException: What it raised.
@@ -60,9 +61,15 @@ class Threads:
                 tell(loop, answered.set_result, result)
 
         self._begin(work)
+        cancelled = False
         while not answered.done():
-            with suppress(asyncio.CancelledError):
+            try:
                 await asyncio.wait({answered})
+            except asyncio.CancelledError:
+                cancelled = True
+        if cancelled:
+            # A caller that returns at once keeps its result; `Task.cancel` would discard it.
+            loop.call_soon(cancel_again, asyncio.current_task(loop))
         return answered.result()
 
     def _begin(self, work: Callable[[], None]) -> None:
@@ -92,3 +99,9 @@ class Threads:
 def tell(loop: asyncio.AbstractEventLoop, to: Callable[[Any], None], what: object) -> None:
     with suppress(RuntimeError):  # the loop is closed: nobody waits any more
         loop.call_soon_threadsafe(to, what)
+
+
+def cancel_again(caller: asyncio.Task[Any] | None) -> None:
+    """Cancel a task that still waits, unless its cancellation was withdrawn meanwhile."""
+    if caller is not None and not caller.done() and caller.cancelling():
+        caller.cancel()

@@ -521,8 +521,7 @@ async def test_a_job_that_runs_is_asked_to_end_and_may_do_so_by_itself(bench: Be
         for job in (returns, raises, threaded):
             await bench.is_in(job, State.STARTED)
             assert await job.cancel()
-        assert await returns.result("5s") == "stopped in good order"
-        for job in (raises, threaded):  # no failure: it was asked for
+        for job in (returns, raises, threaded):  # it saw the request, so it was stopped
             with pytest.raises(JobRevoked):
                 await job.result("5s")
 

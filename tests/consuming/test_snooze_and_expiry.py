@@ -13,7 +13,8 @@ from tests.support.consuming import Bench, open_bench
 from tests.support.waiting import wait_until
 from worker import BulkTask, RunContext, State, Trigger, current_run, task
 from worker.jobs.job import JobId, NewJob, Settlement
-from worker.jobs.verdict import snooze_in
+from worker.jobs.verdict import Snoozed
+from worker.running.outcome import unwrapped
 from worker.tasks.base import TaskDefinition
 
 if TYPE_CHECKING:
@@ -255,8 +256,8 @@ async def test_the_longest_snooze_of_a_group_counts() -> None:
 
     with pytest.raises(BaseExceptionGroup) as raised:
         await grouped()
-    snoozed = snooze_in(raised.value)
-    assert snoozed is not None
+    snoozed = unwrapped(raised.value)
+    assert isinstance(snoozed, Snoozed)
     assert snoozed.delay == 3 * MINUTE
 
 

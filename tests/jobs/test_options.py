@@ -328,13 +328,12 @@ def test_what_is_wrong_for_one_job_is_refused_when_it_is_asked_for(
         of_one_job(**said)
 
 
-def test_a_soft_limit_is_refused_where_it_could_not_be_kept() -> None:
+def test_a_soft_limit_is_taken_for_code_in_a_thread_too() -> None:
     def blocking(n: int) -> None: ...
 
-    with pytest.raises(TaskDefinitionError, match="soft_time_limit needs an async function"):
-        task(soft_time_limit="1m")(blocking)
-    with pytest.raises(InvalidOptions, match="soft_time_limit needs an async function"):
-        client().request(task()(blocking), {"n": 1}, soft_time_limit="1m")
+    assert task(soft_time_limit="1m")(blocking).definition.soft_time_limit == MINUTE
+    request = client().request(task()(blocking), {"n": 1}, soft_time_limit="1m")
+    assert "soft_time_limit" in request.options
 
 
 def test_what_a_newer_producer_says_is_left_alone() -> None:

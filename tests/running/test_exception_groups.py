@@ -131,10 +131,10 @@ def test_a_deeply_nested_group_is_taken_apart() -> None:
         failure = failure.exceptions[0]
 
 
-async def fail_together(*failures: Exception) -> None:
+async def fail_together(*failures: BaseException) -> None:
     """Raise each in a task of one group."""
 
-    async def fail(failure: Exception) -> None:
+    async def fail(failure: BaseException) -> None:
         raise failure
 
     async with asyncio.TaskGroup() as tasks:

@@ -54,9 +54,6 @@ class Definition(Protocol):
     def options(self) -> JobOptions | None: ...
 
     @property
-    def blocking(self) -> bool: ...
-
-    @property
     def asking(self) -> Callable[[Any], EnqueueOptions] | None: ...
 
 
@@ -215,10 +212,6 @@ def check_job(definition: Definition, options: EnqueueOptions) -> None:
         for name in key.by if key is not None else ():
             if name not in known:
                 raise InvalidOptions(f"there is no parameter {name!r}{nearest(name, known)}")
-    if definition.blocking and options.get("soft_time_limit") is not None:
-        raise InvalidOptions(
-            "soft_time_limit needs an async function: a thread cannot be interrupted"
-        )
 
 
 def dump(definition: Definition, params: object) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from worker.durations import format_duration
 from worker.errors import JobExpired, JobFailed, JobRevoked, UnknownJob
-from worker.jobs.job import NOW, Requeued
+from worker.jobs.job import NOW, CancelOutcome, Requeued
 from worker.jobs.options import as_delay
 from worker.model import State
 
@@ -72,11 +72,13 @@ class JobHandle:
         job = await self.info()
         return None if job.progress is None else json.loads(job.progress)
 
-    async def cancel(self) -> bool:
-        """Revoke it, if it waits; ask it to end, and cancel it a little later, if it runs.
+    async def cancel(self) -> CancelOutcome:
+        """Revoke it, if it waits. If it runs, request its end: its code finds
+        ``context.cancelled``, and async code is cancelled a little later.
 
         Returns:
-            ``False`` if it had ended already.
+            ``REVOKED`` or ``REQUESTED``; ``ENDED``, which is false, if it had ended already. A job
+            whose end is requested still runs: ``await job.ended()`` waits for its end.
 
         Raises:
             UnknownJob: Nobody has recorded such a job.
@@ -84,7 +86,12 @@ class JobHandle:
         (told,) = await (await self._client.engine()).cancel([self.id])
         if told is Requeued.UNKNOWN:
             raise UnknownJob(f"no job {self.id} is recorded here, or no longer")
-        return told is not Requeued.NOT_NOW
+        match told:
+            case Requeued.DONE:
+                return CancelOutcome.REVOKED
+            case Requeued.ASKED:
+                return CancelOutcome.REQUESTED
+        return CancelOutcome.ENDED
 
     async def result(self, timeout: timedelta | str | float | None = None) -> Any:
         """What came of it, waiting for its end.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from worker.client.asking import Askable
     from worker.client.enqueue_options import EnqueueOptions
     from worker.client.job_handle import JobHandle
-    from worker.jobs.job import Job
+    from worker.jobs.job import CancelOutcome, Job
     from worker.model import State
 
 __all__ = ["SyncJobHandle", "SyncWorkerClient"]
@@ -160,8 +160,8 @@ class SyncJobHandle:
         """What it last told."""
         return self._client._do(self._job.progress())
 
-    def cancel(self) -> bool:
-        """Revoke it, or ask it to end."""
+    def cancel(self) -> CancelOutcome:
+        """Revoke it, or request its end; see `JobHandle.cancel`."""
         return self._client._do(self._job.cancel())
 
     def result(self, timeout: timedelta | str | float | None = None) -> Any:

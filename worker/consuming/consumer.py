@@ -29,8 +29,7 @@ from worker.events import JobTakenOver, QueueChanged, UnknownJobs
 from worker.jobs.history import AttemptOutcome, outcome_of, remembered
 from worker.jobs.job import NOW, Deferred, Held, Settlement
 from worker.jobs.verdict import unspent
-from worker.model import RunId, State, Trigger, new_run_id
-from worker.running.bounds import SHUTTING_DOWN
+from worker.model import CancelReason, RunId, State, Trigger, new_run_id
 from worker.running.runner import BatchJob, JobTerms
 
 if TYPE_CHECKING:
@@ -240,7 +239,7 @@ class Consumer:
         await self._runs_end(max(0.0, until - loop.time()))
         while self._runs:  # the runner bounds this: it leaves behind what hangs
             for run_id in self._runs:
-                self._runner.interrupt(run_id, SHUTTING_DOWN)
+                self._runner.interrupt(run_id, CancelReason.SHUTDOWN)
             # A batch may be between two of its parts, and not hear: it is told once more.
             await self._runs_end(LEASE_S)
         await self._settling.finish(FLUSH_S)

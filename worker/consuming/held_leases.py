@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 from worker.errors import StoreError
 from worker.jobs.job import Held, JobId
-from worker.jobs.verdict import CANCELLED
-from worker.model import RunId
+from worker.model import CancelReason, RunId
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["HeldLeases"]
 
-LEASE_LOST = "cancelled: its lease was lost"
 TURN_S = 0.5
 """How often progress is recorded and wishes are looked for."""
 TOLD_AT_ONCE = 20
@@ -243,7 +241,7 @@ class HeldLeases:
     def _lose(self, holding: Holding) -> None:
         if self._holdings.get(holding.lease.id) is holding:  # not settled meanwhile
             holding.lost = True
-            self._runner.interrupt(RunId(holding.lease.id), LEASE_LOST)
+            self._runner.interrupt(RunId(holding.lease.id), CancelReason.LEASE_LOST)
 
     async def _tell(self) -> None:
         while self._told:
@@ -274,14 +272,14 @@ class HeldLeases:
         if holding.asked_to_end:
             return
         holding.asked_to_end = True
-        self._runner.ask_to_end(RunId(holding.lease.id))
+        self._runner.request_end(RunId(holding.lease.id))
         asyncio.get_running_loop().call_later(
             self._cancel_grace.total_seconds(), self._cancel, holding
         )
 
     def _cancel(self, holding: Holding) -> None:
         if self._holdings.get(holding.lease.id) is holding:
-            self._runner.interrupt(RunId(holding.lease.id), CANCELLED)
+            self._runner.interrupt(RunId(holding.lease.id), CancelReason.CANCEL)
 
 
 def third_of(plan: QueuePlan) -> float:

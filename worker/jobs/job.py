@@ -17,6 +17,7 @@ from worker.model import State
 
 __all__ = [
     "NONE_DEFERRED",
+    "CancelOutcome",
     "Capabilities",
     "Deferred",
     "Enqueued",
@@ -328,6 +329,21 @@ class Requeued(StrEnum):
     NOT_NOW = "not_now"
     """It is in a state in which that cannot be done."""
     UNKNOWN = "unknown"
+
+
+class CancelOutcome(StrEnum):
+    """What ``job.cancel()`` did. True, unless the job had ended already."""
+
+    REVOKED = "revoked"
+    """It waited, and will not run."""
+    REQUESTED = "requested"
+    """It runs, and still does: its end is requested. It ends when its code does, and a result that
+    the code returns all the same is the job's result."""
+    ENDED = "ended"
+    """It had ended already; nothing was changed."""
+
+    def __bool__(self) -> bool:
+        return self is not CancelOutcome.ENDED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,14 +10,13 @@ from worker.errors import InvalidParams, InvalidResult, RunInterrupted, WorkerLo
 from worker.groups import leaves
 from worker.jobs.job import NOW, Settlement
 from worker.jobs.options import as_delay
-from worker.model import State
+from worker.model import CancelReason, State
 
 if TYPE_CHECKING:
     from worker.jobs.job import Job, Lease
     from worker.jobs.options import JobOptions
 
 __all__ = [
-    "CANCELLED",
     "DeadLetter",
     "Drop",
     "Retry",
@@ -26,11 +25,12 @@ __all__ = [
     "Wish",
     "has_begun",
     "judge",
-    "snooze_in",
     "unspent",
 ]
 
-CANCELLED = "cancelled: somebody asked for the end of this job"
+LEFT_BEHIND_DELAY = timedelta(seconds=5)
+"""How long a job waits whose code still ran when its worker had to exit: until that process and
+its threads are gone."""
 HOPELESS = (InvalidParams, InvalidResult, WorkerLost)
 """What no further attempt can mend."""
 
@@ -114,9 +114,12 @@ def judge(
             return Verdict(State.SUCCESS)
         case Snoozed(delay=delay), _:
             return Verdict(State.PENDING, delay)
+        case RunInterrupted(left_behind=True), _:
+            return Verdict(State.PENDING, LEFT_BEHIND_DELAY)
+        case RunInterrupted(reason=CancelReason.CANCEL), _:
+            return Verdict(State.REVOKED)
         case RunInterrupted(), _:
-            cancelled = str(failure) == CANCELLED
-            return Verdict(State.REVOKED if cancelled else State.PENDING)
+            return Verdict(State.PENDING)
         case _, Drop():
             return Verdict(State.FAILURE)
         case _, DeadLetter():
@@ -129,19 +132,6 @@ def judge(
             if options.is_worth_another(failure):
                 return Verdict(State.RETRY, max(at_least, options.delay_after(attempt)))
     return Verdict(State.FAILURE, dead=True)
-
-
-def snooze_in(failure: BaseException | None) -> Snoozed | None:
-    """The snooze that ``failure`` is, or the longest of a group that holds nothing else."""
-    match failure:
-        case Snoozed():
-            return failure
-        case BaseExceptionGroup(exceptions=failures):
-            found = [snooze_in(one) for one in failures]
-            snoozes = [one for one in found if one is not None]
-            if len(snoozes) == len(found):
-                return max(snoozes, key=lambda one: one.delay)
-    return None
 
 
 def has_begun(job: Lease | Job) -> bool:

@@ -251,7 +251,6 @@ class TaskDefinition:
         hooks: Those that do something.
         asking: What is said of a job, by its parameters, unless whoever asks for it says otherwise.
         bulk: For a task that takes many jobs at once, how many and how long it waits for them.
-        blocking: Its code is not async, and runs in a thread.
     """
 
     name: str
@@ -266,7 +265,6 @@ class TaskDefinition:
     hooks: frozenset[str] = frozenset()
     asking: Callable[[Any], EnqueueOptions] | None = None
     bulk: Bulk | None = None
-    blocking: bool = False
 
     @classmethod
     def of(

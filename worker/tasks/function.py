@@ -193,8 +193,8 @@ def task(**options: Unpack[TaskOptions]) -> Callable[[Callable[P, R]], FunctionT
 
     The signature says what it takes; a parameter of the type `RunContext` gets the run's context,
     one of the type ``httpx.AsyncClient`` the worker's shared client. A function that is not async
-    runs in a thread, which cannot be cancelled: it looks at ``context.cancelled`` now and then, or
-    goes on to its end.
+    runs in a thread, which cannot be interrupted: long work calls ``context.raise_if_cancelled()``
+    now and then, or goes on to its end.
 
     Raises:
         TaskDefinitionError: An option or the signature is wrong.
@@ -225,10 +225,6 @@ def function_task(function: Any, said: dict[str, Any]) -> FunctionTask[Any, Any]
     except InvalidOptions as exc:
         raise TaskDefinitionError(f"{of}: {exc}") from exc
     run = FunctionRun(function, hooks, of)
-    if options.soft_time_limit is not None and not run.is_async:
-        raise TaskDefinitionError(
-            f"{of}: soft_time_limit needs an async function: a thread cannot be interrupted"
-        )
     definition = TaskDefinition(
         name=check_name(name, of=of),
         prepare=partial(FunctionTaskCode, run),
@@ -241,7 +237,6 @@ def function_task(function: Any, said: dict[str, Any]) -> FunctionTask[Any, Any]
         options=options,
         hooks=frozenset(hooks),
         asking=asking,
-        blocking=not run.is_async,
     )
     check_keys(definition)
     return FunctionTask(function, run, definition)
