@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from itertools import count
@@ -16,7 +15,7 @@ from typing import Any
 
 from worker.redaction import cut
 
-__all__ = ["NotJson", "check_json", "check_written", "is_suspicious", "read_json"]
+__all__ = ["NotJson", "check_json", "check_keys", "check_written", "is_suspicious", "read_json"]
 
 MOST_NESTED = 200
 """How deeply pydantic reads JSON."""
@@ -25,8 +24,16 @@ MOST_BITS = 14_000
 INTEGER_LIMIT = "expected an integer of up to 4,300 digits, got a longer one"
 TOO_DEEP = f"expected up to {MOST_NESTED} levels, got more"
 
-LARGE = re.compile(r"[0-9][eE]\+?0*[1-9][0-9]{2}|[0-9]{309}")
-"""A number that may be too large for a float: ``1e999`` is read as infinity."""
+FORM = bytes.maketrans(
+    bytes(range(256)),
+    bytes(48 if chr(c).isdigit() and c < 128 else 101 if c in b"eE" else 32 for c in range(256)),
+)
+"""What is left of a text to find large numbers in it: ``0`` for each digit, ``e`` and spaces."""
+LARGE_EXPONENT, MANY_DIGITS = b"0e000", b"0" * 309
+"""``1e999`` is read as infinity, and so are 309 digits where a float is expected."""
+
+TEXT = frozenset({str})
+SCALARS = frozenset({str, int, float, bool, type(None)})
 
 Fault = list[str]
 """What is wrong, then the keys that lead to it, the innermost first."""
@@ -79,7 +86,41 @@ def check_written(value: object) -> None:
 
 def is_suspicious(text: str) -> bool:
     """Whether a JSON text may hold a number that is not finite. False is certain, True is not."""
-    return "NaN" in text or "Infinity" in text or LARGE.search(text) is not None
+    if "NaN" in text or "Infinity" in text:
+        return True
+    form = text.encode("utf-8", "surrogatepass").translate(FORM, delete=b"+")
+    return LARGE_EXPONENT in form or MANY_DIGITS in form
+
+
+def check_keys(value: object) -> None:
+    """See that no two keys of a value become one when it is written as JSON.
+
+    Raises:
+        NotJson: Two do; the message says where.
+    """
+    report(equal_keys(value, 0))
+
+
+def equal_keys(value: object, depth: int) -> Fault | None:
+    if depth >= MOST_NESTED:
+        return [TOO_DEEP]
+    if isinstance(value, dict):
+        if not TEXT.issuperset(map(type, value)):
+            for key in value:
+                if isinstance(key, float | Decimal) and (fault := scalar_fault(key)):
+                    return [*fault, "a key"]
+            names = {str(key) for key in value}
+            if len(names) < len(value):
+                return ["expected keys that differ as texts, got two that are the same"]
+        inside: Iterable[object] = value.values()
+        items: Iterable[tuple[object, object]] = value.items()
+    elif isinstance(value, list | tuple):
+        inside, items = value, zip(count(), value)
+    else:
+        return None
+    if SCALARS.issuperset(map(type, inside)):
+        return None
+    return among(equal_keys, items, depth + 1)
 
 
 def report(fault: Fault | None) -> None:
@@ -118,12 +159,6 @@ def lost_in_writing(value: object, depth: int) -> Fault | None:
     if depth >= MOST_NESTED:
         return [TOO_DEEP]
     if isinstance(value, dict):
-        for key in value:
-            if isinstance(key, float | Decimal) and (fault := scalar_fault(key)):
-                return [*fault, "a key"]
-        names = {str(key) for key in value}
-        if len(names) < len(value):
-            return ["expected keys that differ as texts, got two that are the same"]
         return among(lost_in_writing, value.items(), depth + 1)
     if isinstance(value, list | tuple | set | frozenset):
         return among(lost_in_writing, zip(count(), value), depth + 1)

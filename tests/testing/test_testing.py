@@ -20,6 +20,7 @@ from worker import (
     BulkJob,
     BulkTask,
     ConcurrencyPer,
+    ConfigurationError,
     DuplicateJob,
     InvalidParams,
     RetryPolicy,
@@ -571,7 +572,7 @@ async def test_a_module_registers_a_task_that_is_made_with_more_without_any_sche
         assert await (await Priced.enqueue({"net": 100})).result() == 107
     with pytest.raises(TaskDefinitionError, match=r"register functools\.partial"):
         InMemoryWorker(Priced)
-    with pytest.raises(TaskDefinitionError, match="needs to know once when it runs"):
+    with pytest.raises(ConfigurationError, match="needs to know once when it runs"):
         InMemoryWorker(module_with(lambda scheduler: scheduler.register_task(Nightly)))
 
 

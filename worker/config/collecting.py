@@ -32,12 +32,12 @@ def register_modules(scheduler: Scheduler, modules: Sequence[str]) -> None:
     import_from_here()
     problems: list[str] = []
     for name in modules:
-        collector = Collector(scheduler, f"{SETTING}: {name}")
         try:
-            collector.collect(imported(name))
+            module = imported(name)
         except ConfigurationError as exc:
             problems += exc.problems
-        problems += collector.problems
+        else:
+            problems += problems_of(scheduler, f"{SETTING}: {name}", module)
     if problems:
         raise ConfigurationError(dict.fromkeys(problems))
 
@@ -48,10 +48,18 @@ def register_module(scheduler: Scheduler, module: ModuleType) -> None:
     Raises:
         ConfigurationError: It has no tasks, or any of them breaks a rule.
     """
-    collector = Collector(scheduler, module.__name__)
-    collector.collect(module)
-    if collector.problems:
-        raise ConfigurationError(collector.problems)
+    if problems := problems_of(scheduler, module.__name__, module):
+        raise ConfigurationError(problems)
+
+
+def problems_of(scheduler: Scheduler, where: str, module: ModuleType) -> list[str]:
+    """Take in the tasks of a module; what is wrong with them."""
+    collector = Collector(scheduler, where)
+    try:
+        collector.collect(module)
+    except ConfigurationError as exc:
+        return [*exc.problems, *collector.problems]
+    return collector.problems
 
 
 class Collector:

@@ -16,7 +16,7 @@ from worker.errors import (
 )
 from worker.groups import leaves
 from worker.jobs.verdict import Snoozed
-from worker.json_values import check_written
+from worker.json_values import check_keys, check_written, is_suspicious
 from worker.model import RunError, State
 from worker.redaction import cut, safe_text, writable
 from worker.retry import is_transient
@@ -80,10 +80,11 @@ def encode_result(result: object, limit: int) -> str:
         InvalidResult: It cannot be written so, or is too large.
     """
     try:
-        check_written(result)
-        text = json_writer()(result, inf_nan_mode="constants")
-        if b"null" in text or b"NaN" in text or b"Infinity" in text:
+        text = json_writer()(result, inf_nan_mode="constants").decode()
+        if result is not None and ("null" in text or is_suspicious(text)):
+            check_written(result)
             check_written(json_values()(result, inf_nan_mode="constants"))
+        check_keys(result)
     except RecursionError as exc:
         raise InvalidResult("expected a result that is not nested so deeply") from exc
     except Exception as exc:  # a value may have code of its own for this
@@ -91,12 +92,13 @@ def encode_result(result: object, limit: int) -> str:
         raise InvalidResult(
             f"expected a result that can be written as JSON, got a {type(result).__name__}: {said}"
         ) from exc
-    if len(text) > limit:
+    size = len(text) if text.isascii() else len(text.encode())
+    if size > limit:
         raise InvalidResult(
-            f"the result is {len(text)} bytes as JSON, expected up to {limit}; store large data "
+            f"the result is {size} bytes as JSON, expected up to {limit}; store large data "
             "elsewhere and return where it is"
         )
-    return text.decode()
+    return text
 
 
 @cache
