@@ -160,6 +160,7 @@ async def test_a_worker_that_has_to_exit_hands_the_job_back_and_does_exit(
     assert (shown["state"], shown["attempts"], shown["losses"]) == ("PENDING", 0, 0)
     site.touch("go")
     async with site.starts(WORKER_REPLICA="two") as worker:
+        await worker.logged("worker.ready")
         await wait_until(lambda: len(site.lines("charged")) == 1, "another worker runs it")
         worker.signal(signal.SIGTERM)
         assert await worker.ended() == 0

@@ -362,7 +362,7 @@ class AttemptFacts:
     finished_at: datetime
     worker: str
     error: JobError | None
-    overtime_ms: float | None
+    overtime_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
