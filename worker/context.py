@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, Unpack
 
 import structlog
 
-from worker.client.client import client_in_reach
+from worker.client import current
 from worker.clock import Clock, SystemClock
 from worker.errors import InvalidParams
 from worker.events import CallEnded, CallRetrying, Event, Events
@@ -26,7 +26,7 @@ from worker.retry import RetryPolicy
 from worker.threads import Threads
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Coroutine, Iterator, Mapping
     from contextvars import Context
     from datetime import datetime
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from worker.client.asking import Askable
     from worker.client.enqueue_options import EnqueueOptions
     from worker.client.job_handle import JobHandle
+    from worker.client.sync_client import SyncJobHandle
 
 __all__ = ["CALL", "Calling", "RunContext", "current_run", "run_in"]
 
@@ -194,12 +195,24 @@ class RunContext:
         """
         raise Snoozed(as_delay("snooze", delay))
 
-    async def enqueue(
+    def enqueue(
         self, task: Askable | str, params: object = None, **options: Unpack[EnqueueOptions]
-    ) -> JobHandle:
-        """Ask for another job, as `WorkerClient.enqueue` does."""
-        client = await client_in_reach()
-        return await client.enqueue(task, params, **options)
+    ) -> Coroutine[Any, Any, JobHandle]:
+        """Enqueue another job, as `WorkerClient.enqueue` does: ``await context.enqueue(…)``.
+
+        In a function that is not async, see `enqueue_sync`.
+        """
+        return current.enqueue(task, params, options, name="context.enqueue")
+
+    def enqueue_sync(
+        self, task: Askable | str, params: object = None, **options: Unpack[EnqueueOptions]
+    ) -> SyncJobHandle:
+        """The same in a function that is not async, which waits until the job is enqueued.
+
+        Raises:
+            StoreUnavailable: It was called in the event loop; or as `WorkerClient.enqueue`.
+        """
+        return current.enqueue_in_thread(task, params, options)
 
     def calling(self, call: str, attempt: int = 1) -> Calling:
         """One try of an HTTP call, as a context manager that announces its end."""

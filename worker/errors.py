@@ -19,6 +19,8 @@
     │   ├── InvalidResult          a result is no JSON, or too large
     │   ├── NotSupported           the queue's engine cannot do what was asked of it
     │   ├── DuplicateJob           another job holds its unique key
+    │   ├── AmbiguousClient        several clients are open, and the call does not say which
+    │   ├── EnqueueNotAwaited      a run called ``enqueue`` and did not await it
     │   ├── UnknownJob             nobody has recorded such an id
     │   ├── JobExpired             the job expired before it began, or its result is pruned
     │   ├── JobFailed              the job ended without a result
@@ -50,11 +52,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 __all__ = [
+    "AmbiguousClient",
     "AnswerTooLarge",
     "ConfigurationError",
     "DataApiError",
     "DataApiUnreachable",
     "DuplicateJob",
+    "EnqueueNotAwaited",
     "InvalidId",
     "InvalidOptions",
     "InvalidParams",
@@ -207,6 +211,14 @@ class DuplicateJob(JobError):
     def __init__(self, message: str, job_id: str) -> None:
         super().__init__(message)
         self.job_id = job_id
+
+
+class AmbiguousClient(JobError):
+    """Several clients with different URLs are open, and the call does not say which one to use."""
+
+
+class EnqueueNotAwaited(JobError):
+    """The code of a run called ``enqueue`` and did not await it, so nothing was enqueued."""
 
 
 class UnknownJob(JobError):

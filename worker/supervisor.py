@@ -69,10 +69,17 @@ class StopRequest:
         """Ask at the first SIGTERM or SIGINT; end the process at the second.
 
         The handlers are Python's own, not the loop's, because a blocked loop would never call
-        its, and the default action does nothing for PID 1.
+        its, and the default action does nothing for PID 1. A child that a task forks does not have
+        them.
         """
 
+        process = os.getpid()
+
         def handle(number: int, frame: FrameType | None) -> None:
+            if os.getpid() != process:  # a forked child ends as any other process does
+                signal.signal(number, signal.SIG_DFL)
+                os.kill(os.getpid(), number)
+                return
             if self.signal is not None:
                 os.write(2, KILLED % signal.Signals(number).name.encode())
                 os._exit(128 + number)

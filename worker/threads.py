@@ -13,6 +13,8 @@ from queue import Empty, SimpleQueue
 from threading import Lock, Thread
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from worker.forking import child_ends_here
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -49,7 +51,8 @@ class Threads:
 
         def work() -> None:
             try:
-                result = around.run(function)
+                with child_ends_here():
+                    result = around.run(function)
             except StopIteration as exc:  # no future can hold one
                 failure: BaseException = RuntimeError(f"{type(exc).__name__}({exc})")
                 failure.__cause__ = exc

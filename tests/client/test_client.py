@@ -32,7 +32,7 @@ from worker import (
     WorkerClient,
     task,
 )
-from worker.client.client import client_in_reach
+from worker.client.current import current_client
 from worker.jobs.job import Capabilities, Enqueued, NewJob
 from worker.queues.memory import MemoryJobs
 
@@ -76,7 +76,7 @@ class Counted(MemoryJobs):
 def counted(monkeypatch: pytest.MonkeyPatch) -> Counted:
     """The engine that the environment names."""
     jobs = Counted()
-    monkeypatch.setattr("worker.client.client.make_jobs", lambda url, *, records_url: jobs)
+    monkeypatch.setattr("worker.client.client.configured_jobs", lambda location: jobs)
     return jobs
 
 
@@ -349,8 +349,8 @@ async def test_inside_of_its_block_a_client_is_the_one_that_tasks_use() -> None:
         await double.enqueue({"n": 1})
         async with WorkerClient(jobs=inner) as other:
             await double.enqueue_many([{"n": 1}, {"n": 2}])
-            assert await client_in_reach() is other
-        assert await client_in_reach() is client
+            assert await current_client() is other
+        assert await current_client() is client
     assert (outer.batches, inner.batches) == ([1], [2])
 
 

@@ -6,7 +6,13 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
-from worker.errors import InvalidParams, InvalidResult, RunInterrupted, WorkerLost
+from worker.errors import (
+    EnqueueNotAwaited,
+    InvalidParams,
+    InvalidResult,
+    RunInterrupted,
+    WorkerLost,
+)
 from worker.jobs.job import NOW, Settlement
 from worker.jobs.options import as_delay
 from worker.model import State
@@ -28,7 +34,7 @@ __all__ = [
 ]
 
 CANCELLED = "cancelled: somebody asked for the end of this job"
-HOPELESS = (InvalidParams, InvalidResult, WorkerLost)
+HOPELESS = (EnqueueNotAwaited, InvalidParams, InvalidResult, WorkerLost)
 """What no further attempt can mend."""
 
 

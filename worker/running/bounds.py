@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from worker.client.open_clients import refuse_unawaited
 from worker.durations import format_duration
 from worker.errors import RunInterrupted, TaskCrashed, TimeLimitExceeded
 from worker.events import RunAbandoned
+from worker.forking import child_ends_here, guard_loop
 from worker.running.soft_limit import raising_softly
 
 if TYPE_CHECKING:
@@ -124,6 +126,7 @@ class Bounds:
         limit_s = limit.total_seconds()
         context.ends = self._clock.monotonic() + limit_s
         loop = asyncio.get_running_loop()
+        guard_loop(loop)
         code = loop.create_task(
             contained(work if soft is None else raising_softly(work, soft)),
             name=f"run:{context.task}:{context.run_id}",
@@ -228,6 +231,9 @@ def failure_in(code: asyncio.Task[object]) -> BaseException | None:
 async def contained(code: Coroutine[Any, Any, object]) -> Any:
     """The code, with what would end the event loop turned into a failure of the run."""
     try:
-        return await code
+        with child_ends_here():
+            result = await code
     except (SystemExit, KeyboardInterrupt) as exc:
         raise TaskCrashed(f"the task raised {type(exc).__name__}({exc})") from exc
+    refuse_unawaited()
+    return result

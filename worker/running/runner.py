@@ -15,6 +15,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+from worker.client.open_clients import choose
 from worker.context import RunContext
 from worker.errors import DataApiError, InvalidResult, RunInterrupted, WorkerError
 from worker.events import BatchEnded, BatchStarted, RunFinished, RunRetrying, RunStarted
@@ -393,8 +394,7 @@ class Runner:
     def _around(self, context: RunContext) -> Context:
         """What a run's code runs in. A door may be a timer, or a thread, that knows nothing."""
         around = context.copied()
-        if self.client is not None:
-            around.run(self.client.be_in_reach)
+        around.run(partial(choose, self.client, in_run=True))
         return around
 
     def _context(
