@@ -88,29 +88,23 @@ class QueueLocation:
         """Whether the queue's engine keeps its records in the store."""
         return self.queue_url is not None and self.queue_url.lower().startswith("sqs")
 
+    @property
+    def default_hint(self) -> str | None:
+        """What to tell a program that uses the default store; ``None`` if it does not."""
+        if self.default_store is None or (self.queue_url is not None and not self.needs_records):
+            return None
+        path = self.default_store.absolute()
+        if self.needs_records:
+            return f"{STORE} is not set, so jobs are recorded in {path}; set it to the workers' store"
+        return f"{QUEUE} is not set, so jobs are enqueued in {path}; set it to the workers' queue"
+
     def warn_if_default(self) -> None:
         """Warn, once per process, if jobs are kept in the default store."""
         global warned
-        used = self.queue_url is None or self.needs_records
-        if warned or self.default_store is None or not used:
-            return
-        warned = True
-        path = self.default_store.absolute()
-        log = logging.getLogger("worker")
-        if self.needs_records:
-            log.warning(
-                "%s is not set: this process records its jobs in %s. Set it to the store of the "
-                "workers, in the environment or in .env",
-                STORE,
-                path,
-            )
-        else:
-            log.warning(
-                "%s is not set: this process enqueues into %s. Set it to the queue of the workers, "
-                "in the environment or in .env",
-                QUEUE,
-                path,
-            )
+        hint = self.default_hint
+        if hint is not None and not warned:
+            warned = True
+            logging.getLogger("worker").warning("%s, in the environment or in .env", hint)
 
 
 def queue_location(queue_url: str | None = None) -> QueueLocation:

@@ -182,8 +182,8 @@ class SqliteFile:
             elif identity(self._name) != self._identity:
                 self._abandon()
                 raise StoreUnavailable(
-                    f"{self._name} was deleted or replaced while it was in use; from now on the file "
-                    "that is there is used, or a new one"
+                    f"{self._name} was deleted or replaced while it was in use; from now on the "
+                    "file that is there is used, or a new one"
                 )
             connection = self._connection
             try:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from datetime import timedelta
 from functools import partial
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from worker.durations import format_duration
@@ -115,19 +115,18 @@ class JobHandle:
             TimeoutError: It has not ended by then.
             UnknownJob: Nobody has recorded such a job.
         """
-        loop = asyncio.get_running_loop()
         limit = None if timeout is None else as_delay("timeout", timeout)
-        until = None if limit is None else loop.time() + limit.total_seconds()
+        until = None if limit is None else monotonic() + limit.total_seconds()
         while True:
             left = WAIT
             if until is not None:
-                left = max(NOW, min(WAIT, timedelta(seconds=until - loop.time())))
+                left = max(NOW, min(WAIT, timedelta(seconds=until - monotonic())))
             job = await self._client.in_engine(partial(waited_for, self.id, left))
             if job is None:
                 raise UnknownJob(f"no job {self.id} is recorded here, or no longer")
             if job.state.final:
                 return job
-            if limit is not None and until is not None and loop.time() >= until:
+            if limit is not None and until is not None and monotonic() >= until:
                 raise TimeoutError(
                     f"job {self.id} has not ended within {format_duration(limit)}: "
                     f"{job.state}{after_failure(job)}"
