@@ -95,7 +95,9 @@ class QueueLocation:
             return None
         path = self.default_store.absolute()
         if self.needs_records:
-            return f"{STORE} is not set, so jobs are recorded in {path}; set it to the workers' store"
+            return (
+                f"{STORE} is not set, so jobs are recorded in {path}; set it to the workers' store"
+            )
         return f"{QUEUE} is not set, so jobs are enqueued in {path}; set it to the workers' queue"
 
     def warn_if_default(self) -> None:

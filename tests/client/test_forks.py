@@ -26,7 +26,7 @@ async def double(n: int) -> int:
     return 2 * n
 
 
-def in_child(work: Callable[[], None]) -> None:
+def in_child(work: Callable[[], object]) -> None:
     """Do ``work`` in a forked process, and fail as it fails."""
     child = os.fork()
     if not child:
@@ -114,7 +114,7 @@ async def test_in_a_child_a_task_enqueues_where_the_parents_client_did(
     monkeypatch.setenv("WORKER_QUEUE_URL", shared_url)
     async with WorkerClient() as client:
         await double.enqueue({"n": 1})
-        in_child(lambda: asyncio.run(double.enqueue({"n": 2}, id="of-the-child")) and None)
+        in_child(lambda: asyncio.run(double.enqueue({"n": 2}, id="of-the-child")))
         assert await client.job("of-the-child").status() is State.PENDING
 
 

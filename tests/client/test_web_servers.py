@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
+from tests.support.documents import write_examples
 from tests.support.processes import DEADLINE_S, clean_environment
 from worker import State, WorkerClient
 
@@ -148,3 +149,17 @@ async def test_requests_enqueue_where_the_open_client_does(
             assert state == "PENDING"
             assert await client.job(job).status() is State.PENDING
     assert not (tmp_path / ".worker").exists()
+
+
+async def test_the_web_server_in_the_documentation_enqueues(
+    tmp_path: Path, unused_tcp_port: int
+) -> None:
+    write_examples(tmp_path, "web.py")
+    jobs = f"sqlite:///{tmp_path / 'jobs.db'}"
+    (tmp_path / ".env").write_text(f"WORKER_QUEUE_URL={jobs}\n")
+    module = "from web import app\n"
+    async with serving(module, SERVE_STARLETTE, tmp_path, jobs, unused_tcp_port, "asyncio") as web:
+        answer = (await web.post("/upload")).raise_for_status().json()
+    async with WorkerClient(jobs) as client:
+        info = await client.job(answer["job"]).info()
+    assert (info.task, info.queue, info.params) == ("resize", "images", '{"path":"a.png"}')

@@ -30,7 +30,7 @@ import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
 
-from worker import RunContext, SyncWorkerClient, task
+from worker import RetryPolicy, RunContext, SyncWorkerClient, task
 
 
 def square(n):
@@ -70,6 +70,14 @@ async def raises_in_loop() -> int:
     pid = os.fork()
     if not pid:
         raise ValueError("in the child")
+    return await asyncio.to_thread(code_of, pid)
+
+
+@task(name="raises_what_is_retried", max_retries=0, retry=RetryPolicy(attempts=3))
+async def raises_what_is_retried() -> int:
+    pid = os.fork()
+    if not pid:
+        raise ConnectionError("in the child")
     return await asyncio.to_thread(code_of, pid)
 
 
@@ -149,7 +157,7 @@ def pooled():
     found = []
     for method in ("fork", "spawn", "forkserver"):
         context = multiprocessing.get_context(method)
-        with ProcessPoolExecutor(2, mp_context=context) as pool:
+        with ProcessPoolExecutor(1, mp_context=context) as pool:
             found.append(list(pool.map(square, range(4))))
     with multiprocessing.get_context("fork").Pool(2) as pool:
         found.append(pool.map(square, range(4)))
@@ -219,6 +227,7 @@ ENDED = {
     "raises_in_thread": 1,
     "returns_in_thread": 0,
     "raises_in_loop": 1,
+    "raises_what_is_retried": 1,
     "exits_in_loop": 7,
     "exits_in_thread": 7,
     "awaits_in_loop": 1,
@@ -245,16 +254,18 @@ async def test_no_child_of_a_task_becomes_a_second_worker(site: Any, tmp_path: P
     assert await worker.ended() == 0
     assert not worker.told("loop.failed")
     reported = {line["pid"] for line in worker.told("fork.child_ended")}
-    assert len(reported) == 8
+    assert len(reported) == 9
+    assert not worker.told("run.retrying")
     assert worker.process.pid not in reported
 
 
+@pytest.mark.timeout(300)  # each process that is spawned imports everything
 async def test_processes_that_do_work_of_their_own_go_on(site: Any) -> None:
     worker, client = site
     squares = [0, 1, 4, 9]
     for name in ("pools_in_thread", "pools_in_loop"):
         job = await client.enqueue(name)
-        assert await job.result("60s") == [squares] * 4 + [0]
+        assert await job.result("2m") == [squares] * 4 + [0]
     assert await (await client.enqueue("works")).result("20s") == [5, 0]
     assert await client.job("of-a-child").result("20s") == "quick"
     worker.signal(signal.SIGTERM)

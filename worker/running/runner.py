@@ -19,6 +19,7 @@ from worker.client.open_clients import choose
 from worker.context import RunContext
 from worker.errors import DataApiError, InvalidResult, RunInterrupted, WorkerError
 from worker.events import BatchEnded, BatchStarted, RunFinished, RunRetrying, RunStarted
+from worker.forking import child_ends_here
 from worker.jobs.verdict import CANCELLED, Verdict, judge
 from worker.model import Run, RunId, State, Trigger, new_run_id
 from worker.retry import RetryPolicy, retry_after_s
@@ -547,7 +548,8 @@ class Runner:
             context.attempt = before + number
             if held.code is None:
                 held.code = task.prepare(self._client)
-            return await call(held.code)
+            with child_ends_here():  # before the retry policy judges what it raised
+                return await call(held.code)
 
         def should_retry(failure: BaseException) -> bool:
             # A DataApiError comes from a call that was repeated already: retries do not multiply.
