@@ -14,24 +14,51 @@ import sys
 import traceback
 from contextlib import contextmanager, suppress
 from selectors import BaseSelector
-from threading import get_ident
+from signal import SIG_BLOCK, SIG_SETMASK, Signals, pthread_sigmask
+from signal import signal as set_handler
+from threading import get_ident, local
 from typing import TYPE_CHECKING, Any, NoReturn
 from weakref import WeakKeyDictionary, WeakSet
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
-__all__ = ["child_ends_here", "detach_in_child", "guard_loop", "isolate_in_child", "on_fork"]
+__all__ = [
+    "child_ends_here",
+    "detach_in_child",
+    "guard_loop",
+    "handlers_in_children",
+    "isolate_in_child",
+    "on_fork",
+]
 
 FAILED = 1
 RETURNED = "a forked child process came back into the worker's code and was ended: end it yourself"
 
 _guarded: WeakKeyDictionary[asyncio.AbstractEventLoop, int] = WeakKeyDictionary()
 _isolated: WeakSet[BaseSelector] = WeakSet()
+_handlers: dict[Signals, Any] = {}
+_forking = local()
 _kept: list[object] = []
 """What a child must not end, as it is the parent's."""
 _detached: WeakKeyDictionary[asyncio.AbstractEventLoop, None] = WeakKeyDictionary()
+
+
+@contextmanager
+def handlers_in_children(handlers: Mapping[Signals, Any]) -> Iterator[None]:
+    """Have processes that are forked inside of the block handle these signals like this.
+
+    A child that inherits a handler of the worker would only ask the worker to stop. Python forgets
+    a signal that comes before the child has begun, so they are blocked around the fork.
+    """
+    before = dict(_handlers)
+    _handlers.update(handlers)
+    try:
+        yield
+    finally:
+        _handlers.clear()
+        _handlers.update(before)
 
 
 @contextmanager
@@ -131,8 +158,20 @@ class ChildCameBack(Exception):
     """The code that forked awaits something, or has ended."""
 
 
+def before_fork() -> None:
+    _forking.mask = pthread_sigmask(SIG_BLOCK, _handlers)
+
+
+def in_parent() -> None:
+    pthread_sigmask(SIG_SETMASK, _forking.mask)
+
+
 def in_child() -> None:
     """Called in each child."""
+    for number, handler in _handlers.items():
+        set_handler(number, handler)
+    pthread_sigmask(SIG_SETMASK, _forking.mask)
+    _handlers.clear()
     for selector in list(_isolated):
         separate_sockets(selector)
     for loop in list(_detached):
@@ -150,4 +189,4 @@ def in_child() -> None:
         loop.call_soon(came_back)
 
 
-on_fork(before=lambda: None, parent=lambda: None, child=in_child)
+on_fork(before=before_fork, parent=in_parent, child=in_child)

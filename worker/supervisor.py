@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 from worker.errors import WorkerError
+from worker.forking import handlers_in_children
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -73,13 +74,7 @@ class StopRequest:
         them.
         """
 
-        process = os.getpid()
-
         def handle(number: int, frame: FrameType | None) -> None:
-            if os.getpid() != process:  # a forked child ends as any other process does
-                signal.signal(number, signal.SIG_DFL)
-                os.kill(os.getpid(), number)
-                return
             if self.signal is not None:
                 os.write(2, KILLED % signal.Signals(number).name.encode())
                 os._exit(128 + number)
@@ -88,7 +83,8 @@ class StopRequest:
 
         before = {number: signal.signal(number, handle) for number in SIGNALS}
         try:
-            yield
+            with handlers_in_children(before):
+                yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
