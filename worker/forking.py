@@ -133,9 +133,9 @@ def end_child(failure: BaseException | None) -> NoReturn:
         code = failure.code
         leave(code if isinstance(code, int) else 0 if code is None else FAILED)
     report = {"level": "warning", "event": "fork.child_ended", "hint": RETURNED, "pid": os.getpid()}
-    if failure is not None:
-        with suppress(Exception):  # code of the user's own makes the text
-            report["exception"] = "".join(traceback.format_exception(failure))
+    if failure is not None:  # without its text, which may hold a secret
+        report["error_type"] = type(failure).__name__
+        report["exception"] = "".join(traceback.format_tb(failure.__traceback__))
     # No logger: a lock of it may have been held when the process was forked.
     with suppress(OSError):
         os.write(2, json.dumps(report).encode() + b"\n")
