@@ -27,10 +27,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ENV_FILE",
-    "LARGEST_PAYLOAD_LIMIT",
+    "PAYLOAD_BOUNDS",
     "PAYLOAD_LIMIT",
     "PREFIX",
-    "SMALLEST_PAYLOAD_LIMIT",
     "QueueLocation",
     "our_variables",
     "payload_limit",
@@ -41,7 +40,7 @@ __all__ = [
 PREFIX = "WORKER_"
 ENV_FILE = Path(".env")
 PAYLOAD_LIMIT = 256 * 1024
-SMALLEST_PAYLOAD_LIMIT, LARGEST_PAYLOAD_LIMIT = 1024, 16 * 1024 * 1024
+PAYLOAD_BOUNDS = 1024, 16 * 1024 * 1024
 KUBERNETES_LINK = re.compile(
     r"WORKER_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)"
 )
@@ -149,12 +148,10 @@ def payload_limit() -> int:
     if not text:
         return PAYLOAD_LIMIT
     number = int(text[:12]) if text.isascii() and text.isdigit() else 0
-    if not SMALLEST_PAYLOAD_LIMIT <= number <= LARGEST_PAYLOAD_LIMIT:
+    least, most = PAYLOAD_BOUNDS
+    if not least <= number <= most:
         raise ConfigurationError(
-            [
-                f"WORKER_PAYLOAD_LIMIT: expected {SMALLEST_PAYLOAD_LIMIT} to "
-                f"{LARGEST_PAYLOAD_LIMIT} bytes, got {text[:40]!r}"
-            ]
+            [f"WORKER_PAYLOAD_LIMIT: expected {least} to {most} bytes, got {text[:40]!r}"]
         )
     return number
 

@@ -26,10 +26,9 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from worker.durations import parse_duration
 from worker.environment import (
     ENV_FILE,
-    LARGEST_PAYLOAD_LIMIT,
+    PAYLOAD_BOUNDS,
     PAYLOAD_LIMIT,
     PREFIX,
-    SMALLEST_PAYLOAD_LIMIT,
     our_variables,
     read_secret_file,
 )
@@ -184,8 +183,8 @@ class Settings(BaseSettings):
     )
     payload_limit: int = Field(
         PAYLOAD_LIMIT,
-        ge=SMALLEST_PAYLOAD_LIMIT,
-        le=LARGEST_PAYLOAD_LIMIT,
+        ge=PAYLOAD_BOUNDS[0],
+        le=PAYLOAD_BOUNDS[1],
         description="Largest parameters, and largest result, of one job, in bytes of JSON.",
     )
     call_functions: Annotated[tuple[str, ...], NoDecode, BeforeValidator(as_names)] = Field(
