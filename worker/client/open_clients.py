@@ -138,17 +138,22 @@ def serving_client() -> Any | None:
     if given is not None and given.client is not None and not is_unusable(given.client):
         if given.in_run:
             own = [client for client, run in list(_open) if run is given]
-            only_one([given.client, *own])
+            if own:
+                only_one([given.client, *own])
         return given.client
     usable = [client for client, _ in list(_open) if client.owner.can_be_called]
-    with suppress(RuntimeError):
+    try:
         loop = asyncio.get_running_loop()
-        here = [client for client in usable if client.owner.loop is loop]
-        usable = here or usable
+    except RuntimeError:
+        pass
+    else:
+        usable = [client for client in usable if client.owner.loop is loop] or usable
     return only_one(usable) if usable else None
 
 
 def only_one(clients: Sequence[C]) -> C:
+    if len(clients) == 1:
+        return clients[0]
     places = {client.place: client.shown for client in clients}
     if len(places) > 1:
         raise AmbiguousClient(
