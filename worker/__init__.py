@@ -15,15 +15,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from worker.client.client import WorkerClient
     from worker.client.job_handle import JobHandle
-    from worker.client.sync_client import SyncWorkerClient
+    from worker.client.sync_client import SyncJobHandle, SyncWorkerClient
     from worker.clock import Clock, SystemClock
     from worker.context import RunContext, current_run
     from worker.errors import (
+        AmbiguousClient,
         AnswerTooLarge,
         ConfigurationError,
         DataApiError,
         DataApiUnreachable,
         DuplicateJob,
+        EnqueueNotAwaited,
         InvalidId,
         InvalidOptions,
         InvalidParams,
@@ -72,6 +74,7 @@ if TYPE_CHECKING:
     from worker.transport import ClientOptions, open_client
 
 __all__ = [
+    "AmbiguousClient",
     "AnswerTooLarge",
     "BaseTask",
     "BulkJob",
@@ -88,6 +91,7 @@ __all__ = [
     "DeadLetter",
     "Drop",
     "DuplicateJob",
+    "EnqueueNotAwaited",
     "Events",
     "FirstRun",
     "InvalidId",
@@ -120,6 +124,7 @@ __all__ = [
     "StoreError",
     "StoreSchemaError",
     "StoreUnavailable",
+    "SyncJobHandle",
     "SyncWorkerClient",
     "SystemClock",
     "TaskBusy",
@@ -145,6 +150,7 @@ __all__ = [
 ]
 
 _DEFINED_IN = {
+    "AmbiguousClient": "worker.errors",
     "AnswerTooLarge": "worker.errors",
     "BaseTask": "worker.tasks.base",
     "BulkJob": "worker.tasks.bulk",
@@ -161,6 +167,7 @@ _DEFINED_IN = {
     "DeadLetter": "worker.jobs.verdict",
     "Drop": "worker.jobs.verdict",
     "DuplicateJob": "worker.errors",
+    "EnqueueNotAwaited": "worker.errors",
     "Events": "worker.events",
     "FirstRun": "worker.scheduling.scheduler",
     "InvalidId": "worker.errors",
@@ -193,6 +200,7 @@ _DEFINED_IN = {
     "StoreError": "worker.errors",
     "StoreSchemaError": "worker.errors",
     "StoreUnavailable": "worker.errors",
+    "SyncJobHandle": "worker.client.sync_client",
     "SyncWorkerClient": "worker.client.sync_client",
     "SystemClock": "worker.clock",
     "TaskBusy": "worker.errors",

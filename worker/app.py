@@ -18,7 +18,7 @@ from worker.config.at_once import unusable
 from worker.config.collecting import register_modules
 from worker.config.queue_plans import plan_problems, queue_plans, unsupported
 from worker.config.schedules_file import load_schedules
-from worker.config.stores import engine_of, is_private, queue_url, store_url
+from worker.config.stores import engine_of, is_private, location, queue_url, store_url
 from worker.consuming.consumer import Consumer, ConsumerLimits
 from worker.consuming.stand_in import StandIn
 from worker.errors import (
@@ -196,6 +196,7 @@ async def open_worker(
         jobs = engine_of(settings, queues=queues, clock=clock)
         client = WorkerClient(
             jobs=jobs,
+            location=location(settings),
             is_open=False,
             payload_limit=settings.payload_limit,
             tasks={name: task.definition for name, task in scheduler.tasks.items()},

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, Unpack
 
 import structlog
 
+from worker.client import current
 from worker.client.child_ids import ChildIds
-from worker.client.client import client_in_reach
 from worker.clock import Clock, SystemClock
 from worker.errors import InvalidOptions, RunInterrupted, SoftTimeLimitExceeded
 from worker.events import CallEnded, CallRetrying, Event, Events
@@ -29,7 +29,7 @@ from worker.retry import RetryPolicy
 from worker.threads import Threads
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
     from concurrent.futures import Future
     from contextvars import Context
     from datetime import datetime
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from worker.client.client import WorkerClient
     from worker.client.enqueue_options import EnqueueOptions
     from worker.client.job_handle import JobHandle
+    from worker.client.sync_client import SyncJobHandle
     from worker.jobs.job import JobId
 
 __all__ = ["CALL", "Calling", "RunContext", "current_run", "run_in"]
@@ -320,15 +321,16 @@ class RunContext:
         self.snooze_delay = as_delay("snooze", delay)
         raise Snoozed(self.snooze_delay)
 
-    async def enqueue(
+    def enqueue(
         self,
         task: Askable | str,
         params: object = None,
         *,
         name: str | None = None,
         **options: Unpack[EnqueueOptions],
-    ) -> JobHandle:
-        """Enqueue another job, as `WorkerClient.enqueue` does, once over all attempts of this run.
+    ) -> Coroutine[Any, Any, JobHandle]:
+        """Enqueue another job, as `WorkerClient.enqueue` does, once over all attempts of this run:
+        ``await context.enqueue(…)``. In a function that is not async, see `enqueue_sync`.
 
         Without an ``id``, the child's id is derived from the run (of a scheduled run, from the task
         and its slot) and from the call: its ``name``, or else the child's task, queue and
@@ -346,29 +348,63 @@ class RunContext:
             InvalidOptions: As `WorkerClient.enqueue`; or a name where it has no meaning: beside an
                 ``id``, or in a bulk task.
         """
-        client = await client_in_reach()
-        if (ids := self._ids_for_children(name, options.get("id"))) is not None:
-            if name is not None:
-                options["id"] = ids.named(name)
-            elif (child := self._derived(ids, client, task, params, options)) is not None:
-                options["id"] = child
-        return await client.enqueue(task, params, **options)
+        identify = partial(self._identified, name, task, params, options)
+        return current.enqueue(task, params, identify, name="context.enqueue")
 
-    async def enqueue_many(
+    def enqueue_sync(
+        self,
+        task: Askable | str,
+        params: object = None,
+        *,
+        name: str | None = None,
+        **options: Unpack[EnqueueOptions],
+    ) -> SyncJobHandle:
+        """The same in a function that is not async, which waits until the job is enqueued.
+
+        Raises:
+            StoreUnavailable: It was called in the event loop; or as `WorkerClient.enqueue`.
+        """
+        identify = partial(self._identified, name, task, params, options)
+        return current.enqueue_in_thread(task, params, identify)
+
+    def enqueue_many(
         self,
         task: Askable | str,
         params: Iterable[object],
         *,
         ids: Iterable[str | UUID | None] | None = None,
         **options: Unpack[EnqueueOptions],
-    ) -> list[JobHandle]:
+    ) -> Coroutine[Any, Any, list[JobHandle]]:
         """Enqueue many jobs of one task, as `WorkerClient.enqueue_many` does, each of them once
         over all attempts of this run, as `enqueue` does."""
-        client = await client_in_reach()
         children = list(params)
-        if (derived := self._ids_for_children(None, ids)) is not None:
-            ids = [self._derived(derived, client, task, one, options) for one in children]
-        return await client.enqueue_many(task, children, ids=ids, **options)
+
+        def identified(client: WorkerClient) -> Iterable[str | UUID | None] | None:
+            derived = self._ids_for_children(None, ids)
+            if derived is None:
+                return ids
+            return [self._derived(derived, client, task, one, options) for one in children]
+
+        return current.enqueue_many(
+            task, children, identified, options, name="context.enqueue_many"
+        )
+
+    def _identified(
+        self,
+        name: str | None,
+        task: Askable | str,
+        params: object,
+        options: EnqueueOptions,
+        client: WorkerClient,
+    ) -> EnqueueOptions:
+        """The options of a child, with its id."""
+        ids = self._ids_for_children(name, options.get("id"))
+        if ids is None:
+            return options
+        if name is not None:
+            return {**options, "id": ids.named(name)}
+        child = self._derived(ids, client, task, params, options)
+        return options if child is None else {**options, "id": child}
 
     def _derived(
         self,

@@ -20,6 +20,8 @@
     │   ├── NotSupported           the queue's engine cannot do what was asked of it
     │   ├── DuplicateJob           another job holds its unique key
     │   ├── UnnamedJob             a message names no task
+    │   ├── AmbiguousClient        several clients are open, and the call does not say which
+    │   ├── EnqueueNotAwaited      a run called ``enqueue`` and did not await it
     │   ├── UnknownJob             nobody has recorded such an id
     │   ├── JobExpired             the job expired before it began, or its result is pruned
     │   ├── JobFailed              the job ended without a result
@@ -54,11 +56,13 @@ if TYPE_CHECKING:
     from worker.model import CancelReason
 
 __all__ = [
+    "AmbiguousClient",
     "AnswerTooLarge",
     "ConfigurationError",
     "DataApiError",
     "DataApiUnreachable",
     "DuplicateJob",
+    "EnqueueNotAwaited",
     "InvalidId",
     "InvalidOptions",
     "InvalidParams",
@@ -236,6 +240,14 @@ class UnnamedJob(JobError):
             "the message names no task: expected the message attribute JobName, a String of up to "
             f"200 characters; got {what_came}"
         )
+
+
+class AmbiguousClient(JobError):
+    """Several clients with different URLs are open, and the call does not say which one to use."""
+
+
+class EnqueueNotAwaited(JobError):
+    """The code of a run called ``enqueue`` and did not await it, so nothing was enqueued."""
 
 
 class UnknownJob(JobError):

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 from worker.errors import WorkerError
+from worker.forking import handlers_in_children
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -90,7 +91,8 @@ class StopRequest:
         """Request the end at the first SIGTERM or SIGINT; end the process at a later one.
 
         The handlers are Python's own, not the loop's, because a blocked loop would never call
-        its, and the default action does nothing for PID 1.
+        its, and the default action does nothing for PID 1. A child that a task forks does not have
+        them.
         """
 
         first_at = 0.0
@@ -108,7 +110,8 @@ class StopRequest:
 
         before = {number: signal.signal(number, handle) for number in SIGNALS}
         try:
-            yield
+            with handlers_in_children(before):
+                yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)

@@ -33,7 +33,7 @@ from worker import (
     WorkerClient,
     task,
 )
-from worker.client.client import client_in_reach
+from worker.client.current import current_client
 from worker.jobs.job import Capabilities, Enqueued, NewJob
 from worker.queues.memory import MemoryJobs
 
@@ -77,7 +77,7 @@ class Counted(MemoryJobs):
 def counted(monkeypatch: pytest.MonkeyPatch) -> Counted:
     """The engine that the environment names."""
     jobs = Counted()
-    monkeypatch.setattr("worker.client.client.make_jobs", lambda url, *, records_url: jobs)
+    monkeypatch.setattr("worker.client.client.configured_jobs", lambda location: jobs)
     return jobs
 
 
@@ -357,15 +357,12 @@ async def test_a_result_is_kept_for_its_time_and_then_has_expired(bench: Bench) 
 # Which client it is
 
 
-async def test_inside_of_its_block_a_client_is_the_one_that_tasks_use() -> None:
-    outer, inner = Counted(), Counted()
-    async with WorkerClient(jobs=outer) as client:
+async def test_an_open_client_is_the_one_that_tasks_use() -> None:
+    async with WorkerClient(jobs=(counted := Counted())) as client:
         await double.enqueue({"n": 1})
-        async with WorkerClient(jobs=inner) as other:
-            await double.enqueue_many([{"n": 1}, {"n": 2}])
-            assert await client_in_reach() is other
-        assert await client_in_reach() is client
-    assert (outer.batches, inner.batches) == ([1], [2])
+        await double.enqueue_many([{"n": 1}, {"n": 2}])
+        assert await current_client() is client
+    assert counted.batches == [1, 2]
 
 
 async def test_a_client_with_a_url_opens_and_closes_its_engine(counted: Counted) -> None:

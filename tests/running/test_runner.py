@@ -533,7 +533,7 @@ async def test_limits_of_the_wrong_kind_are_refused_before_anything_runs(
 ) -> None:
     async def fine() -> None: ...
 
-    with pytest.raises(TaskDefinitionError, match="(time_limit|retry): expected"):
+    with pytest.raises(TaskDefinitionError, match=r"(time_limit|retry): expected"):
         await bench.run(fine, **options)
 
 

@@ -36,7 +36,7 @@ from worker import (
     WorkerClient,
     task,
 )
-from worker.client.client import client_in_reach
+from worker.client.current import current_client
 from worker.jobs.verdict import Drop, Wish
 from worker.testing import FakeClock, InMemoryWorker
 
@@ -314,8 +314,8 @@ async def test_eager_jobs_that_are_asked_for_at_once_have_all_run_when_that_retu
 async def test_the_former_client_is_back_after_the_block() -> None:
     async with WorkerClient("memory://") as outer:
         async with InMemoryWorker() as worker:
-            assert await client_in_reach() is worker.client
-        assert await client_in_reach() is outer
+            assert await current_client() is worker.client
+        assert await current_client() is outer
 
 
 async def test_waiting_for_a_result_works_off_what_is_ready() -> None:

@@ -101,6 +101,7 @@ def enqueue(
 ) -> None:
     """Ask for one run of a task, through its queue. Prints the job's id."""
     from worker.cli.by_hand import enqueue_job
+    from worker.config.stores import location
 
     text = said_params(params)
     said = {
@@ -117,6 +118,9 @@ def enqueue(
     waits = wait or timeout is not None
 
     async def ask(settings: Settings) -> ExitCode:
+        hint = location(settings).default_hint
+        if hint is not None:
+            remark(f"worker: {hint}")
         asked = enqueue_job(settings, name, json.loads(text), options=options, look_back=waits)
         async with asked as job:
             if not job.created:

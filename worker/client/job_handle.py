@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Protocol
+from functools import partial
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from worker.durations import format_duration
 from worker.errors import JobExpired, JobFailed, JobRevoked, UnknownJob
@@ -14,10 +15,14 @@ from worker.jobs.options import as_delay
 from worker.model import State
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
     from worker.jobs.job import Job, JobId
     from worker.ports import JobStore
 
 __all__ = ["JobHandle"]
+
+T = TypeVar("T")
 
 WAIT = timedelta(seconds=30)
 """How long one request for a job's end may wait."""
@@ -26,13 +31,15 @@ WAIT = timedelta(seconds=30)
 class Client(Protocol):
     """What a handle asks."""
 
-    async def engine(self) -> JobStore:
-        """The engine, open."""
+    async def in_engine(self, work: Callable[[JobStore], Coroutine[Any, Any, T]]) -> T:
+        """What ``work`` returns for the open engine, from any event loop."""
         ...
 
 
 class JobHandle:
-    """A job, as whoever asked for it sees it.
+    """A job, as its producer sees it.
+
+    Its methods can be called from any event loop, as those of its client.
 
     Attributes:
         id: Its id.
@@ -53,14 +60,14 @@ class JobHandle:
         Raises:
             UnknownJob: Nothing is.
         """
-        (job,) = await (await self._client.engine()).get([self.id])
+        (job,) = await self._client.in_engine(lambda jobs: jobs.get([self.id]))
         if job is None:
             raise UnknownJob(f"no job {self.id} is recorded here, or no longer")
         return job
 
     async def status(self) -> State:
         """Where it stands; ``UNKNOWN`` for an id that nobody recorded, and once it is pruned."""
-        (job,) = await (await self._client.engine()).get([self.id])
+        (job,) = await self._client.in_engine(lambda jobs: jobs.get([self.id]))
         return State.UNKNOWN if job is None else job.state
 
     async def progress(self) -> dict[str, Any] | None:
@@ -83,7 +90,7 @@ class JobHandle:
         Raises:
             UnknownJob: Nobody has recorded such a job.
         """
-        (told,) = await (await self._client.engine()).cancel([self.id])
+        (told,) = await self._client.in_engine(lambda jobs: jobs.cancel([self.id]))
         if told is Requeued.UNKNOWN:
             raise UnknownJob(f"no job {self.id} is recorded here, or no longer")
         match told:
@@ -115,23 +122,26 @@ class JobHandle:
             TimeoutError: It has not ended by then.
             UnknownJob: Nobody has recorded such a job.
         """
-        loop = asyncio.get_running_loop()
         limit = None if timeout is None else as_delay("timeout", timeout)
-        until = None if limit is None else loop.time() + limit.total_seconds()
+        until = None if limit is None else monotonic() + limit.total_seconds()
         while True:
             left = WAIT
             if until is not None:
-                left = max(NOW, min(WAIT, timedelta(seconds=until - loop.time())))
-            job = await (await self._client.engine()).wait(self.id, left)
+                left = max(NOW, min(WAIT, timedelta(seconds=until - monotonic())))
+            job = await self._client.in_engine(partial(waited_for, self.id, left))
             if job is None:
                 raise UnknownJob(f"no job {self.id} is recorded here, or no longer")
             if job.state.final:
                 return job
-            if limit is not None and until is not None and loop.time() >= until:
+            if limit is not None and until is not None and monotonic() >= until:
                 raise TimeoutError(
                     f"job {self.id} has not ended within {format_duration(limit)}: "
                     f"{job.state}{after_failure(job)}"
                 )
+
+
+async def waited_for(job: JobId, left: timedelta, jobs: JobStore) -> Job | None:
+    return await jobs.wait(job, left)
 
 
 def after_failure(job: Job) -> str:

@@ -6,7 +6,13 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
-from worker.errors import InvalidParams, InvalidResult, RunInterrupted, WorkerLost
+from worker.errors import (
+    EnqueueNotAwaited,
+    InvalidParams,
+    InvalidResult,
+    RunInterrupted,
+    WorkerLost,
+)
 from worker.groups import leaves
 from worker.jobs.job import NOW, Settlement
 from worker.jobs.options import as_delay
@@ -31,7 +37,7 @@ __all__ = [
 LEFT_BEHIND_DELAY = timedelta(seconds=5)
 """How long a job waits whose code still ran when its worker had to exit: until that process and
 its threads are gone."""
-HOPELESS = (InvalidParams, InvalidResult, WorkerLost)
+HOPELESS = (EnqueueNotAwaited, InvalidParams, InvalidResult, WorkerLost)
 """What no further attempt can mend."""
 
 

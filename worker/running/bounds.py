@@ -16,9 +16,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from worker.client.open_clients import refuse_unawaited
 from worker.durations import format_duration
 from worker.errors import RunInterrupted, TaskCrashed, TimeLimitExceeded
 from worker.events import RunAbandoned, RunStuck
+from worker.forking import child_ends_here, guard_loop
 from worker.jobs.verdict import Snoozed
 from worker.model import CancelReason
 from worker.running.outcome import unwrapped
@@ -176,6 +178,7 @@ class Bounds:
         limit_s = limit.total_seconds()
         context.ends = self._clock.monotonic() + limit_s
         loop = asyncio.get_running_loop()
+        guard_loop(loop)
         code = loop.create_task(
             whole(work if soft is None else raising_softly(work, soft, context), context),
             name=f"run:{context.task}:{context.run_id}",
@@ -381,7 +384,8 @@ def failure_in(code: asyncio.Task[object]) -> BaseException | None:
 async def whole(code: Coroutine[Any, Any, object], context: RunContext) -> Any:
     """The code, and what it has left in threads if it was stopped or has failed."""
     try:
-        result = await code
+        with child_ends_here():
+            result = await code
     except BaseException as exc:
         await calls_end(context)
         if isinstance(exc, SystemExit | KeyboardInterrupt):
@@ -389,6 +393,7 @@ async def whole(code: Coroutine[Any, Any, object], context: RunContext) -> Any:
         raise
     if context.end_reason is not None:
         await calls_end(context)
+    refuse_unawaited()
     return result
 
 
@@ -411,9 +416,12 @@ def wake(loop: asyncio.AbstractEventLoop, event: asyncio.Event, call: object) ->
 async def contained(code: Coroutine[Any, Any, object]) -> Any:
     """The code, with what would end the event loop turned into a failure of the run."""
     try:
-        return await code
+        with child_ends_here():
+            result = await code
     except (SystemExit, KeyboardInterrupt) as exc:
         raise crash_of(exc) from exc
+    refuse_unawaited()
+    return result
 
 
 def crash_of(exc: BaseException) -> TaskCrashed:

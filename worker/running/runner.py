@@ -15,9 +15,11 @@ from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+from worker.client.open_clients import choose
 from worker.context import RunContext
 from worker.errors import DataApiError, InvalidResult, RunInterrupted
 from worker.events import BatchEnded, BatchStarted, RunFinished, RunRetrying, RunStarted
+from worker.forking import child_ends_here
 from worker.groups import leaves
 from worker.jobs.verdict import Snoozed, Verdict, judge
 from worker.model import CancelReason, Run, RunId, State, Trigger, new_run_id
@@ -411,8 +413,7 @@ class Runner:
     def _around(self, context: RunContext) -> Context:
         """What a run's code runs in. A door may be a timer, or a thread, that knows nothing."""
         around = context.copied()
-        if self.client is not None:
-            around.run(self.client.be_in_reach)
+        around.run(partial(choose, self.client, in_run=True))
         return around
 
     def _context(
@@ -566,7 +567,8 @@ class Runner:
             context.attempt, context.snooze_delay = before + number, None
             if held.code is None:
                 held.code = task.prepare(self._client)
-            return await call(held.code)
+            with child_ends_here():  # before the retry policy judges what it raised
+                return await call(held.code)
 
         def should_retry(failure: BaseException) -> bool:
             # A DataApiError comes from a call that was repeated already: retries do not multiply.

@@ -13,7 +13,8 @@ from weakref import WeakValueDictionary
 
 import structlog
 
-from worker.client.client import client_in_reach
+from worker.client import current
+from worker.client.current import awaited_by_frameworks
 from worker.context import RunContext, current_run
 from worker.errors import InvalidOptions, TaskDefinitionError, nearest
 from worker.jobs.job import TASK
@@ -24,7 +25,7 @@ from worker.summary import summarize
 from worker.tasks.attributes import accepts, asking_problem, attribute_problems, hook_problem
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable
     from uuid import UUID
 
     import httpx
@@ -163,8 +164,13 @@ class BaseTask(ABC):
         return definition
 
     @classmethod
-    async def enqueue(cls, params: object = None, **options: Unpack[EnqueueOptions]) -> JobHandle:
-        """Ask for a run of this task.
+    @awaited_by_frameworks
+    def enqueue(
+        cls, params: object = None, **options: Unpack[EnqueueOptions]
+    ) -> Coroutine[Any, Any, JobHandle]:
+        """Enqueue a job of this task: ``await Task.enqueue({…})``.
+
+        In the thread of a task that is not async, it is enqueued when this returns.
 
         Args:
             params: A mapping, or an instance of ``Params``.
@@ -175,22 +181,22 @@ class BaseTask(ABC):
             InvalidOptions: An option does not.
             NotSupported: The queue's engine cannot do what an option asks for.
             DuplicateJob: Another job holds the unique key, and ``unique`` says ``raise``.
+            AmbiguousClient: Several clients are open.
             StoreUnavailable: The queue cannot be reached.
         """
-        client = await client_in_reach()
-        return await client.enqueue(cls, params, **options)
+        return current.enqueue(cls, params, options, name=f"{cls.__name__}.enqueue")
 
     @classmethod
-    async def enqueue_many(
+    @awaited_by_frameworks
+    def enqueue_many(
         cls,
         params: Iterable[object],
         *,
         ids: Iterable[str | UUID] | None = None,
         **options: Unpack[EnqueueOptions],
-    ) -> list[JobHandle]:
-        """Ask for many runs in one round trip a thousand; see `WorkerClient.enqueue_many`."""
-        client = await client_in_reach()
-        return await client.enqueue_many(cls, params, ids=ids, **options)
+    ) -> Coroutine[Any, Any, list[JobHandle]]:
+        """Enqueue many jobs, a thousand in each round trip; see `WorkerClient.enqueue_many`."""
+        return current.enqueue_many(cls, params, ids, options, name=f"{cls.__name__}.enqueue_many")
 
     async def run(self, *args: Any, **kwargs: Any) -> object:
         """Execute the task on its own, without the runner's limits and retries, and log it.

@@ -20,7 +20,8 @@ from typing import (
     get_type_hints,
 )
 
-from worker.client.client import client_in_reach
+from worker.client import current
+from worker.client.current import awaited_by_frameworks
 from worker.context import RunContext, current_run
 from worker.errors import InvalidOptions, TaskDefinitionError
 from worker.jobs.options import JobOptions
@@ -37,7 +38,7 @@ from worker.tasks.base import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Coroutine, Iterable
     from datetime import timedelta
     from uuid import UUID
 
@@ -124,21 +125,23 @@ class FunctionTask(Defined, Generic[P, R]):
         """The task's name."""
         return self.definition.name
 
-    async def enqueue(self, params: object = None, **options: Unpack[EnqueueOptions]) -> JobHandle:
-        """Ask for a run of it; see `BaseTask.enqueue`."""
-        client = await client_in_reach()
-        return await client.enqueue(self, params, **options)
+    @awaited_by_frameworks
+    def enqueue(
+        self, params: object = None, **options: Unpack[EnqueueOptions]
+    ) -> Coroutine[Any, Any, JobHandle]:
+        """Enqueue a job of it; see `BaseTask.enqueue`."""
+        return current.enqueue(self, params, options, name=f"{self.name}.enqueue")
 
-    async def enqueue_many(
+    @awaited_by_frameworks
+    def enqueue_many(
         self,
         params: Iterable[object],
         *,
         ids: Iterable[str | UUID] | None = None,
         **options: Unpack[EnqueueOptions],
-    ) -> list[JobHandle]:
-        """Ask for many runs in one round trip a thousand; see `WorkerClient.enqueue_many`."""
-        client = await client_in_reach()
-        return await client.enqueue_many(self, params, ids=ids, **options)
+    ) -> Coroutine[Any, Any, list[JobHandle]]:
+        """Enqueue many jobs, a thousand in each round trip; see `WorkerClient.enqueue_many`."""
+        return current.enqueue_many(self, params, ids, options, name=f"{self.name}.enqueue_many")
 
 
 class FunctionTaskCode:

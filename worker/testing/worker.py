@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import timedelta
 from types import ModuleType
@@ -107,6 +108,7 @@ class InMemoryWorker:
         }
         self._concurrency = concurrency
         self._working = 0
+        self._current = AsyncExitStack()
         self.client = WatchedClient(
             self._jobs,
             self.clock,
@@ -126,7 +128,8 @@ class InMemoryWorker:
         self._tasks.setdefault(definition.name, at_once(definition))
 
     async def __aenter__(self) -> Self:
-        await self.client.__aenter__()
+        await self._current.enter_async_context(self.client)
+        self._current.enter_context(self.client.as_current())
         self.sync_client = LoopClient(self.client)
         return self
 
@@ -136,7 +139,7 @@ class InMemoryWorker:
         exc: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        await self.client.__aexit__(kind, exc, trace)
+        await self._current.aclose()
         if self._owned is not None:
             await self._owned.aclose()
 
@@ -346,7 +349,7 @@ class InMemoryWorker:
         self._jobs.on_settled.append(look)
         self._working += 1
         try:
-            with self.client.in_reach():  # of those, too, who asked from a context of their own
+            with self.client.as_current():  # of those, too, who asked from a context of their own
                 async with asyncio.TaskGroup() as group:
                     consumer.start(group)
                     await over.wait()
