@@ -52,6 +52,10 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         QUERIES["add_jobs_history"],
         QUERIES["set_version_4"],
     ),
+    (
+        QUERIES["create_tasks"],
+        QUERIES["set_version_5"],
+    ),
 )
 """What leads from each version of the tables to the next."""
 APPLICATION = 0x5343574B

@@ -209,3 +209,15 @@ ALTER TABLE jobs ADD COLUMN history TEXT;
 -- name: set_version_4
 -- The tables are those of version 4.
 PRAGMA user_version = 4;
+
+-- name: create_tasks
+-- Version 5. What tasks declare about their jobs: JSON (worker.jobs.declaration).
+CREATE TABLE tasks (
+    name         TEXT PRIMARY KEY NOT NULL,
+    version      INTEGER NOT NULL,
+    declaration  TEXT NOT NULL
+) WITHOUT ROWID;
+
+-- name: set_version_5
+-- The tables are those of version 5.
+PRAGMA user_version = 5;

@@ -13,12 +13,21 @@ from typing import TYPE_CHECKING, Any, Unpack
 from weakref import WeakKeyDictionary
 
 from worker.client.asking import new_job, raises_on_conflict, refuse_unsupported
+from worker.client.declarations import Declarations
+from worker.client.existing import differences, ended_without_run
 from worker.client.job_handle import JobHandle
 from worker.client.queue_urls import queue_url_of, records_url_of
 from worker.client.sending import is_traced, send_traced
-from worker.errors import DuplicateJob, InvalidOptions, NotSupported, StoreUnavailable
+from worker.errors import (
+    DuplicateJob,
+    InvalidOptions,
+    JobConflict,
+    JobExists,
+    NotSupported,
+    StoreUnavailable,
+)
 from worker.jobs.batching import Batcher
-from worker.jobs.job import Enqueued, JobId, NewJob
+from worker.jobs.job import TASK, Enqueued, JobId, NewJob
 from worker.queues.opening import make_jobs
 
 if TYPE_CHECKING:
@@ -29,6 +38,8 @@ if TYPE_CHECKING:
     from worker.client.asking import Askable, Definition
     from worker.client.enqueue_options import EnqueueOptions
     from worker.client.sending import Send
+    from worker.jobs.declaration import Declaration
+    from worker.jobs.job import Existing
     from worker.ports import JobStore
 
 __all__ = ["WorkerClient", "client_in_reach"]
@@ -74,6 +85,7 @@ class WorkerClient:
         self._enqueuing: Batcher[NewJob, Enqueued] = Batcher(
             self.jobs.enqueue, most=MANY, name="enqueue"
         )
+        self._declarations = Declarations()
         self._token: Token[WorkerClient | None] | None = None
         self._is_open = is_open and jobs is not None
         self._is_closed = False
@@ -155,7 +167,10 @@ class WorkerClient:
 
         Args:
             task: A task, or the name of one. Of a name that is not known here the worker judges
-                the parameters, and the queue is ``default`` unless ``queue`` says otherwise.
+                the parameters. What such a task declares (its queue, priority, expiry, keys) is
+                read from what workers have published. If none has, a warning is logged, the
+                handle's ``published`` is false, the queue is ``default`` unless ``queue`` says
+                otherwise, and the worker that leases the job applies what the task declares.
             params: A mapping, or an instance of the task's own type.
 
         Raises:
@@ -163,10 +178,13 @@ class WorkerClient:
             InvalidOptions: An option does not.
             NotSupported: The engine cannot do what an option asks for.
             DuplicateJob: Another job holds the unique key, and the task wants to know.
+            JobExists: The id is that of a job of another task, with other parameters or options, or
+                of one that was cancelled or has expired. The error has its handle.
             StoreUnavailable: The engine cannot be reached; whether the job was taken in is not
                 known. With an ``id`` of one's own it can be asked for again.
         """
         connection = options.pop("connection", None)
+        await self._learn_declaration(task)
         new = self.request(task, params, **options)
         await self.engine()
         if connection is not None or is_traced():
@@ -174,6 +192,11 @@ class WorkerClient:
         else:
             told = await self._enqueuing.ask(new)
         return self._handle(task, new, told, options)
+
+    async def _learn_declaration(self, task: Askable | str) -> None:
+        """Read what a task declares that is not known here, unless it was read a short time ago."""
+        if isinstance(task, str) and task not in self._tasks and TASK.fullmatch(task):
+            await self._declarations.learn(task, await self.engine())
 
     async def enqueue_many(
         self,
@@ -190,8 +213,9 @@ class WorkerClient:
             options: For all of them.
 
         Raises:
-            InvalidParams, InvalidOptions, NotSupported, DuplicateJob, StoreUnavailable: As
-                `enqueue`.
+            InvalidParams, InvalidOptions, NotSupported, StoreUnavailable: As `enqueue`.
+            JobExists, DuplicateJob: As `enqueue`, for the first such job. The other jobs are
+                enqueued; ``enqueued`` has their handles.
         """
         connection = options.pop("connection", None)
         if "id" in options:
@@ -200,6 +224,7 @@ class WorkerClient:
         chosen = [None for _ in said] if ids is None else list(ids)
         if len(chosen) != len(said):
             raise InvalidOptions(f"ids: expected {len(said)}, got {len(chosen)}")
+        await self._learn_declaration(task)
         jobs = []
         for one, job in zip(said, chosen, strict=True):
             if job is not None:
@@ -209,7 +234,33 @@ class WorkerClient:
         told: list[Enqueued] = []
         for start in range(0, len(jobs), MANY):
             told += await self._sent(jobs[start : start + MANY], connection)
-        return [self._handle(task, new, one, options) for new, one in zip(jobs, told, strict=True)]
+        return self._handles(task, jobs, told, options)
+
+    def _handles(
+        self,
+        task: Askable | str,
+        jobs: Sequence[NewJob],
+        told: Sequence[Enqueued],
+        options: EnqueueOptions,
+    ) -> list[JobHandle]:
+        """The handles of many jobs.
+
+        Raises:
+            JobExists, DuplicateJob: Some were refused; the error has the handles of the others.
+        """
+        handles: list[JobHandle] = []
+        refused: JobConflict | None = None
+        for new, one in zip(jobs, told, strict=True):
+            try:
+                handles.append(self._handle(task, new, one, options))
+            except JobConflict as exc:
+                refused = refused or exc
+        if refused is not None:
+            refused.enqueued = tuple(handle for handle in handles if handle.created)
+            if refused.enqueued:
+                refused.add_to_message(f"{len(refused.enqueued)} of the other jobs were enqueued")
+            raise refused
+        return handles
 
     def job(self, job_id: str) -> JobHandle:
         """A job by its id, whether there is one or not."""
@@ -230,6 +281,7 @@ class WorkerClient:
             params,
             options,
             payload_limit=min(self._payload_limit, able.most_payload or self._payload_limit),
+            declared=self._declared(task),
         )
         refuse_unsupported(new, able)
         return new
@@ -237,6 +289,12 @@ class WorkerClient:
     def _definition(self, task: Askable | str) -> Definition | None:
         """What is known of the task; ``None`` for a name that is not known here."""
         return self._tasks.get(task) if isinstance(task, str) else task.define()
+
+    def _declared(self, task: Askable | str) -> Declaration | None:
+        """What a worker has published of a task that is not known here."""
+        if not isinstance(task, str) or task in self._tasks:
+            return None
+        return self._declarations.get(task)
 
     async def _sent(self, jobs: Sequence[NewJob], connection: Any) -> Sequence[Enqueued]:
         """Have the engine take in ``jobs``, as part of the caller's trace, if there is one."""
@@ -265,12 +323,48 @@ class WorkerClient:
     def _handle(
         self, task: Askable | str, new: NewJob, told: Enqueued, options: EnqueueOptions
     ) -> JobHandle:
-        handle = JobHandle(told.id, self, created=told.created)
-        if told.created or told.id == new.id:
+        definition, declared = self._definition(task), self._declared(task)
+        published = definition is not None or self._declarations.is_published(new.task)
+        state = None if told.existing is None else told.existing.state
+        handle = JobHandle(told.id, self, created=told.created, published=published, state=state)
+        if told.created:
             return handle
-        if raises_on_conflict(self._definition(task), new.params, options):
+        if told.existing is not None:
+            refuse_another(handle, told.existing, new, options, definition, declared)
+        elif told.id != new.id and raises_on_conflict(definition, declared, new.params, options):
             raise DuplicateJob(f"{new.task}: job {told.id} has the same parameters", told.id)
         return handle
+
+
+def refuse_another(
+    handle: JobHandle,
+    existing: Existing,
+    new: NewJob,
+    options: EnqueueOptions,
+    definition: Definition | None,
+    declared: Declaration | None,
+) -> None:
+    """See that the job which has the id is the one that was requested, and that it can run.
+
+    Raises:
+        JobExists: It is another one, or it was cancelled, or it has expired.
+    """
+    what = differences(existing, new, options, definition, declared)
+    if what:
+        raise JobExists(
+            f"{new.task}: job {new.id} exists already: {'; '.join(what)}. Nothing was enqueued; "
+            "expected another id, or the same request",
+            handle,
+            what,
+        )
+    why = ended_without_run(existing)
+    if why is not None:
+        raise JobExists(
+            f"{new.task}: job {new.id} exists already: {why}. Nothing was enqueued; retry that "
+            f"job (worker jobs retry {new.id}), or use another id",
+            handle,
+            [why],
+        )
 
 
 _current: ContextVar[WorkerClient | None] = ContextVar("worker_client", default=None)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import contextmanager
 from threading import Thread
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 from worker.client.client import WorkerClient
-from worker.errors import StoreUnavailable
+from worker.errors import JobConflict, JobExists, StoreUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterable
+    from collections.abc import Coroutine, Iterable, Iterator
     from datetime import timedelta
     from types import TracebackType
 
@@ -80,7 +81,8 @@ class SyncWorkerClient:
         self, task: Askable | str, params: object = None, **options: Unpack[EnqueueOptions]
     ) -> SyncJobHandle:
         """Ask for one job; see `WorkerClient.enqueue`."""
-        return self._handle(self._do(self._client.enqueue(task, params, **options)))
+        with self._own_handles():
+            return self._handle(self._do(self._client.enqueue(task, params, **options)))
 
     def enqueue_many(
         self,
@@ -91,8 +93,20 @@ class SyncWorkerClient:
         **options: Unpack[EnqueueOptions],
     ) -> list[SyncJobHandle]:
         """Ask for many jobs of one task; see `WorkerClient.enqueue_many`."""
-        jobs = self._do(self._client.enqueue_many(task, params, ids=ids, **options))
+        with self._own_handles():
+            jobs = self._do(self._client.enqueue_many(task, params, ids=ids, **options))
         return [self._handle(job) for job in jobs]
+
+    @contextmanager
+    def _own_handles(self) -> Iterator[None]:
+        """Errors have handles of this client."""
+        try:
+            yield
+        except JobConflict as exc:
+            exc.enqueued = tuple(self._handle(job) for job in exc.enqueued)
+            if isinstance(exc, JobExists):
+                exc.job = self._handle(exc.job)
+            raise
 
     def job(self, job_id: str) -> SyncJobHandle:
         """A job by its id, whether there is one or not."""
@@ -144,6 +158,8 @@ class SyncJobHandle:
     def __init__(self, job: JobHandle, client: SyncWorkerClient) -> None:
         self.id = job.id
         self.created = job.created
+        self.published = job.published
+        self.state = job.state
         self._job = job
         self._client = client
 

@@ -23,6 +23,7 @@ from worker.consuming.losses import Losses
 from worker.consuming.rate_turns import RateTurns
 from worker.consuming.settling import Settling
 from worker.consuming.slots import Slots
+from worker.consuming.terms import terms_of
 from worker.consuming.unrun import REFUSED, Unrun, error_text
 from worker.errors import ConfigurationError, InvalidOptions, StoreError
 from worker.events import JobTakenOver, QueueChanged, UnknownJobs
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from worker.consuming.queue_plan import QueuePlan
     from worker.consuming.stand_in import StandIn
     from worker.events import Events
+    from worker.jobs.declaration import Terms
     from worker.jobs.job import Lease
     from worker.jobs.options import JobOptions
     from worker.model import Run
@@ -373,6 +375,7 @@ class Consumer:
             self._taken += len(leases)
             self._empty.clear()
         limited: dict[str, list[Lease]] = {}
+        to_declare: list[tuple[Lease, Terms]] = []
         for lease in fresh[:room]:
             self._held.add(plan, lease)
             if self._stopping:
@@ -385,6 +388,10 @@ class Consumer:
                 continue
             assert definition is not None
             assert definition.options is not None
+            terms = terms_of(lease, definition)
+            if terms is not None:
+                to_declare.append((lease, terms))
+                continue
             if self._has_last_chance(lease) and self._held.another_with(lease.losses, lease):
                 self._give_back(plan, lease, REFUSED)
                 continue
@@ -396,6 +403,7 @@ class Consumer:
                 limited.setdefault(lease.task, []).append(lease)
             else:
                 self._begin(plan, lease, definition)
+        await self._apply_terms(plan, to_declare, [*chain(*limited.values())])
         while limited:
             task, waiting = limited.popitem()
             try:
@@ -404,6 +412,31 @@ class Consumer:
                 for lease in chain(waiting, *limited.values()):
                     self._give_back(plan, lease)
                 raise
+
+    async def _apply_terms(
+        self, plan: QueuePlan, jobs: list[tuple[Lease, Terms]], others: Sequence[Lease]
+    ) -> None:
+        """Give jobs what their producers left to their tasks, and hand them back unspent: they are
+        leased again by their new terms. A job whose unique key another one holds ends here.
+
+        Args:
+            others: What is handed back, too, if this is cancelled.
+        """
+        while jobs:
+            lease, terms = jobs.pop()
+            try:
+                holder = await self._jobs.apply_terms(lease, terms)
+            except StoreError:
+                self._give_back(plan, lease, REFUSED)
+            except asyncio.CancelledError:
+                for one in (lease, *(waiting for waiting, _ in jobs), *others):
+                    self._give_back(plan, one)
+                raise
+            else:
+                if holder is None or holder == lease.id:
+                    self._give_back(plan, lease)
+                else:
+                    self._settle(plan, self._unrun.duplicate(lease, holder))
 
     def _has_last_chance(self, lease: Lease) -> bool:
         """Whether the death of one worker more ends it. Of such jobs a worker runs one at a time:

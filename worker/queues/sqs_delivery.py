@@ -9,7 +9,8 @@ from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from worker.errors import StoreError
-from worker.jobs.job import Held, Job, JobId, Lease
+from worker.jobs.declaration import with_left_open
+from worker.jobs.job import Held, Job, JobId, Lease, NewJob
 from worker.jobs.verdict import unspent
 from worker.queues.sqs_batches import BATCH, together
 from worker.queues.sqs_connection import ANSWER_TIMEOUT_S, LONGEST_POLL_S
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from datetime import datetime, timedelta
 
     from worker.clock import Clock
+    from worker.jobs.declaration import Terms
     from worker.jobs.job import Settlement
     from worker.ports import JobStore
     from worker.queues.sqs_batches import Entry
@@ -183,7 +185,7 @@ class Deliveries:
             known = dict(zip(by_id, found, strict=True))
             strangers = [job for job, told in known.items() if told is None]
             if strangers:
-                jobs = [by_id[job].job for job in strangers]
+                jobs = [with_declared(by_id[job].job) for job in strangers]
                 await self._records.enqueue(
                     [job._replace(queue=self._address.recorded(job.queue)) for job in jobs]
                 )
@@ -227,6 +229,11 @@ class Deliveries:
     def _longest_hidden_s(self, receipt: Receipt) -> int:
         return LONGEST_HIDDEN_S - (int(self._clock.now().timestamp()) - receipt.received_at)
 
+    async def apply_terms(self, lease: Lease, terms: Terms) -> JobId | None:
+        """As `worker.ports.JobDeclarations.apply_terms`."""
+        recorded = self._recorded(lease, read_receipt(lease.receipt))
+        return await self._records.apply_terms(recorded, terms)
+
     async def tell(self, lease: Lease, progress: str) -> None:
         """As `worker.ports.JobRecords.tell`."""
         await self._records.tell(self._recorded(lease, read_receipt(lease.receipt)), progress)
@@ -259,6 +266,13 @@ class Deliveries:
         for name in later.keys() | dying.keys():
             await self._tidy(await self._sqs.queue(name), later[name], dying[name])
         return held
+
+
+def with_declared(job: NewJob) -> NewJob:
+    """The job of a message that a program sent which knows nothing of the task's declaration: the
+    worker applies it. What SQS does not do is left out."""
+    names = ("unique",) if job.expires is not None else ("expires", "unique")
+    return job._replace(options=with_left_open(job.options, names))
 
 
 def leased(lease: Lease, message: Arrived, strange: bool, now: datetime) -> Lease:
