@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from worker.durations import format_duration
 from worker.errors import InvalidOptions, InvalidParams
 from worker.jobs.declaration import FROM_TASK
-from worker.jobs.keys import canonical, values_of
+from worker.jobs.keys import as_stored, canonical, values_of
 from worker.model import State
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ __all__ = ["differences", "ended_without_run"]
 
 TOLERANCE = timedelta(seconds=5)
 """Between the clocks of a producer and of an engine, for a job that was requested for a moment."""
+APART = frozenset({FROM_TASK, "expires"})
+"""Among a job's options: what is compared otherwise, or says nothing of the request."""
 ROUNDING = timedelta(seconds=1)
 """An engine may round a delay up to its own second."""
 
@@ -91,7 +93,7 @@ def different_options(existing: Existing, new: NewJob) -> list[str]:
     names = [
         name
         for name, value in sorted(wanted.items())
-        if name != FROM_TASK and (name not in there or canonical(there[name]) != canonical(value))
+        if name not in APART and (name not in there or canonical(there[name]) != canonical(value))
     ]
     return [f"its options differ ({', '.join(names)})"] if names else []
 
@@ -102,15 +104,17 @@ def different_fields(
     """The names of the parameters that are not the same."""
     if one == other:
         return []
+    names: set[str] = set()
     try:
         if definition is not None:
             first, second = (texts_of(values_of(definition.params, text)) for text in (one, other))
         else:
             first, second = (texts_by_name(as_object(text), declared) for text in (one, other))
+            names = set(second)  # of the others this producer does not know the default
     except (InvalidParams, InvalidOptions):
         first, second = (texts_of(as_object(text)) for text in (one, other))
-    names = sorted(first.keys() | second.keys())
-    return [name for name in names if first.get(name) != second.get(name)]
+    names = names or first.keys() | second.keys()
+    return [name for name in sorted(names) if first.get(name) != second.get(name)]
 
 
 def texts_by_name(said: Mapping[str, object], declared: Declaration | None) -> dict[str, str]:
@@ -123,13 +127,7 @@ def texts_by_name(said: Mapping[str, object], declared: Declaration | None) -> d
 
 
 def texts_of(values: Mapping[str, object]) -> dict[str, str]:
-    return {name: stored(canonical(value)) for name, value in values.items()}
-
-
-def stored(text: str) -> str:
-    """A text as engines store it: some know neither NUL nor half a pair of surrogates."""
-    text = text.replace("\0", "\ufffd")
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return {name: as_stored(canonical(value)) for name, value in values.items()}
 
 
 def as_object(text: str) -> dict[str, object]:

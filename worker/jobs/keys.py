@@ -32,7 +32,15 @@ from worker.errors import InvalidOptions
 if TYPE_CHECKING:
     from worker.jobs.params import Params
 
-__all__ = ["canonical", "canonical_json", "hashed", "key_of", "values_of"]
+__all__ = [
+    "as_stored",
+    "canonical",
+    "canonical_json",
+    "hashed",
+    "key_of",
+    "same_json",
+    "values_of",
+]
 
 PLAIN_DIGITS = 400
 """Numbers whose plain form has more digits than that are written with an exponent."""
@@ -219,6 +227,23 @@ def utc(value: datetime) -> str:
         return value.astimezone(UTC).replace(tzinfo=None).isoformat()
     except OverflowError:  # within a day of the first or the last moment there is
         return value.isoformat()
+
+
+def same_json(one: str, other: str) -> bool:
+    """Whether two texts are the same JSON value, however they are written, as engines store it."""
+    if one == other:
+        return True
+    try:
+        first, second = json.loads(one), json.loads(other)
+        return as_stored(canonical(first)) == as_stored(canonical(second))
+    except (ValueError, RecursionError, InvalidOptions):
+        return False
+
+
+def as_stored(text: str) -> str:
+    """A text as engines store it: some know neither NUL nor half a pair of surrogates."""
+    text = text.replace("\0", "\ufffd")
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 DECIMAL_DIGITS = frozenset("0123456789.-")

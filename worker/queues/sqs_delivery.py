@@ -16,6 +16,7 @@ from worker.queues.sqs_batches import BATCH, together
 from worker.queues.sqs_connection import ANSWER_TIMEOUT_S, LONGEST_POLL_S
 from worker.queues.sqs_dead import Dying
 from worker.queues.sqs_messages import Arrived, Receipt, arrived, as_dead_letter, read_receipt
+from worker.queues.sqs_taken import is_another, refuse_taken
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
@@ -164,15 +165,20 @@ class Deliveries:
             else:
                 by_id[one.job.id] = one
         leases: list[Lease] = []
+        taken: list[tuple[Arrived, Lease | Job]] = []
         dying: list[Dying] = []
         for one, known, strange in await self._claimed(by_id, ttl, worker):
-            if isinstance(known, Lease):
+            if known is not None and not strange and is_another(one, known):
+                taken.append((one, known))
+            elif isinstance(known, Lease):
                 leases.append(leased(known, one, strange, now))
             elif known is None or not known.state.final:
                 ready_at = now if known is None else known.ready_at
                 later.append((one.handle, patience(one, ready_at - now)))
             else:
                 dying.append(Dying(one.handle, letter_of(one, known) if known.dead else None))
+        if taken:
+            dying += await refuse_taken(self._records, self._address, taken, ttl, worker)
         await self._tidy(queue, later, dying)
         return leases
 

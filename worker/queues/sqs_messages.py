@@ -86,6 +86,7 @@ class Arrived(NamedTuple):
         others: The attributes that are not ours.
         error: Why it lies in the dead letters, if it says so.
         source: The name of the queue that SQS moved it from to the dead letters, if it did.
+        message: The id that SQS gave the message.
     """
 
     job: NewJob
@@ -96,6 +97,7 @@ class Arrived(NamedTuple):
     others: dict[str, Any]
     error: str | None
     source: str | None
+    message: JobId = JobId("")
 
     def receipt(self, records: str, received_at: datetime) -> Receipt:
         """What a lease of it shall hold."""
@@ -208,6 +210,7 @@ def arrived(message: Entry, queue: str) -> Arrived:
         },
         error=said["JobError"] or None,
         source=str(system.get("DeadLetterQueueSourceArn") or "").rpartition(":")[2] or None,
+        message=JobId(str(message["MessageId"])),
     )
 
 

@@ -43,7 +43,7 @@ BEGIN
         WHEN form = 'number' AND length(said) > 300 THEN NULL
         WHEN simple = 'int' AND form = 'number' AND said::numeric = trunc(said::numeric)
             THEN 'i' || trim_scale(said::numeric) || ';'
-        WHEN simple = 'decimal' AND (form = 'number' OR form = 'string' AND said ~ '^-?[0-9]{1,300}(\.[0-9]{1,300})?$')
+        WHEN simple = 'decimal' AND (form = 'number' OR form = 'string' AND said ~ '^-?[0-9]+(\.[0-9]+)?$' AND length(said) <= 300)
             THEN 'i' || trim_scale(said::numeric) || ';'
         WHEN simple = 'float' AND form = 'number'
             THEN 'i' || trim_scale((said::float8)::text::numeric) || ';'
@@ -447,8 +447,7 @@ BEGIN
                 THEN 'it is in the queue ' || (other.existing->>'queue')
             WHEN worker_enqueue.priority <> (other.existing->>'priority')::integer
                 THEN 'its priority is ' || (other.existing->>'priority')
-            WHEN worker_enqueue.options - 'from_task'
-                    <> (other.existing->>'options')::jsonb - 'from_task'
+            WHEN NOT (other.existing->>'options')::jsonb @> worker_enqueue.options
                 THEN 'it has other options'
             WHEN job_unique IS DISTINCT FROM other.existing->>'unique_key'
                     AND nullif(worker_enqueue.unique_key, '') IS NOT NULL
