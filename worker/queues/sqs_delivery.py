@@ -159,17 +159,25 @@ class Deliveries:
         now = self._clock.now()
         by_id: dict[JobId, Arrived] = {}
         later: list[tuple[str, int]] = []
+        twins: list[Arrived] = []
         for one in received:
-            if one.job.id in by_id:
-                later.append((one.handle, min(hidden_for(ttl), LONGEST_HIDDEN_S)))  # a twin
-            else:
-                by_id[one.job.id] = one
+            if by_id.setdefault(one.job.id, one) is not one:
+                twins.append(one)
         leases: list[Lease] = []
-        taken: list[tuple[Arrived, Lease | Job]] = []
+        taken: list[Arrived] = []
         dying: list[Dying] = []
-        for one, known, strange in await self._claimed(by_id, ttl, worker):
-            if known is not None and not strange and is_another(one, known):
-                taken.append((one, known))
+        claimed = await self._claimed(by_id, ttl, worker)
+        there = {one.job.id: known for one, known, _ in claimed}
+        for one in twins:
+            if is_another(one, there[one.job.id]):
+                taken.append(one)
+            else:
+                later.append((one.handle, min(hidden_for(ttl), LONGEST_HIDDEN_S)))
+        for one, known, strange in claimed:
+            if is_another(one, known):
+                taken.append(one)
+                if isinstance(known, Lease):
+                    await self._records.settle([unspent(known)])
             elif isinstance(known, Lease):
                 leases.append(leased(known, one, strange, now))
             elif known is None or not known.state.final:

@@ -9,7 +9,6 @@ import structlog
 
 from worker.jobs.job import Job, Lease, Settlement
 from worker.jobs.keys import same_json
-from worker.jobs.verdict import unspent
 from worker.model import State
 from worker.queues.sqs_dead import Dying
 from worker.queues.sqs_messages import as_dead_letter
@@ -25,20 +24,22 @@ if TYPE_CHECKING:
 __all__ = ["is_another", "refuse_taken"]
 
 
-def is_another(message: Arrived, known: Lease | Job) -> bool:
+def is_another(message: Arrived, known: Lease | Job | None) -> bool:
     """Whether a message is of another job than the one that has its id."""
     job = message.job
+    if known is None:
+        return False
     return job.task != known.task or not same_json(job.params, known.params)
 
 
 async def refuse_taken(
     records: JobStore,
     address: SqsAddress,
-    taken: Sequence[tuple[Arrived, Lease | Job]],
+    taken: Sequence[Arrived],
     ttl: timedelta,
     worker: str,
 ) -> list[Dying]:
-    """Record each message as a dead job under its own id, and hand back what was leased for it.
+    """Record each message as a dead job under its own id.
 
     Returns:
         The messages, to be deleted once their dead letters are sent.
@@ -46,13 +47,10 @@ async def refuse_taken(
     Raises:
         StoreError: The records cannot be used; the messages come back.
     """
-    held = [known for _, known in taken if isinstance(known, Lease)]
-    if held:
-        await records.settle([unspent(lease) for lease in held])
-    jobs = [one.job._replace(id=one.message) for one, _ in taken]
+    jobs = [one.job._replace(id=one.message) for one in taken]
     await records.enqueue([job._replace(queue=address.recorded(job.queue)) for job in jobs])
     leases = await records.claim([job.id for job in jobs], ttl=ttl, worker=worker)
-    errors = [error_of(one) for one, _ in taken]
+    errors = [error_of(one) for one in taken]
     await records.settle(
         [
             Settlement(lease, State.FAILURE, attempts=lease.attempts, error=error, dead=True)
@@ -61,7 +59,7 @@ async def refuse_taken(
         ]
     )
     dying = []
-    for (one, _), job, error in zip(taken, jobs, errors, strict=True):
+    for one, job, error in zip(taken, jobs, errors, strict=True):
         structlog.get_logger("worker").warning(
             "queue.id_taken", queue=job.queue, task=job.task, run_id=job.id, taken=one.job.id
         )
