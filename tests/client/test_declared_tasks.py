@@ -193,7 +193,7 @@ async def test_a_name_that_no_worker_has_published_is_reported() -> None:
     with capture_logs() as logs:
         jobs = [await client.enqueue("nobody", {"n": n}, queue="q") for n in range(3)]
     assert [job.published for job in jobs] == [False] * 3
-    assert [(log["event"], log["task"]) for log in logs] == [("enqueue.unpublished", "nobody")]
+    assert [(log["event"], log["task"]) for log in logs] == [("task.unpublished", "nobody")]
     assert left_open((await jobs[0].info()).options) == (
         "priority",
         "expires",

@@ -59,7 +59,7 @@ class Declarations:
         if found is None and task not in self._warned:
             self._warned.add(task)
             structlog.get_logger("worker").warning(
-                "enqueue.unpublished",
+                "task.unpublished",
                 task=task,
                 hint="no worker has published a task of this name yet: its jobs wait until a "
                 "worker that has it serves their queue; check the name, or deploy that worker",
