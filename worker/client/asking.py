@@ -20,7 +20,7 @@ from worker.client.enqueue_options import (
 )
 from worker.durations import format_duration
 from worker.errors import InvalidOptions, InvalidParams, NotSupported, nearest
-from worker.jobs.declaration import LEFT_OPEN, with_left_open
+from worker.jobs.declaration import LEFT_OPEN, Declaration, with_left_open
 from worker.jobs.job import TASK, NewJob
 from worker.jobs.keys import key_of, values_of
 from worker.jobs.options import JobOptions
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
     from worker.client.enqueue_options import EnqueueOptions
-    from worker.jobs.declaration import Declaration
     from worker.jobs.job import Capabilities
     from worker.jobs.params import Params
 
@@ -114,10 +113,10 @@ def new_job(
     try:
         if definition is not None:
             check_job(definition, options)
-            new = described(name, text, plain, options, KeysOfTask(definition, text))
+            new = described(name, text, plain, options, definition)
         else:
             check_keys(options, declared)
-            new = described(name, text, plain, options, KeysByName(declared, text))
+            new = described(name, text, plain, options, declared)
             new = left_to_task(new, plain, options, declared)
     except InvalidOptions as exc:
         raise InvalidOptions(f"{name}: {exc}") from exc
@@ -162,6 +161,12 @@ class KeysByName:
         return key_of(name, self._said, by) if found is None and explicit else found
 
 
+def keys_of(known: Definition | Declaration | None, params: str) -> Keys:
+    if known is None or isinstance(known, Declaration):
+        return KeysByName(known, params)
+    return KeysOfTask(known, params)
+
+
 def left_to_task(
     new: NewJob, plain: JobOptions, options: EnqueueOptions, declared: Declaration | None
 ) -> NewJob:
@@ -173,7 +178,8 @@ def left_to_task(
             "concurrency": plain.concurrency is not None and new.concurrency_key is None,
         }
         names = tuple(name for name, is_open in open_keys.items() if is_open)
-    names = tuple(name for name in names if options.get(name) is None)
+    if options:
+        names = tuple(name for name in names if options.get(name) is None)
     return new._replace(options=with_left_open(new.options, names)) if names else new
 
 
@@ -188,20 +194,26 @@ def check_keys(options: EnqueueOptions, declared: Declaration | None) -> None:
 
 
 def described(
-    name: str, params: str, plain: JobOptions, options: EnqueueOptions, keys: Keys
+    name: str,
+    params: str,
+    plain: JobOptions,
+    options: EnqueueOptions,
+    known: Definition | Declaration | None,
 ) -> NewJob:
     """A job of the task ``name``.
 
     Args:
         plain: The task's own options.
         options: What is said in their place.
-        keys: How its keys are made.
+        known: What is known of the task, for its keys.
 
     Raises:
         InvalidOptions: One of them is wrong.
     """
     unique, concurrency = unique_of(options, plain), concurrency_of(options, plain)
     unique_key = concurrency_key = None
+    if unique is not None or concurrency is not None:
+        keys = keys_of(known, params)
     if unique is not None:
         explicit = options.get("unique") is not None
         unique_key = keys.key(name, unique.by, explicit=explicit)

@@ -323,12 +323,13 @@ class WorkerClient:
     def _handle(
         self, task: Askable | str, new: NewJob, told: Enqueued, options: EnqueueOptions
     ) -> JobHandle:
-        definition, declared = self._definition(task), self._declared(task)
-        published = definition is not None or self._declarations.is_published(new.task)
-        state = None if told.existing is None else told.existing.state
-        handle = JobHandle(told.id, self, created=told.created, published=published, state=state)
+        by_name = isinstance(task, str) and task not in self._tasks
+        published = not by_name or self._declarations.is_published(new.task)
         if told.created:
-            return handle
+            return JobHandle(told.id, self, published=published)
+        state = None if told.existing is None else told.existing.state
+        handle = JobHandle(told.id, self, created=False, published=published, state=state)
+        definition, declared = self._definition(task), self._declared(task)
         if told.existing is not None:
             refuse_another(handle, told.existing, new, options, definition, declared)
         elif told.id != new.id and raises_on_conflict(definition, declared, new.params, options):

@@ -15,7 +15,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import Enum
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from worker.errors import InvalidOptions
@@ -229,6 +229,7 @@ def left_open(options: str) -> tuple[str, ...]:
     return tuple(one for one in LEFT_OPEN if isinstance(said, list) and one in said)
 
 
+@lru_cache(maxsize=1000)
 def with_left_open(options: str, names: tuple[str, ...]) -> str:
     """A job's options that leave this to the task's declaration, and nothing else."""
     said = {name: one for name, one in json.loads(options).items() if name != FROM_TASK}

@@ -161,7 +161,7 @@ class Existing(NamedTuple):
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: there is one for each job, and freezing doubles its cost
 class Enqueued:
     """The result of enqueueing a `NewJob`.
 

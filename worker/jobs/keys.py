@@ -56,7 +56,11 @@ def key_of(name: str, values: Mapping[str, object], by: tuple[str, ...]) -> str:
     Raises:
         InvalidOptions: A value is of a type of which no key can be made.
     """
-    return hashed(name, canonical({field: values.get(field) for field in by} if by else values))
+    chosen = [(field, values.get(field)) for field in by] if by else values.items()
+    try:
+        return hashed(name, of_mapping(chosen))
+    except RecursionError as exc:
+        raise InvalidOptions("no key can be made of a value that is nested too deeply") from exc
 
 
 def hashed(name: str, text: str) -> str:
@@ -113,7 +117,16 @@ def canonical(value: object) -> str:
         raise InvalidOptions("no key can be made of a value that is nested too deeply") from exc
 
 
+def of_mapping(items: Iterable[tuple[object, object]]) -> str:
+    texts = sorted([(written(key), written(item)) for key, item in items])
+    return "".join([f"d{len(texts)}:", *(text for item in texts for text in item)])
+
+
 def written(value: object) -> str:
+    if type(value) is str:  # most are
+        return f"s{len(value)}:{value}"
+    if type(value) is int and -(10**18) < value < 10**18:
+        return f"i{value};"
     if value is None:
         return "n"
     if isinstance(value, Enum):
@@ -143,8 +156,7 @@ def collected(value: object) -> str:
     ):
         value = fields_of(value)
     if isinstance(value, Mapping):
-        items = sorted((written(key), written(item)) for key, item in value.items())
-        return "".join([f"d{len(items)}:", *(text for item in items for text in item)])
+        return of_mapping(value.items())
     if isinstance(value, Set):
         members = sorted({written(item) for item in value})
         return "".join([f"S{len(members)}:", *members])
