@@ -12,14 +12,15 @@ from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, Unpack, cast
 
 import structlog
 
 from worker.client import current
 from worker.client.child_ids import ChildIds
+from worker.client.job_handle import JobHandle
 from worker.clock import Clock, SystemClock
-from worker.errors import InvalidOptions, RunInterrupted, SoftTimeLimitExceeded
+from worker.errors import InvalidOptions, JobExists, RunInterrupted, SoftTimeLimitExceeded
 from worker.events import CallEnded, CallRetrying, Event, Events
 from worker.jobs.options import as_delay
 from worker.jobs.verdict import Snoozed
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     from worker.client.asking import Askable
     from worker.client.client import WorkerClient
     from worker.client.enqueue_options import EnqueueOptions
-    from worker.client.job_handle import JobHandle
     from worker.client.sync_client import SyncJobHandle
     from worker.jobs.job import JobId
 
@@ -348,8 +348,8 @@ class RunContext:
             InvalidOptions: As `WorkerClient.enqueue`; or a name where it has no meaning: beside an
                 ``id``, or in a bulk task.
         """
-        identify = partial(self._identified, name, task, params, options)
-        return current.enqueue(task, params, identify, name="context.enqueue")
+        work = partial(self._enqueue_child, task, params, name, options)
+        return current.enqueue_by(work, name="context.enqueue")
 
     def enqueue_sync(
         self,
@@ -364,8 +364,7 @@ class RunContext:
         Raises:
             StoreUnavailable: It was called in the event loop; or as `WorkerClient.enqueue`.
         """
-        identify = partial(self._identified, name, task, params, options)
-        return current.enqueue_in_thread(task, params, identify)
+        return current.enqueue_in_thread(partial(self._enqueue_child, task, params, name, options))
 
     def enqueue_many(
         self,
@@ -379,32 +378,47 @@ class RunContext:
         over all attempts of this run, as `enqueue` does."""
         children = list(params)
 
-        def identified(client: WorkerClient) -> Iterable[str | UUID | None] | None:
+        async def work(client: WorkerClient) -> list[JobHandle]:
             derived = self._ids_for_children(None, ids)
             if derived is None:
-                return ids
-            return [self._derived(derived, client, task, one, options) for one in children]
+                return await client.enqueue_many(task, children, ids=ids, **options)
+            chosen = [self._derived(derived, client, task, one, options) for one in children]
+            try:
+                return await client.enqueue_many(task, children, ids=chosen, **options)
+            except JobExists as exc:  # an earlier attempt has enqueued some, with other options
+                new = {job.id: job for job in exc.enqueued}
+                handles = [
+                    None if one is None else new.get(one, JobHandle(one, client, created=False))
+                    for one in chosen
+                ]
+                found = [handle for handle in handles if handle is not None]
+                if len(found) < len(chosen):
+                    raise
+                return found
 
-        return current.enqueue_many(
-            task, children, identified, options, name="context.enqueue_many"
-        )
+        return current.enqueue_many_by(work, name="context.enqueue_many")
 
-    def _identified(
+    async def _enqueue_child(
         self,
-        name: str | None,
         task: Askable | str,
         params: object,
+        name: str | None,
         options: EnqueueOptions,
         client: WorkerClient,
-    ) -> EnqueueOptions:
-        """The options of a child, with its id."""
+    ) -> JobHandle:
         ids = self._ids_for_children(name, options.get("id"))
         if ids is None:
-            return options
-        if name is not None:
-            return {**options, "id": ids.named(name)}
-        child = self._derived(ids, client, task, params, options)
-        return options if child is None else {**options, "id": child}
+            return await client.enqueue(task, params, **options)
+        child = (
+            self._derived(ids, client, task, params, options) if name is None else ids.named(name)
+        )
+        if child is None:
+            return await client.enqueue(task, params, **options)
+        options["id"] = child
+        try:
+            return await client.enqueue(task, params, **options)
+        except JobExists as exc:  # an earlier attempt has enqueued it, with other options
+            return cast("JobHandle", exc.job)
 
     def _derived(
         self,
@@ -416,7 +430,9 @@ class RunContext:
     ) -> JobId | None:
         """The id of this child; ``None`` if the child's task says one (``enqueue_options``)."""
         new = client.request(task, params, **options)
-        return None if client.has_own_id(task, new, options) else ids.next(new, self.attempt)
+        if client.has_own_id(task, new, options):
+            return None
+        return ids.next(new, self.attempt, options.get("queue"))
 
     def _ids_for_children(self, name: str | None, chosen: object) -> ChildIds | None:
         """What derives the ids of jobs that this run enqueues; ``None`` if it derives none."""

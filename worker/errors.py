@@ -18,7 +18,9 @@
     │   ├── InvalidParams          the parameters do not fit the task
     │   ├── InvalidResult          a result is no JSON, or too large
     │   ├── NotSupported           the queue's engine cannot do what was asked of it
-    │   ├── DuplicateJob           another job holds its unique key
+    │   ├── JobConflict            it is there already
+    │   │   ├── DuplicateJob       another job holds its unique key
+    │   │   └── JobExists          its id is that of another job, or of one that does not run
     │   ├── UnnamedJob             a message names no task
     │   ├── AmbiguousClient        several clients are open, and the call does not say which
     │   ├── EnqueueNotAwaited      a run called ``enqueue`` and did not await it
@@ -46,7 +48,7 @@ with its query.
 from __future__ import annotations
 
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from worker.redaction import cut
 
@@ -67,7 +69,9 @@ __all__ = [
     "InvalidOptions",
     "InvalidParams",
     "InvalidResult",
+    "JobConflict",
     "JobError",
+    "JobExists",
     "JobExpired",
     "JobFailed",
     "JobRevoked",
@@ -224,12 +228,40 @@ class NotSupported(JobError):
     """The engine of the queue cannot do what was asked of it; the message says which can."""
 
 
-class DuplicateJob(JobError):
-    """Another job holds the unique key; ``job_id`` is its id."""
+class JobConflict(JobError):
+    """Base of the errors for a job that is there already.
+
+    Attributes:
+        job_id: Its id.
+        enqueued: Of a request for many jobs: the handles of those that were enqueued.
+    """
 
     def __init__(self, message: str, job_id: str) -> None:
         super().__init__(message)
         self.job_id = job_id
+        self.enqueued: tuple[Any, ...] = ()
+
+    def add_to_message(self, text: str) -> None:
+        self.args = (f"{self.args[0]} ({text})",)
+
+
+class DuplicateJob(JobConflict):
+    """Another job holds the unique key; ``job_id`` is its id."""
+
+
+class JobExists(JobConflict):
+    """The id is that of a job of another task, or with other parameters or options; or of the same
+    job, which was cancelled or has expired and so does not run.
+
+    Attributes:
+        job: The handle of the job that exists: a `JobHandle`, or the client's own kind.
+        differences: What differs, or why it does not run, one text for each.
+    """
+
+    def __init__(self, message: str, job: Any, differences: Iterable[str]) -> None:
+        super().__init__(message, job.id)
+        self.job = job
+        self.differences = tuple(differences)
 
 
 class UnnamedJob(JobError):

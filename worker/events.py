@@ -281,10 +281,15 @@ class JobDead(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobUnrun(Event):
-    """A job ended before it began: ``EXPIRED``, or ``REVOKED`` because somebody wished so."""
+    """A job ended before it began: ``EXPIRED``, or ``REVOKED`` because it was cancelled.
+
+    Attributes:
+        reason: Why it was revoked, if it was not cancelled.
+    """
 
     job_id: str
     state: State
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

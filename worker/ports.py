@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol
 
 from worker.jobs.job import NONE_DEFERRED
 
@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import timedelta
 
+    from worker.jobs.declaration import Declaration, Terms
     from worker.jobs.job import (
         Capabilities,
         Deferred,
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     )
     from worker.ledger.presence import Presence
 
-__all__ = ["Introducing", "JobQueue", "JobRecords", "JobStore", "LedgerStore"]
+__all__ = ["JobDeclarations", "JobQueue", "JobRecords", "JobStore", "LedgerStore"]
 
 
 class LedgerStore(Protocol):
@@ -327,14 +328,29 @@ class JobRecords(Protocol):
         ...
 
 
-@runtime_checkable
-class Introducing(Protocol):
-    """An engine in which programs that know a task's name only can enqueue: by SQL, say."""
+class JobDeclarations(Protocol):
+    """What tasks declare about their jobs: for producers that know them by name only."""
 
-    async def introduce(self, tasks: Sequence[tuple[str, str, int]]) -> None:
-        """Make known the name of each task, its queue, and the version of its parameters."""
+    async def publish(self, declarations: Sequence[Declaration]) -> None:
+        """Record what each task declares, in the place of what is recorded of the same version or
+        an older one. The declaration of a newer version stays."""
+        ...
+
+    async def declaration(self, task: str) -> Declaration | None:
+        """What a task declares; ``None`` if no worker has published it, or none that says so."""
+        ...
+
+    async def apply_terms(self, lease: Lease, terms: Terms) -> JobId | None:
+        """Give a leased job what its producer left to the task's declaration.
+
+        The caller hands the job back afterwards, so that the next lease is judged by the new terms.
+
+        Returns:
+            The job that holds the unique key, if another one does: then nothing is changed. The
+            job's own id if the terms are applied; ``None`` if the lease was lost.
+        """
         ...
 
 
-class JobStore(JobQueue, JobRecords, Protocol):
+class JobStore(JobQueue, JobRecords, JobDeclarations, Protocol):
     """An engine that does both, as most do."""

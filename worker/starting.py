@@ -17,8 +17,8 @@ from worker.app import Doors, client_options, connections_wanted, open_worker
 from worker.clock import SystemClock
 from worker.config.stores import queue_url, store_url
 from worker.errors import ConfigurationError, StoreUnavailable, installing, nearest
+from worker.jobs.declaration import Declaration
 from worker.open_files import open_files_limit
-from worker.ports import Introducing
 from worker.scheduling.freshness import DeadManPing
 from worker.supervisor import Service, StopRequest, Together, supervise
 from worker.telemetry.heartbeat import Heartbeat
@@ -206,9 +206,13 @@ async def connect_queues(worker: Worker) -> None:
     for warning in jobs.warnings:
         log.warning("queue.warning", warning=warning)
     options = {name: task.definition.options for name, task in worker.scheduler.tasks.items()}
-    if isinstance(jobs, Introducing):
-        with suppress(StoreUnavailable):
-            await jobs.introduce([(n, o.queue, o.version) for n, o in options.items() if o])
+    await jobs.publish(
+        [
+            Declaration.of(name, task.definition.params, task.definition.options)
+            for name, task in worker.scheduler.tasks.items()
+            if task.definition.options is not None
+        ]
+    )
     of_tasks = {one.queue for one in options.values() if one is not None}
     for plan in worker.consumer.queues:
         if plan.name not in of_tasks:

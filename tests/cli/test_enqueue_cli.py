@@ -107,12 +107,21 @@ async def test_the_same_id_is_one_job_and_with_other_parameters_it_is_refused(
     for words in (["ping", '{"n": 2}', "--wait"], ["fails", "{}"]):
         code, out, err = await site.types("enqueue --id x", *words)
         assert (code, out) == (2, "")
-        other = "of the task ping" if words[0] == "fails" else "with other parameters"
+        other = "it is of the task ping" if words[0] == "fails" else "its parameters differ (n)"
         assert err == (
-            f"worker: {words[0]}: job x was there already, {other}; nothing was asked for: "
-            "say another id\n"
+            f"worker: {words[0]}: job x exists already: {other}. Nothing was enqueued; expected "
+            "another id, or the same request\n"
         )
     assert (await site.shown("x"))["params"] == {}
+
+
+async def test_an_id_of_a_cancelled_job_is_refused(site: JobSite) -> None:
+    await site.told("enqueue ping --id x")
+    await site.told("jobs cancel x")
+    code, out, err = await site.types("enqueue ping --id x")
+    assert (code, out) == (2, "")
+    assert "job x exists already: it was cancelled" in err
+    assert "worker jobs retry x" in err
 
 
 async def test_who_gives_up_waiting_is_told_the_last_error(site: JobSite) -> None:

@@ -223,4 +223,8 @@ def test_the_ids_are_the_same_in_every_process() -> None:
     new = NewJob(JobId("x"), "child", "default", '{"b":1,"a":2}')
     same = new._replace(id=JobId("y"), params='{"a":2,"b":1}', priority=5)
     one, other = ChildIds("parent"), ChildIds("parent")
-    assert one.next(new, 1) == other.next(same, 1) == "4fc1286afb8ddf40144c0006aec6c31f"
+    assert (
+        one.next(new, 1, "default")
+        == other.next(same, 1, "default")
+        == "4fc1286afb8ddf40144c0006aec6c31f"
+    )

@@ -14,6 +14,7 @@ from tests.support.job_sites import Clerk, JobSite
 from tests.support.jobs import fresh_queue_url
 from tests.support.stores import fresh_url
 from tests.support.waiting import wait_until
+from worker.client.client import WorkerClient
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,6 +69,17 @@ async def test_a_job_that_one_process_asks_for_is_run_by_another(site: JobSite) 
             *("worker.stopped", 0),
             [],
         )
+
+
+async def test_a_program_without_the_code_has_what_the_worker_published(site: JobSite) -> None:
+    async with site.starts() as worker, site.engine() as jobs:
+        await worker.logged("worker.ready")
+        assert (await waited_for(site, "ping"))[0] == 0  # it has published its tasks by then
+        client = WorkerClient(jobs=jobs)
+        job = await client.enqueue("send_invoice", {"order_id": 7})
+        assert (job.published, (await job.info()).queue) == (True, "billing")
+        assert await job.result("20s") == {"sent": 7, "by": "mail"}
+        assert not (await client.enqueue("nobody")).published
 
 
 async def test_a_job_that_is_asked_for_twice_by_its_id_is_run_once(site: JobSite) -> None:

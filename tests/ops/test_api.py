@@ -205,7 +205,7 @@ async def test_a_job_is_enqueued_once_by_its_id_and_tells_its_life(site: ApiSite
         assert again == {"id": "order/7:invoice", "created": False}
         said["params"] = {"order_id": 8}
         other = await api.refused("POST", "tasks/send_invoice/enqueue", 409, json=said)
-        assert "was there already, with other parameters" in other["detail"]
+        assert "exists already: its parameters differ (order_id)" in other["detail"]
         assert other["id"] == "order/7:invoice"
         path = "jobs/order%2F7:invoice"
         job = (await api.http.get(f"/api/v1/{path}")).json()

@@ -26,6 +26,7 @@ from tests.support.jobs import (
     ended,
     fresh_queue_url,
     get,
+    lease_all,
     lease_now,
     lease_one,
     new,
@@ -35,8 +36,9 @@ from tests.support.processes import worker_command
 from tests.support.servers import refused_port
 from tests.support.sqs_meddler import Meddler, meddler
 from tests.support.sqs_server import REGION, SqsServer, fresh_prefix, shared_server
-from tests.support.waiting import wait_until
+from tests.support.waiting import LONGEST_S, wait_until
 from worker.errors import ConfigurationError, NotSupported, StoreSchemaError, StoreUnavailable
+from worker.jobs.declaration import left_open
 from worker.jobs.job import Enqueued, Held, JobId, JobQuery, QueueCount, Requeued, Unique
 from worker.model import State
 from worker.queues.memory import MemoryJobs
@@ -1020,3 +1022,55 @@ async def test_the_engine_is_made_from_its_url(bench: Bench) -> None:
         assert len(store.warnings) == 1
     finally:
         await store.close()
+
+
+async def test_a_message_with_the_id_of_another_job_is_a_dead_letter_of_its_own(
+    bench: Bench, store: SqsJobs
+) -> None:
+    job = new("ping", id="x", params='{"n": 1}')
+    await store.enqueue([job])
+    (lease,) = await lease_all(store, 1)
+    assert await store.settle([ended(lease)]) == [True]
+    bench.send('{"n":1.0}', JobName="ping", JobId="x")  # the same in other words
+    others = [
+        bench.send('{"n": 2}', JobName="ping", JobId="x"),
+        bench.send('{"n": 1}', JobName="pong", JobId="x"),
+    ]
+
+    async def are_dead() -> bool:
+        await lease_now(store)
+        found = await store.get([JobId(one) for one in others])
+        return all(one is not None and one.dead for one in found)
+
+    until = asyncio.get_running_loop().time() + LONGEST_S
+    while not await are_dead():
+        assert asyncio.get_running_loop().time() < until, "waited in vain for dead letters"
+    for one in others:
+        assert "its JobId x is that of another job" in ((await get(store, JobId(one))).error or "")
+    kept = await get(store, JobId("x"))
+    assert (kept.state, kept.params, kept.deliveries) == (State.SUCCESS, '{"n": 1}', 1)
+
+
+async def test_a_job_that_waits_is_not_harmed_by_a_message_with_its_id(
+    bench: Bench, store: SqsJobs
+) -> None:
+    await store.enqueue([new("ping", id="x", delay=LONG)])
+    other = bench.send('{"n": 2}', JobName="pong", JobId="x")
+    until = asyncio.get_running_loop().time() + LONGEST_S
+    while (await store.get([JobId(other)]))[0] is None:
+        assert asyncio.get_running_loop().time() < until, "waited in vain for the message"
+        assert await lease_now(store) == []
+    assert (await get(store, JobId(other))).dead
+    assert (await get(store, JobId("x"))).state is State.PENDING
+
+
+async def test_a_message_leaves_to_the_worker_what_its_task_declares(
+    bench: Bench, store: SqsJobs
+) -> None:
+    bench.send("{}", JobName="ping", JobOptions='{"max_retries": 2}')
+    bench.send("{}", JobName="ping", JobExpiresAt="2100-01-01T00:00:00+00:00")
+    leases = await lease_all(store, 2)
+    assert sorted(left_open(lease.options) for lease in leases) == [
+        ("expires", "unique"),
+        ("unique",),
+    ]

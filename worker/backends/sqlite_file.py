@@ -59,6 +59,10 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         QUERIES["add_jobs_begun"],
         QUERIES["set_version_5"],
     ),
+    (
+        QUERIES["create_tasks"],
+        QUERIES["set_version_6"],
+    ),
 )
 """What leads from each version of the tables to the next."""
 APPLICATION = 0x5343574B

@@ -5,8 +5,9 @@ So an attempt that repeats what an earlier one did enqueues nothing twice.
 An id is a hash of what identifies the run and of what identifies the call in it:
 
 * the name that the caller gave; or else
-* the task, the queue and the parameters, and how many calls of the attempt had the same ones
-  before. So neither the order of different calls matters, nor what was enqueued between them.
+* the task, the queue if the call states one, and the parameters, and how many calls of the attempt
+  had the same ones before. So neither the order of different calls matters, nor what was enqueued
+  between them.
 """
 
 from __future__ import annotations
@@ -49,9 +50,13 @@ class ChildIds:
             raise InvalidOptions(f"name: expected a text that is not empty, got {name!r}")
         return self._hashed("name", name)
 
-    def next(self, new: NewJob, attempt: int) -> JobId:
-        """The id of the next child like ``new`` in this attempt."""
-        child = self._hashed("call", new.task, new.queue, canonical(new.params))
+    def next(self, new: NewJob, attempt: int, queue: str | None) -> JobId:
+        """The id of the next child like ``new`` in this attempt.
+
+        Args:
+            queue: What the call states. The task's own may change between two attempts.
+        """
+        child = self._hashed("call", new.task, queue or "", canonical(new.params))
         number = self._calls[attempt, child]
         self._calls[attempt, child] += 1
         return self._hashed("call", child, str(number))

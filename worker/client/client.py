@@ -10,15 +10,24 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 from uuid import UUID
 
 from worker.client.asking import new_job, raises_on_conflict, refuse_unsupported, with_own
+from worker.client.declarations import Declarations
+from worker.client.existing import differences, ended_without_run
 from worker.client.job_handle import JobHandle
 from worker.client.open_clients import chosen_in_block, note_closed, note_open
 from worker.client.owning_loop import OwningLoop
 from worker.client.sending import is_traced, send_traced
 from worker.environment import PAYLOAD_LIMIT, queue_location
 from worker.environment import payload_limit as configured_payload_limit
-from worker.errors import DuplicateJob, InvalidOptions, NotSupported, StoreUnavailable
+from worker.errors import (
+    DuplicateJob,
+    InvalidOptions,
+    JobConflict,
+    JobExists,
+    NotSupported,
+    StoreUnavailable,
+)
 from worker.jobs.batching import Batcher
-from worker.jobs.job import Enqueued, JobId, NewJob
+from worker.jobs.job import TASK, Enqueued, JobId, NewJob
 from worker.queues.opening import configured_jobs
 from worker.redaction import quoted
 from worker.urls import display_url
@@ -32,6 +41,8 @@ if TYPE_CHECKING:
     from worker.client.enqueue_options import EnqueueOptions
     from worker.client.sending import Send
     from worker.environment import QueueLocation
+    from worker.jobs.declaration import Declaration
+    from worker.jobs.job import Existing
     from worker.ports import JobStore
 
 __all__ = ["WorkerClient"]
@@ -92,6 +103,7 @@ class WorkerClient:
         self._enqueuing: Batcher[NewJob, Enqueued] = Batcher(
             self.jobs.enqueue, most=MANY, name="enqueue"
         )
+        self._declarations = Declarations()
         self._is_open = is_open and not self._owned
         self.is_closed = False
         self._opening = asyncio.Lock()
@@ -185,7 +197,10 @@ class WorkerClient:
 
         Args:
             task: A task, or the name of one. Of a name that is not known here the worker judges
-                the parameters, and the queue is ``default`` unless ``queue`` says otherwise.
+                the parameters. What such a task declares (its queue, priority, expiry, keys) is
+                read from what workers have published. If none has, a warning is logged, the
+                handle's ``published`` is false, the queue is ``default`` unless ``queue`` says
+                otherwise, and the worker that leases the job applies what the task declares.
             params: A mapping, or an instance of the task's own type.
 
         Raises:
@@ -193,10 +208,13 @@ class WorkerClient:
             InvalidOptions: An option does not.
             NotSupported: The engine cannot do what an option asks for.
             DuplicateJob: Another job holds the unique key, and the task wants to know.
+            JobExists: The id is that of a job of another task, with other parameters or options, or
+                of one that was cancelled or has expired. The error has its handle.
             StoreUnavailable: The engine cannot be reached; whether the job was taken in is not
                 known. With an ``id`` of one's own it can be asked for again.
         """
         connection = options.pop("connection", None)
+        await self._learn_declaration(task)
         new = self.request(task, params, **options)
         if connection is not None:
             (told,) = await self._sent_in(connection, [new])
@@ -214,6 +232,11 @@ class WorkerClient:
             return told
         return await self._enqueuing.ask(new)
 
+    async def _learn_declaration(self, task: Askable | str) -> None:
+        """Read what a task declares that is not known here, unless it was read a short time ago."""
+        if isinstance(task, str) and task not in self._tasks and TASK.fullmatch(task):
+            await self.in_engine(partial(self._declarations.learn, task))
+
     async def enqueue_many(
         self,
         task: Askable | str,
@@ -229,8 +252,9 @@ class WorkerClient:
             options: For all of them.
 
         Raises:
-            InvalidParams, InvalidOptions, NotSupported, DuplicateJob, StoreUnavailable: As
-                `enqueue`.
+            InvalidParams, InvalidOptions, NotSupported, StoreUnavailable: As `enqueue`.
+            JobExists, DuplicateJob: As `enqueue`, for the first such job. The other jobs are
+                enqueued; ``enqueued`` has their handles.
         """
         connection = options.pop("connection", None)
         if "id" in options:
@@ -239,6 +263,7 @@ class WorkerClient:
         chosen = [None for _ in said] if ids is None else list(ids)
         if len(chosen) != len(said):
             raise InvalidOptions(f"ids: expected {len(said)}, got {len(chosen)}")
+        await self._learn_declaration(task)
         jobs = []
         for one, job in zip(said, chosen, strict=True):
             options.pop("id", None)
@@ -249,7 +274,33 @@ class WorkerClient:
         told: list[Enqueued] = []
         for start in range(0, len(jobs), MANY):
             told += await send(jobs[start : start + MANY])
-        return [self._handle(task, new, one, options) for new, one in zip(jobs, told, strict=True)]
+        return self._handles(task, jobs, told, options)
+
+    def _handles(
+        self,
+        task: Askable | str,
+        jobs: Sequence[NewJob],
+        told: Sequence[Enqueued],
+        options: EnqueueOptions,
+    ) -> list[JobHandle]:
+        """The handles of many jobs.
+
+        Raises:
+            JobExists, DuplicateJob: Some were refused; the error has the handles of the others.
+        """
+        handles: list[JobHandle] = []
+        refused: JobConflict | None = None
+        for new, one in zip(jobs, told, strict=True):
+            try:
+                handles.append(self._handle(task, new, one, options))
+            except JobConflict as exc:
+                refused = refused or exc
+        if refused is not None:
+            refused.enqueued = tuple(handle for handle in handles if handle.created)
+            if refused.enqueued:
+                refused.add_to_message(f"{len(refused.enqueued)} of the other jobs were enqueued")
+            raise refused
+        return handles
 
     def job(self, job_id: str | UUID) -> JobHandle:
         """A job by its id, whether there is one or not.
@@ -276,6 +327,7 @@ class WorkerClient:
             params,
             options,
             payload_limit=min(self._payload_limit, able.most_payload or self._payload_limit),
+            declared=self._declared(task),
         )
         refuse_unsupported(new, able)
         return new
@@ -290,6 +342,12 @@ class WorkerClient:
     def _definition(self, task: Askable | str) -> Definition | None:
         """What is known of the task; ``None`` for a name that is not known here."""
         return self._tasks.get(task) if isinstance(task, str) else task.define()
+
+    def _declared(self, task: Askable | str) -> Declaration | None:
+        """What a worker has published of a task that is not known here."""
+        if not isinstance(task, str) or task in self._tasks:
+            return None
+        return self._declarations.get(task)
 
     async def _send_many(self, jobs: Sequence[NewJob]) -> Sequence[Enqueued]:
         async def send() -> Sequence[Enqueued]:
@@ -326,9 +384,46 @@ class WorkerClient:
     def _handle(
         self, task: Askable | str, new: NewJob, told: Enqueued, options: EnqueueOptions
     ) -> JobHandle:
-        handle = JobHandle(told.id, self, created=told.created)
-        if told.created or told.id == new.id:
-            return handle
-        if raises_on_conflict(self._definition(task), new.params, options):
+        by_name = isinstance(task, str) and task not in self._tasks
+        published = not by_name or self._declarations.is_published(new.task)
+        if told.created:
+            return JobHandle(told.id, self, published=published)
+        state = None if told.existing is None else told.existing.state
+        handle = JobHandle(told.id, self, created=False, published=published, state=state)
+        definition, declared = self._definition(task), self._declared(task)
+        if told.existing is not None:
+            refuse_another(handle, told.existing, new, options, definition, declared)
+        elif told.id != new.id and raises_on_conflict(definition, declared, new.params, options):
             raise DuplicateJob(f"{new.task}: job {told.id} has the same parameters", told.id)
         return handle
+
+
+def refuse_another(
+    handle: JobHandle,
+    existing: Existing,
+    new: NewJob,
+    options: EnqueueOptions,
+    definition: Definition | None,
+    declared: Declaration | None,
+) -> None:
+    """See that the job which has the id is the one that was requested, and that it can run.
+
+    Raises:
+        JobExists: It is another one, or it was cancelled, or it has expired.
+    """
+    what = differences(existing, new, options, definition, declared)
+    if what:
+        raise JobExists(
+            f"{new.task}: job {new.id} exists already: {'; '.join(what)}. Nothing was enqueued; "
+            "expected another id, or the same request",
+            handle,
+            what,
+        )
+    why = ended_without_run(existing)
+    if why is not None:
+        raise JobExists(
+            f"{new.task}: job {new.id} exists already: {why}. Nothing was enqueued; retry that "
+            f"job (worker jobs retry {new.id}), or use another id",
+            handle,
+            [why],
+        )

@@ -29,19 +29,14 @@ if TYPE_CHECKING:
     from worker.client.enqueue_options import EnqueueOptions
     from worker.client.job_handle import JobHandle
 
-    Options = EnqueueOptions | Callable[[WorkerClient], EnqueueOptions]
-    Ids = (
-        Iterable[str | UUID | None]
-        | Callable[[WorkerClient], Iterable[str | UUID | None] | None]
-        | None
-    )
-
 __all__ = [
     "awaited_by_frameworks",
     "current_client",
     "enqueue",
+    "enqueue_by",
     "enqueue_in_thread",
     "enqueue_many",
+    "enqueue_many_by",
 ]
 
 T = TypeVar("T")
@@ -90,31 +85,20 @@ async def close_with(loop: asyncio.AbstractEventLoop, client: WorkerClient) -> N
 
 
 def enqueue(
-    task: Askable | str, params: object, options: Options, *, name: str
+    task: Askable | str, params: object, options: EnqueueOptions, *, name: str
 ) -> Coroutine[Any, Any, JobHandle]:
-    """Enqueue one job with the current client.
-
-    In a thread without an event loop, such as that of a task that is not async, the job is enqueued
-    before this returns. The coroutine then is a `SyncJobHandle`, too.
-
-    Args:
-        options: The options, or what makes them for the client that is used.
-        name: What the caller called, for a message.
-    """
+    """Enqueue one job with the current client; see `enqueue_by`."""
 
     async def work(client: WorkerClient) -> JobHandle:
-        return await client.enqueue(task, params, **options_for(client, options))
+        return await client.enqueue(task, params, **options)
 
-    client = client_for_thread()
-    if client is None:
-        return later(work, name)
-    return EnqueuedJob(in_this_thread(work(client)), client)
+    return enqueue_by(work, name=name)
 
 
 def enqueue_many(
     task: Askable | str,
     params: Iterable[object],
-    ids: Ids,
+    ids: Iterable[str | UUID | None] | None,
     options: EnqueueOptions,
     *,
     name: str,
@@ -122,17 +106,38 @@ def enqueue_many(
     """The same for many jobs of one task."""
 
     async def work(client: WorkerClient) -> list[JobHandle]:
-        chosen_ids = ids(client) if callable(ids) else ids
-        return await client.enqueue_many(task, params, ids=chosen_ids, **options)
+        return await client.enqueue_many(task, params, ids=ids, **options)
 
+    return enqueue_many_by(work, name=name)
+
+
+def enqueue_by(work: Work[JobHandle], *, name: str) -> Coroutine[Any, Any, JobHandle]:
+    """Have ``work`` enqueue one job with the current client.
+
+    In a thread without an event loop, such as that of a task that is not async, the job is enqueued
+    before this returns. The coroutine then is a `SyncJobHandle`, too.
+
+    Args:
+        name: What the caller called, for a message.
+    """
+    client = client_for_thread()
+    if client is None:
+        return later(work, name)
+    return EnqueuedJob(in_this_thread(work(client)), client)
+
+
+def enqueue_many_by(
+    work: Work[list[JobHandle]], *, name: str
+) -> Coroutine[Any, Any, list[JobHandle]]:
+    """The same for many jobs."""
     client = client_for_thread()
     if client is None:
         return later(work, name)
     return EnqueuedJobs(in_this_thread(work(client)), client)
 
 
-def enqueue_in_thread(task: Askable | str, params: object, options: Options) -> SyncJobHandle:
-    """Enqueue one job from a thread that runs no event loop.
+def enqueue_in_thread(work: Work[JobHandle]) -> SyncJobHandle:
+    """Have ``work`` enqueue one job from a thread that runs no event loop.
 
     Raises:
         StoreUnavailable: This thread runs one, or no client is open.
@@ -143,14 +148,7 @@ def enqueue_in_thread(task: Askable | str, params: object, options: Options) -> 
             "expected the thread of a task that is not async; await enqueue(…) in async code, and "
             "open a SyncWorkerClient in other programs"
         )
-    given = options_for(client, options)
-    return SyncJobHandle(
-        in_this_thread(client.enqueue(task, params, **given)), client.owner.call_blocking
-    )
-
-
-def options_for(client: WorkerClient, options: Options) -> EnqueueOptions:
-    return options(client) if callable(options) else options
+    return SyncJobHandle(in_this_thread(work(client)), client.owner.call_blocking)
 
 
 def client_for_thread() -> WorkerClient | None:

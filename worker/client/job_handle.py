@@ -44,11 +44,23 @@ class JobHandle:
     Attributes:
         id: Its id.
         created: Whether it was new; otherwise it is one that was there.
+        published: Whether the task is known: its code is here, or a worker has published it.
+        state: Of a job that was there already: its state when it was requested again.
     """
 
-    def __init__(self, id: JobId, client: Client, *, created: bool = True) -> None:
+    def __init__(
+        self,
+        id: JobId,
+        client: Client,
+        *,
+        created: bool = True,
+        published: bool = True,
+        state: State | None = None,
+    ) -> None:
         self.id = id
         self.created = created
+        self.published = published
+        self.state = state
         self._client = client
 
     def __repr__(self) -> str:
@@ -166,6 +178,8 @@ def result_of(job: Job) -> Any:
         case State.SUCCESS:
             return None
         case State.REVOKED:
+            if job.error is not None:  # a worker refused it, such as a duplicate
+                raise JobRevoked(f"job {job.id} was not run{after_failure(job)}")
             raise JobRevoked(f"job {job.id} was cancelled")
         case State.EXPIRED:
             raise JobExpired(f"job {job.id} could not begin before it was too late")

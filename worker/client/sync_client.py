@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import contextmanager
 from functools import partial
 from selectors import DefaultSelector
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, Unpack
 
 from worker.client.client import WorkerClient
-from worker.errors import StoreUnavailable
+from worker.errors import JobConflict, JobExists, StoreUnavailable
 from worker.forking import isolate_in_child
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable
+    from collections.abc import Callable, Coroutine, Iterable, Iterator
     from datetime import timedelta
     from types import TracebackType
     from uuid import UUID
@@ -100,7 +101,8 @@ class SyncWorkerClient:
         self, task: Askable | str, params: object = None, **options: Unpack[EnqueueOptions]
     ) -> SyncJobHandle:
         """Ask for one job; see `WorkerClient.enqueue`."""
-        return self._handle(self._do(partial(self._client.enqueue, task, params, **options)))
+        with self._own_handles():
+            return self._handle(self._do(partial(self._client.enqueue, task, params, **options)))
 
     def enqueue_many(
         self,
@@ -111,8 +113,20 @@ class SyncWorkerClient:
         **options: Unpack[EnqueueOptions],
     ) -> list[SyncJobHandle]:
         """Ask for many jobs of one task; see `WorkerClient.enqueue_many`."""
-        jobs = self._do(partial(self._client.enqueue_many, task, params, ids=ids, **options))
+        with self._own_handles():
+            jobs = self._do(partial(self._client.enqueue_many, task, params, ids=ids, **options))
         return [self._handle(job) for job in jobs]
+
+    @contextmanager
+    def _own_handles(self) -> Iterator[None]:
+        """Errors have handles of this client."""
+        try:
+            yield
+        except JobConflict as exc:
+            exc.enqueued = tuple(self._handle(job) for job in exc.enqueued)
+            if isinstance(exc, JobExists):
+                exc.job = self._handle(exc.job)
+            raise
 
     def job(self, job_id: str | UUID) -> SyncJobHandle:
         """A job by its id, whether there is one or not."""
@@ -166,6 +180,8 @@ class SyncJobHandle:
     def __init__(self, job: JobHandle, run: Run) -> None:
         self.id = job.id
         self.created = job.created
+        self.published = job.published
+        self.state = job.state
         self._job = job
         self._run = run
 

@@ -23,6 +23,7 @@ from worker.consuming.losses import Losses
 from worker.consuming.rate_turns import RateTurns
 from worker.consuming.settling import Settling
 from worker.consuming.slots import Slots
+from worker.consuming.terms import terms_of
 from worker.consuming.unrun import REFUSED, Unrun, error_text
 from worker.errors import ConfigurationError, InvalidOptions, StoreError
 from worker.events import JobTakenOver, QueueChanged, UnknownJobs
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from worker.consuming.queue_plan import QueuePlan
     from worker.consuming.stand_in import StandIn
     from worker.events import Events
+    from worker.jobs.declaration import Terms
     from worker.jobs.job import JobId, Lease
     from worker.jobs.options import JobOptions
     from worker.model import Run
@@ -378,6 +380,7 @@ class Consumer:
             self._taken += len(leases)
             self._empty.clear()
         waiting: dict[JobId, Lease] = {}
+        undeclared: list[tuple[Lease, Terms]] = []
         for lease in fresh[:room]:
             self._held.add(plan, lease)
             if self._stopping:
@@ -386,6 +389,8 @@ class Consumer:
             settlement = self._unrun.judged(lease, self._tasks.get(lease.task))
             if settlement is not None:
                 self._settle(plan, settlement)
+            elif (terms := terms_of(lease, self._tasks[lease.task])) is not None:
+                undeclared.append((lease, terms))
             elif self._waits_for_suspects(lease):
                 self._give_back(plan, lease, REFUSED)
             else:
@@ -393,9 +398,10 @@ class Consumer:
         try:
             if known:
                 await self._adopt(plan, known)
+            await self._apply_terms(plan, undeclared)
             await self._begin_all(plan, waiting)
         except asyncio.CancelledError:
-            for lease in waiting.values():
+            for lease in (*waiting.values(), *(lease for lease, _ in undeclared)):
                 self._give_back(plan, lease)
             raise
 
@@ -450,6 +456,25 @@ class Consumer:
             await self._begin_deferred(plan, suspects, waiting)
         for task, leases in limited.items():
             await self._begin_some(plan, leases, self._tasks[task], waiting)
+
+    async def _apply_terms(self, plan: QueuePlan, jobs: list[tuple[Lease, Terms]]) -> None:
+        """Give jobs what their producers left to their tasks, and hand them back unspent: they are
+        leased again by their new terms. A job whose unique key another one holds ends here.
+
+        Each leaves ``jobs`` when that is done.
+        """
+        while jobs:
+            lease, terms = jobs[-1]
+            try:
+                holder = await self._jobs.apply_terms(lease, terms)
+            except StoreError:
+                self._give_back(plan, lease, REFUSED)
+            else:
+                if holder is None or holder == lease.id:
+                    self._give_back(plan, lease)
+                else:
+                    self._settle(plan, self._unrun.duplicate(lease, holder))
+            jobs.pop()
 
     async def _begin_some(
         self,

@@ -9,7 +9,7 @@ import json
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from worker.errors import UnknownTaskError, UnnamedJob, WorkerLost
+from worker.errors import DuplicateJob, UnknownTaskError, UnnamedJob, WorkerLost
 from worker.events import JobDead, JobRefused, JobUnrun
 from worker.jobs.job import Settlement
 from worker.jobs.unnamed import what_came
@@ -83,6 +83,23 @@ class Unrun:
         """The end of a job that came too late to begin, or that somebody wished away."""
         self._events.announce(JobUnrun(task=lease.task, job_id=lease.id, state=state))
         return Settlement(lease, state, attempts=lease.attempts, refusals=lease.refusals)
+
+    def duplicate(self, lease: Lease, holder: str) -> Settlement:
+        """The end of a job whose unique key another one holds, which shows only now: its producer
+        did not know what its task declares."""
+        reason = (
+            f"job {holder} holds its unique key, which its producer did not know; it was not run"
+        )
+        self._events.announce(
+            JobUnrun(task=lease.task, job_id=lease.id, state=State.REVOKED, reason=reason)
+        )
+        return Settlement(
+            lease,
+            State.REVOKED,
+            attempts=lease.attempts,
+            refusals=lease.refusals,
+            error=error_text(DuplicateJob.__name__, reason),
+        )
 
     def refused(self, lease: Lease, reason: Exception) -> Settlement:
         """Leave a job to a worker that knows more; nobody does after several deliveries."""

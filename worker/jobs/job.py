@@ -21,6 +21,7 @@ __all__ = [
     "Capabilities",
     "Deferred",
     "Enqueued",
+    "Existing",
     "Grant",
     "Held",
     "Job",
@@ -99,16 +100,84 @@ class NewJob(NamedTuple):
     concurrency_limit: int = 1
 
 
-class Enqueued(NamedTuple):
-    """What became of a `NewJob`.
+class Existing(NamedTuple):
+    """What an engine reports of a job whose id was enqueued again.
 
     Attributes:
-        id: Of the job that is there now: the one asked for, or the one that holds its key.
+        cancel: Its cancellation was requested.
+        started: A worker has leased it before.
+        delay: From its creation to when it could be leased first; for a job that was started, or
+            retried manually, this no longer says what was requested.
+        expires: From its creation to when it expires; ``None`` for never.
+        created_at: ``None`` for a job of the same batch.
+    """
+
+    task: str
+    queue: str
+    params: str
+    priority: int
+    options: str
+    state: State
+    cancel: bool
+    started: bool
+    delay: timedelta
+    expires: timedelta | None
+    unique_key: str | None
+    concurrency_key: str | None
+    created_at: datetime | None = None
+
+    @classmethod
+    def of(cls, job: Job) -> Existing:
+        """From a job's record."""
+        return cls(
+            job.task,
+            job.queue,
+            job.params,
+            job.priority,
+            job.options,
+            job.state,
+            job.cancel,
+            job.deliveries > 0,
+            job.ready_at - job.created_at,
+            None if job.expires_at is None else job.expires_at - job.created_at,
+            job.unique_key,
+            job.concurrency_key,
+            job.created_at,
+        )
+
+    @classmethod
+    def of_new(cls, job: NewJob) -> Existing:
+        """From a job of the same batch."""
+        return cls(
+            job.task,
+            job.queue,
+            job.params,
+            job.priority,
+            job.options,
+            State.PENDING,
+            False,
+            False,
+            job.delay,
+            job.expires,
+            None if job.unique is None else job.unique.key,
+            job.concurrency_key,
+        )
+
+
+@dataclass(slots=True)  # not frozen: there is one for each job, and freezing doubles its cost
+class Enqueued:
+    """The result of enqueueing a `NewJob`.
+
+    Attributes:
+        id: Of the job that is there now: the requested one, or the one that holds its unique key.
         created: Whether it is new. Otherwise nothing was changed.
+        existing: The job that has this id already; ``None`` for a new job, and for one whose
+            unique key another job holds. Two results are equal without regard to it.
     """
 
     id: JobId
     created: bool
+    existing: Existing | None = field(default=None, compare=False, repr=False)
 
 
 class Lease(NamedTuple):

@@ -11,13 +11,13 @@ import random
 import re
 from dataclasses import dataclass, fields, replace
 from datetime import timedelta
-from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Literal
 
 from worker.durations import as_duration, format_duration, parse_duration
 from worker.errors import InvalidOptions, nearest
 from worker.groups import leaves
 from worker.jobs.job import QUEUE, Rate, Unique
+from worker.jobs.keys import key_of
 from worker.model import State
 from worker.redaction import quoted
 
@@ -97,9 +97,17 @@ class UniquePer:
             raise InvalidOptions(f"unique: states: expected states of jobs, got {states!r}")
         put(self, "states", tuple(state for state in State if state in said))
 
-    def of(self, task: str, params: str) -> Unique:
-        """The key that a job of ``task`` with these parameters holds."""
-        return Unique(key_of(task, params, self.by), self.states, self.ttl)
+    def of(self, task: str, params: str | Mapping[str, object]) -> Unique:
+        """The key that a job of ``task`` with these parameters holds.
+
+        Args:
+            params: The validated values by field, or the JSON text of parameters without types.
+        """
+        return self.holding(key_of(task, as_values(params), self.by))
+
+    def holding(self, key: str) -> Unique:
+        """A job that holds this key."""
+        return Unique(key, self.states, self.ttl)
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -122,10 +130,14 @@ class ConcurrencyPer:
         put(self, "limit", as_number("concurrency: limit", limit, 1, 1_000_000))
         put(self, "name", name)
 
-    def of(self, task: str, params: str) -> str:
-        """The key that a job of ``task`` with these parameters has."""
+    def of(self, task: str, params: str | Mapping[str, object]) -> str:
+        """The key that a job of ``task`` with these parameters has.
+
+        Args:
+            params: The validated values by field, or the JSON text of parameters without types.
+        """
         name = self.name or task
-        return key_of(name, params, self.by) if self.by else name
+        return key_of(name, as_values(params), self.by) if self.by else name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -324,12 +336,11 @@ def overrides(said: Mapping[str, Any]) -> str:
     )
 
 
-def key_of(name: str, params: str, by: tuple[str, ...]) -> str:
-    """A short key for a task's name and the parameters that count."""
-    said: dict[str, Any] = json.loads(params)
-    chosen = {field: said.get(field) for field in by} if by else said
-    canonical = json.dumps(chosen, sort_keys=True, separators=(",", ":"))
-    return f"{name}:{sha256(canonical.encode()).hexdigest()[:32]}"
+def as_values(params: str | Mapping[str, object]) -> Mapping[str, object]:
+    if isinstance(params, str):
+        values: Mapping[str, object] = json.loads(params)
+        return values
+    return params
 
 
 def as_delay(name: str, value: object) -> timedelta:

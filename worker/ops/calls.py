@@ -15,9 +15,9 @@ from starlette.routing import Match, Route
 
 from worker.errors import (
     ConfigurationError,
-    DuplicateJob,
     InvalidOptions,
     InvalidParams,
+    JobConflict,
     NotSupported,
     StoreError,
     TaskBusy,
@@ -43,7 +43,7 @@ STATUSES: tuple[tuple[type[WorkerError], int], ...] = (
     (UnknownTaskError, 404),
     (UnknownJob, 404),
     (TaskBusy, 409),
-    (DuplicateJob, 409),
+    (JobConflict, 409),
     (InvalidParams, 422),
     (InvalidOptions, 422),
     (NotSupported, 501),
@@ -208,7 +208,7 @@ def refused(exc: WorkerError, redact: Callable[[str], str]) -> Response:
     if isinstance(exc, InvalidParams) and cause is not None:
         return unfit(cause, redact, redact(str(exc)))
     status = next((status for kind, status in STATUSES if isinstance(exc, kind)), 500)
-    more = {"id": exc.job_id} if isinstance(exc, DuplicateJob) else {}
+    more = {"id": exc.job_id} if isinstance(exc, JobConflict) else {}
     return problem(status, redact(str(exc)), headers=SOON if status == 503 else None, **more)
 
 

@@ -14,6 +14,7 @@ from worker.jobs.job import (
     NONE_DEFERRED,
     Capabilities,
     Enqueued,
+    Existing,
     Held,
     Job,
     JobId,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from datetime import datetime, timedelta
 
+    from worker.jobs.declaration import Declaration, Terms
     from worker.jobs.job import Deferred, Grant, Rate, Unique
 
 __all__ = ["MemoryJobs"]
@@ -102,6 +104,7 @@ class MemoryJobs:
         self._blocked: defaultdict[str, dict[JobId, None]] = defaultdict(dict)
         self._arrivals: dict[str, datetime] = {}
         self._ended: dict[JobId, set[asyncio.Event]] = {}
+        self._declarations: dict[str, Declaration] = {}
         self._order = 0
         self._deliveries = 0
 
@@ -117,7 +120,7 @@ class MemoryJobs:
 
     def _take_in(self, job: NewJob, now: datetime) -> Enqueued:
         if job.id in self._rows:
-            return Enqueued(job.id, False)
+            return Enqueued(job.id, False, Existing.of(job_of(self._rows[job.id], now)))
         if job.unique is not None:
             holder = self._holder(job.unique.key, now)
             if holder is not None:
@@ -356,6 +359,37 @@ class MemoryJobs:
         allowed, arrival = grant(rate, self._arrivals.get(key), self._clock.now(), wanted)
         self._arrivals[key] = arrival
         return allowed
+
+    async def publish(self, declarations: Sequence[Declaration]) -> None:
+        for one in declarations:
+            known = self._declarations.get(one.task)
+            if known is None or known.version <= one.version:
+                self._declarations[one.task] = one
+
+    async def declaration(self, task: str) -> Declaration | None:
+        return self._declarations.get(task)
+
+    async def apply_terms(self, lease: Lease, terms: Terms) -> JobId | None:
+        now = self._clock.now()
+        row = self._held(lease)
+        if row is None:
+            return None
+        new, unique = row.new, terms.unique
+        if unique is not None:
+            holder = self._holder(unique.key, now)
+            if holder not in (None, new.id):
+                return holder
+            self._uniques[unique.key] = (new.id, unique, row.created_at)
+        if terms.concurrency_key is not None:
+            new = new._replace(
+                concurrency_key=terms.concurrency_key, concurrency_limit=terms.concurrency_limit
+            )
+        row.new = new._replace(
+            priority=terms.priority, options=terms.options, unique=unique or new.unique
+        )
+        if terms.expires is not None:
+            row.expires_at = row.created_at + terms.expires
+        return new.id
 
     async def get(self, ids: Sequence[JobId]) -> list[Job | None]:
         now = self._clock.now()

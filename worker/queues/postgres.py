@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any
 from worker.backends.postgres_json import packed, readable
 from worker.backends.postgres_server import server_of
 from worker.errors import StoreError, StoreUnavailable
-from worker.jobs.job import NONE_DEFERRED, Capabilities, Grant, Held, QueueCount, Requeued
+from worker.jobs.declaration import Declaration
+from worker.jobs.job import NONE_DEFERRED, Capabilities, Grant, Held, JobId, QueueCount, Requeued
 from worker.model import State
 from worker.queues.postgres_connections import Connections
 from worker.queues.postgres_news import News
@@ -41,11 +42,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
+    from worker.jobs.declaration import Terms
     from worker.jobs.job import (
         Deferred,
         Enqueued,
         Job,
-        JobId,
         JobQuery,
         Lease,
         NewJob,
@@ -140,17 +141,41 @@ class PostgresJobs:
         await self._news.close()
         await self._connections.close()
 
-    async def introduce(self, tasks: Sequence[tuple[str, str, int]]) -> None:
-        """Tell those who enqueue with SQL alone which tasks there are.
-
-        Args:
-            tasks: Of each its name, its queue and the version of its parameters.
-        """
+    async def publish(self, declarations: Sequence[Declaration]) -> None:
         rows = {
-            name: {"name": name, "queue": queue, "version": version}
-            for name, queue, version in tasks
+            one.task: {
+                "name": one.task,
+                "queue": one.queue,
+                "version": one.version,
+                "declaration": one.dump(),
+            }
+            for one in declarations
         }
-        await self._connections.ask("introduce_tasks", tasks=packed(list(rows.values())))
+        await self._connections.ask("publish_tasks", tasks=packed(list(rows.values())))
+
+    async def declaration(self, task: str) -> Declaration | None:
+        rows = await self._connections.ask("read_declaration", task=readable(task))
+        text = rows[0]["declaration"] if rows else None
+        return None if text is None else Declaration.read(text)
+
+    async def apply_terms(self, lease: Lease, terms: Terms) -> JobId | None:
+        seq, token = seq_and_token(lease)
+        unique, key = terms.unique, terms.concurrency_key
+        ttl = None if unique is None or unique.ttl is None else unique.ttl.total_seconds()
+        ((told,),) = await self._connections.ask_rows(
+            "apply_terms",
+            seq=seq,
+            token=token,
+            priority=terms.priority,
+            options=readable(terms.options),
+            expires=None if terms.expires is None else terms.expires.total_seconds(),
+            unique_key=None if unique is None else readable(unique.key),
+            states=[] if unique is None else [*map(str, unique.states)],
+            ttl=ttl,
+            key=None if key is None else readable(key),
+            limit=terms.concurrency_limit,
+        )
+        return lease.id if told is None else JobId(told) if told else None
 
     async def enqueue(self, jobs: Sequence[NewJob]) -> list[Enqueued]:
         if not jobs:

@@ -22,6 +22,7 @@ Keys, each with the prefix and ``:jobs:`` before it:
 ``lots:KEY``              set    The lots of a concurrency key: "LIMIT QUEUE KEY".
 ``parked:LOT``            zset   Jobs that wait for their key, ordered as in ``ready``.
 ``unique:KEY``            string The states in which it is held, and by which job; may expire.
+``tasks``                 hash   TASK → "VERSION DECLARATION": what tasks declare, as JSON.
 ``rate:KEY``              string The theoretical arrival time; expires.
 ``waiters:QUEUE``         zset   Workers that wait for a job, by when they last looked.
 ``alarms``                hash   QUEUE → which of them looks again, and when.
@@ -62,18 +63,38 @@ from typing import TYPE_CHECKING
 from worker.backends.redis_server import ANSWER_TIMEOUT_S, dangers
 from worker.backends.redis_survey import Needs, Survey
 from worker.errors import StoreUnavailable
-from worker.jobs.job import NONE_DEFERRED, NOW, Capabilities, Enqueued, Grant, Held, JobId
+from worker.jobs.declaration import Declaration
+from worker.jobs.job import (
+    NONE_DEFERRED,
+    NOW,
+    Capabilities,
+    Enqueued,
+    Existing,
+    Grant,
+    Held,
+    JobId,
+)
 from worker.jobs.verdict import unspent
 from worker.queues.bell import heard
 from worker.queues.redis_channel import RedisChannel
 from worker.queues.redis_link import RedisLink
 from worker.queues.redis_records import POLL_S, PORTION, RedisRecords, portions
-from worker.queues.redis_rows import deferral, enqueued, jobs_from, leases_from, micros, settled
+from worker.queues.redis_rows import (
+    applied,
+    deferral,
+    enqueued,
+    job_from,
+    jobs_from,
+    leases_from,
+    micros,
+    settled,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
 
     from worker.backends.redis_server import Command
+    from worker.jobs.declaration import Terms
     from worker.jobs.job import Deferred, Job, Lease, NewJob, Rate, Settlement
 
 __all__ = ["RedisJobs"]
@@ -84,7 +105,7 @@ COMMANDS = frozenset({"GET", "SET", "TYPE"})
 """What is called beside the scripts."""
 KEYS = {
     **dict.fromkeys(("schema", "order"), "string"),
-    **dict.fromkeys(("counts", "dead_counts", "alarms", "watched"), "hash"),
+    **dict.fromkeys(("counts", "dead_counts", "alarms", "watched", "tasks"), "hash"),
     **dict.fromkeys(("created", "finished", "dead", "leased"), "zset"),
     **dict.fromkeys(("job:ID", "result:ID", "waiting:GROUP", "ready:QUEUE", "later:QUEUE")),
     **dict.fromkeys(("holders:KEY", "lots:KEY", "parked:LOT", "unique:KEY", "rate:KEY")),
@@ -163,11 +184,12 @@ class RedisJobs(RedisRecords):
             return []
         told = await self._link.run("enqueue", *enqueued(jobs))
         answers = [Enqueued(job.id, True) for job in jobs]
-        for number, there in json.loads(told):
+        for number, there, row in json.loads(told):
             if number < 0:
                 self._channel.report(there)
-            else:
-                answers[number] = Enqueued(JobId(there), False)
+                continue
+            existing = None if row is None else Existing.of(job_from(row))
+            answers[number] = Enqueued(JobId(there), False, existing)
         return answers
 
     async def lease(
@@ -310,6 +332,19 @@ class RedisJobs(RedisRecords):
     async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
         commands = [self._link.script("settle", settled(part)) for part in portions(settlements)]
         return [digit == "1" for answer in await self._link.ask_all(commands) for digit in answer]
+
+    async def publish(self, declarations: Sequence[Declaration]) -> None:
+        words = [word for one in declarations for word in (one.task, one.version, one.dump())]
+        if words:
+            await self._link.run("publish", *words)
+
+    async def declaration(self, task: str) -> Declaration | None:
+        text = await self._link.ask(("HGET", f"{self._link.address.prefix}:jobs:tasks", task))
+        return None if text is None else Declaration.read(text.partition(" ")[2])
+
+    async def apply_terms(self, lease: Lease, terms: Terms) -> JobId | None:
+        told = await self._link.run("terms", *applied(lease, terms))
+        return JobId(told) if told else None
 
     async def take(self, key: str, rate: Rate, wanted: int) -> Grant:
         granted, wait = await self._link.run("take", key, micros(rate.spacing), rate.burst, wanted)

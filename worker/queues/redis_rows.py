@@ -8,16 +8,26 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from worker.backends.codec import EPOCH, from_micros, to_micros
-from worker.jobs.job import Job, Lease
+from worker.jobs.job import Job, Lease, NewJob
 from worker.model import State
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from worker.backends.redis_server import Argument
-    from worker.jobs.job import Deferred, NewJob, Settlement
+    from worker.jobs.declaration import Terms
+    from worker.jobs.job import Deferred, Settlement
 
-__all__ = ["deferral", "enqueued", "jobs_from", "leases_from", "micros", "settled"]
+__all__ = [
+    "applied",
+    "deferral",
+    "enqueued",
+    "job_from",
+    "jobs_from",
+    "leases_from",
+    "micros",
+    "settled",
+]
 
 MICROSECOND = timedelta(microseconds=1)
 compact = json.JSONEncoder(separators=(",", ":")).encode
@@ -64,6 +74,29 @@ def keys_of(job: NewJob) -> str:
         key, states = unique.key, ",".join(unique.states) or "-"
         ttl = "" if unique.ttl is None else str(unique.ttl // MICROSECOND)
     return compact([key, states, ttl, job.concurrency_key or "", str(job.concurrency_limit)])
+
+
+def applied(lease: Lease, terms: Terms) -> Iterator[Argument]:
+    """What ``terms.lua`` takes."""
+    job = NewJob(
+        id=lease.id,
+        task=lease.task,
+        queue=lease.queue,
+        params=lease.params,
+        version=lease.version,
+        priority=terms.priority,
+        options=terms.options,
+        headers=lease.headers,
+        unique=terms.unique,
+        concurrency_key=terms.concurrency_key,
+        concurrency_limit=terms.concurrency_limit,
+    )
+    yield lease.id
+    yield lease.receipt
+    yield made_with(job)
+    yield str(terms.priority)
+    yield "" if terms.expires is None else str(terms.expires // MICROSECOND)
+    yield "" if job.unique is None and job.concurrency_key is None else keys_of(job)
 
 
 def leases_from(moment: int, rows: Iterable[list[Any]]) -> list[Lease]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 from worker.backends.sqlite_file import PATIENCE, now_micros
 from worker.errors import StoreUnavailable
 from worker.jobs.job import NONE_DEFERRED, Capabilities
+from worker.queues import sqlite_declarations as declarations
 from worker.queues import sqlite_records as records
 from worker.queues import sqlite_work as work
 from worker.queues.bell import Bell, heard
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
     from pathlib import Path
 
+    from worker.jobs.declaration import Declaration, Terms
     from worker.jobs.job import (
         Deferred,
         Enqueued,
@@ -151,6 +153,15 @@ class SqliteJobs:
 
     async def take(self, key: str, rate: Rate, wanted: int) -> Grant:
         return await self._ask(work.take, key, rate, wanted)
+
+    async def publish(self, tasks: Sequence[Declaration]) -> None:
+        await self._ask(declarations.publish, tasks)
+
+    async def declaration(self, task: str) -> Declaration | None:
+        return await self._read(declarations.declaration, task)
+
+    async def apply_terms(self, lease: Lease, terms: Terms) -> JobId | None:
+        return await self._ask(declarations.apply_terms, lease, terms)
 
     async def get(self, ids: Sequence[JobId]) -> list[Job | None]:
         return await self._each(Order.READ, records.get, ids)

@@ -497,3 +497,41 @@ DELETE FROM jobs WHERE place IN (
 -- name: prune_rates
 -- Forgets the rates that would allow as much if they had never been used.
 DELETE FROM rates WHERE arrival < :now;
+
+-- name: publish_tasks
+-- Records what each task of a JSON list declares, unless a newer version of it is recorded.
+INSERT INTO tasks (name, version, declaration)
+SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]')
+FROM json_each(:tasks) WHERE true
+ON CONFLICT (name) DO UPDATE SET version = excluded.version, declaration = excluded.declaration
+WHERE tasks.version <= excluded.version;
+
+-- name: read_declaration
+-- What a task declares.
+SELECT declaration FROM tasks WHERE name = :task;
+
+-- name: apply_terms
+-- Gives a leased job what its producer left to its task.
+UPDATE jobs SET
+    urgency = :urgency,
+    options = :options,
+    expires_at = coalesce(created_at + :expires, expires_at),
+    unique_key = coalesce(:unique_key, unique_key),
+    unique_states = coalesce(:unique_states, unique_states),
+    unique_until = CASE
+        WHEN :unique_key IS NULL THEN unique_until ELSE created_at + :unique_ttl
+    END,
+    concurrency_key = coalesce(:concurrency_key, concurrency_key),
+    concurrency_limit = CASE
+        WHEN :concurrency_key IS NULL THEN concurrency_limit ELSE :concurrency_limit
+    END
+WHERE place = :place;
+
+-- name: leave_unique
+-- Takes a unique key from jobs that do not hold it any more, so that an older job can hold it: the
+-- holder is the job that came last.
+UPDATE jobs SET unique_states = NULL
+WHERE place IN (
+    SELECT place FROM jobs INDEXED BY jobs_unique
+    WHERE unique_key = :key AND unique_states IS NOT NULL AND place <> :place
+);

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from worker.backends.codec import from_micros, to_micros
 from worker.backends.sqlite_file import micros, storable
 from worker.jobs.history import MOST_LOSSES, with_loss
-from worker.jobs.job import NOW, Enqueued, Held, JobId, Lease
+from worker.jobs.job import NOW, Enqueued, Existing, Held, JobId, Lease
 from worker.model import State
 from worker.queues.rates import grant
 from worker.queues.sqlite_keys import regroup
+from worker.queues.sqlite_records import get
 from worker.queues.sqlite_turn import encode, key_text
 
 if TYPE_CHECKING:
@@ -37,7 +39,7 @@ def enqueue(turn: Turn, jobs: Sequence[NewJob]) -> list[Enqueued]:
         told = choose(turn, jobs)
         fresh = [job for job, answer in zip(jobs, told, strict=True) if answer.created]
         add(turn, fresh)
-        return told
+        return with_existing(turn, jobs, told)
     count = add(turn, jobs)
     if count == len(jobs):
         return [Enqueued(job.id, True) for job in jobs]
@@ -46,7 +48,22 @@ def enqueue(turn: Turn, jobs: Sequence[NewJob]) -> list[Enqueued]:
     for job in jobs:
         told.append(Enqueued(job.id, job.id in added))
         added.discard(job.id)
-    return told
+    return with_existing(turn, jobs, told)
+
+
+def with_existing(turn: Turn, jobs: Sequence[NewJob], told: Sequence[Enqueued]) -> list[Enqueued]:
+    """The results, with the records of the jobs whose ids were known."""
+    pairs = list(zip(jobs, told, strict=True))
+    known = {one.id for job, one in pairs if not one.created and one.id == job.id}
+    if not known:
+        return list(told)
+    ids = sorted(known)
+    found = dict(zip(ids, get(turn, ids), strict=True))
+    results = []
+    for job, one in pairs:
+        record = None if one.created or one.id != job.id else found[one.id]
+        results.append(one if record is None else replace(one, existing=Existing.of(record)))
+    return results
 
 
 def choose(turn: Turn, jobs: Sequence[NewJob]) -> list[Enqueued]:

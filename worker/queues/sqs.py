@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
     from datetime import datetime
 
+    from worker.jobs.declaration import Declaration, Terms
     from worker.jobs.job import Deferred, Enqueued, Grant, Held, JobQuery, Lease, Rate, Settlement
     from worker.ports import JobStore
     from worker.queues.sqs_batches import Entry
@@ -217,7 +218,14 @@ class SqsJobs:
             if waiting.state is State.PENDING and not waiting.deliveries:
                 sending[waiting.queue][waiting.id] = self._again(waiting)
         await self._send(sending)
-        return told
+        return [self._with_own_queue(taken) for taken in told]
+
+    def _with_own_queue(self, taken: Enqueued) -> Enqueued:
+        """The result, with the queue as SQS has it and not as the records name it."""
+        if taken.existing is None:
+            return taken
+        queue = self._address.queue_of(taken.existing.queue) or taken.existing.queue
+        return replace(taken, existing=taken.existing._replace(queue=queue))
 
     async def _found(self, ids: Iterable[JobId]) -> list[Job]:
         """Those of ``ids`` that are recorded as ours."""
@@ -283,6 +291,17 @@ class SqsJobs:
 
     async def take(self, key: str, rate: Rate, wanted: int) -> Grant:
         return await self._records.take(key, rate, wanted)
+
+    async def publish(self, declarations: Sequence[Declaration]) -> None:
+        await self._open_records()
+        await self._records.publish(declarations)
+
+    async def declaration(self, task: str) -> Declaration | None:
+        await self._open_records()
+        return await self._records.declaration(task)
+
+    async def apply_terms(self, lease: Lease, terms: Terms) -> JobId | None:
+        return await self._deliveries.apply_terms(lease, terms)
 
     async def get(self, ids: Sequence[JobId]) -> list[Job | None]:
         return [self._ours(job) for job in await self._records.get(ids)]

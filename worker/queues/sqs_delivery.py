@@ -12,18 +12,21 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from worker.errors import StoreError
-from worker.jobs.job import Held, Job, JobId, Lease
+from worker.jobs.declaration import with_left_open
+from worker.jobs.job import Held, Job, JobId, Lease, NewJob
 from worker.jobs.verdict import unspent
 from worker.queues.sqs_batches import BATCH, together
 from worker.queues.sqs_connection import ANSWER_TIMEOUT_S, LONGEST_POLL_S
 from worker.queues.sqs_dead import Dying, was_moved
 from worker.queues.sqs_messages import Arrived, Receipt, arrived, as_dead_letter, read_receipt
+from worker.queues.sqs_taken import is_another, refuse_taken
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Sequence
     from datetime import datetime, timedelta
 
     from worker.clock import Clock
+    from worker.jobs.declaration import Terms
     from worker.jobs.job import Deferred, Settlement
     from worker.ports import JobStore
     from worker.queues.sqs_batches import Entry
@@ -181,15 +184,30 @@ class Deliveries:
         now = self._clock.now()
         by_id: dict[JobId, Arrived] = {}
         later: list[tuple[str, int]] = []
+        twins: list[Arrived] = []
         for one in received:
-            if one.job.id in by_id:
-                later.append((one.handle, min(hidden_for(ttl), LONGEST_HIDDEN_S)))  # a twin
-            else:
-                by_id[one.job.id] = one
+            if by_id.setdefault(one.job.id, one) is not one:
+                twins.append(one)
         leases: list[Lease] = []
+        taken: list[Arrived] = []
         dying: list[Dying] = []
         claimed = await self._claimed(by_id, ttl, worker, deferred)
-        for one, known, strange in await self._redriven(claimed, ttl, worker):
+        there = {one.job.id: known for one, known, _ in claimed}
+        for one in twins:
+            if is_another(one, there[one.job.id]):
+                taken.append(one)
+            else:
+                later.append((one.handle, min(hidden_for(ttl), LONGEST_HIDDEN_S)))
+        own: list[Claimed] = []
+        for claim in claimed:
+            one, known, _ = claim
+            if not is_another(one, known):
+                own.append(claim)
+                continue
+            taken.append(one)
+            if isinstance(known, Lease):
+                await self._records.settle([unspent(known)])
+        for one, known, strange in await self._redriven(own, ttl, worker):
             if isinstance(known, Lease):
                 leases.append(leased(known, one, strange, now))
             elif known is None or not known.state.final:
@@ -197,6 +215,8 @@ class Deliveries:
                 later.append((one.handle, patience(one, ready_at - now)))
             else:
                 dying.append(Dying(one.handle, letter_of(one, known)))
+        if taken:
+            dying += await refuse_taken(self._records, self._address, taken, ttl, worker)
         await self._tidy(queue, later, dying)
         return leases
 
@@ -235,7 +255,7 @@ class Deliveries:
             known = dict(zip(by_id, found, strict=True))
             strangers = [job for job, told in known.items() if told is None]
             if strangers:
-                jobs = [by_id[job].job for job in strangers]
+                jobs = [with_declared(by_id[job].job) for job in strangers]
                 await self._records.enqueue(
                     [job._replace(queue=self._address.recorded(job.queue)) for job in jobs]
                 )
@@ -294,6 +314,11 @@ class Deliveries:
     def _longest_hidden_s(self, receipt: Receipt) -> int:
         return LONGEST_HIDDEN_S - (int(self._clock.now().timestamp()) - receipt.received_at)
 
+    async def apply_terms(self, lease: Lease, terms: Terms) -> JobId | None:
+        """As `worker.ports.JobDeclarations.apply_terms`."""
+        recorded = self._recorded(lease, read_receipt(lease.receipt))
+        return await self._records.apply_terms(recorded, terms)
+
     async def tell(self, lease: Lease, progress: str) -> None:
         """As `worker.ports.JobRecords.tell`."""
         await self._records.tell(self._recorded(lease, read_receipt(lease.receipt)), progress)
@@ -326,6 +351,13 @@ class Deliveries:
         for name in later.keys() | dying.keys():
             await self._tidy(await self._sqs.queue(name), later[name], dying[name])
         return held
+
+
+def with_declared(job: NewJob) -> NewJob:
+    """The job of a message that a program sent which knows nothing of the task's declaration: the
+    worker applies it. What SQS does not do is left out."""
+    names = ("unique",) if job.expires is not None else ("expires", "unique")
+    return job._replace(options=with_left_open(job.options, names))
 
 
 def leased(lease: Lease, message: Arrived, strange: bool, now: datetime) -> Lease:

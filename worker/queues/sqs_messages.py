@@ -92,6 +92,7 @@ class Arrived(NamedTuple):
         error: Why it lies in the dead letters, if it says so.
         delivery: Which delivery it died of, if it is a dead letter of ours, or was one.
         source: The name of the queue that SQS moved it from to the dead letters, if it did.
+        message: The id that SQS gave the message.
     """
 
     job: NewJob
@@ -103,6 +104,7 @@ class Arrived(NamedTuple):
     error: str | None
     source: str | None
     delivery: int | None = None
+    message: JobId = JobId("")
 
     def receipt(self, records: str, received_at: datetime, delivery: int = 1) -> Receipt:
         """What a lease of it shall hold."""
@@ -227,6 +229,7 @@ def arrived(message: Entry, queue: str) -> Arrived:
         error=said["JobError"] or None,
         source=str(system.get("DeadLetterQueueSourceArn") or "").rpartition(":")[2] or None,
         delivery=number(said["JobDelivery"], 0) or None,
+        message=JobId(str(message["MessageId"])),
     )
 
 

@@ -91,6 +91,9 @@ class JobLog:
                 self._tell("job.dead", logging.ERROR, event.task, kind, keys)
             case JobUnrun(state=State.EXPIRED):
                 self._tell("job.expired", logging.WARNING, event.task, "", keys)
+            case JobUnrun(reason=reason) if reason:
+                keys |= {"reason": reason}
+                self._tell("job.duplicate", logging.WARNING, event.task, "", keys)
             case JobUnrun():
                 self._tell("job.cancelled", logging.INFO, event.task, "", keys)
             case LeaseWasLost(reason=reason):

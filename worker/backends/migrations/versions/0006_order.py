@@ -9,9 +9,9 @@ from alembic import op
 from worker.backends.migrations.statements import pin, run, statements_of
 
 revision = "0006"
-down_revision = "0004"
+down_revision = "0005"
 
-CHANGED = ("admit", "enqueue_jobs", "lease", "settle")
+CHANGED = ("admit", "lease", "settle")
 FUNCTIONS = tuple(f"worker_{name}" for name in CHANGED)
 
 
