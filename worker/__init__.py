@@ -15,20 +15,23 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from worker.client.client import WorkerClient
     from worker.client.job_handle import JobHandle
-    from worker.client.sync_client import SyncWorkerClient
+    from worker.client.sync_client import SyncJobHandle, SyncWorkerClient
     from worker.clock import Clock, SystemClock
     from worker.context import RunContext, current_run
     from worker.errors import (
+        AmbiguousClient,
         AnswerTooLarge,
         ConfigurationError,
         DataApiError,
         DataApiUnreachable,
         DuplicateJob,
+        EnqueueNotAwaited,
         InvalidId,
         InvalidOptions,
         InvalidParams,
         InvalidResult,
         JobError,
+        JobExists,
         JobExpired,
         JobFailed,
         JobRevoked,
@@ -45,6 +48,7 @@ if TYPE_CHECKING:
         TaskDefinitionError,
         TaskFailed,
         TimeLimitExceeded,
+        TransactionDeadlock,
         UnexpectedRedirect,
         UnexpectedStatus,
         UnknownJob,
@@ -53,10 +57,10 @@ if TYPE_CHECKING:
         WorkerLost,
     )
     from worker.events import Events
-    from worker.jobs.job import Job
+    from worker.jobs.job import CancelOutcome, Job
     from worker.jobs.options import ConcurrencyPer, UniquePer
     from worker.jobs.verdict import DeadLetter, Drop, Retry
-    from worker.model import Run, RunError, State, Trigger
+    from worker.model import CancelReason, Run, RunError, State, Trigger
     from worker.retry import RetryPolicy
     from worker.running.runner import RunLimits, Runner
     from worker.schedules.catch_up import CatchUpPolicy
@@ -71,10 +75,13 @@ if TYPE_CHECKING:
     from worker.transport import ClientOptions, open_client
 
 __all__ = [
+    "AmbiguousClient",
     "AnswerTooLarge",
     "BaseTask",
     "BulkJob",
     "BulkTask",
+    "CancelOutcome",
+    "CancelReason",
     "CatchUpPolicy",
     "ClientOptions",
     "Clock",
@@ -85,6 +92,7 @@ __all__ = [
     "DeadLetter",
     "Drop",
     "DuplicateJob",
+    "EnqueueNotAwaited",
     "Events",
     "FirstRun",
     "InvalidId",
@@ -93,6 +101,7 @@ __all__ = [
     "InvalidResult",
     "Job",
     "JobError",
+    "JobExists",
     "JobExpired",
     "JobFailed",
     "JobHandle",
@@ -117,6 +126,7 @@ __all__ = [
     "StoreError",
     "StoreSchemaError",
     "StoreUnavailable",
+    "SyncJobHandle",
     "SyncWorkerClient",
     "SystemClock",
     "TaskBusy",
@@ -124,6 +134,7 @@ __all__ = [
     "TaskDefinitionError",
     "TaskFailed",
     "TimeLimitExceeded",
+    "TransactionDeadlock",
     "Trigger",
     "UnexpectedRedirect",
     "UnexpectedStatus",
@@ -141,10 +152,13 @@ __all__ = [
 ]
 
 _DEFINED_IN = {
+    "AmbiguousClient": "worker.errors",
     "AnswerTooLarge": "worker.errors",
     "BaseTask": "worker.tasks.base",
     "BulkJob": "worker.tasks.bulk",
     "BulkTask": "worker.tasks.bulk",
+    "CancelOutcome": "worker.jobs.job",
+    "CancelReason": "worker.model",
     "CatchUpPolicy": "worker.schedules.catch_up",
     "ClientOptions": "worker.transport",
     "Clock": "worker.clock",
@@ -155,6 +169,7 @@ _DEFINED_IN = {
     "DeadLetter": "worker.jobs.verdict",
     "Drop": "worker.jobs.verdict",
     "DuplicateJob": "worker.errors",
+    "EnqueueNotAwaited": "worker.errors",
     "Events": "worker.events",
     "FirstRun": "worker.scheduling.scheduler",
     "InvalidId": "worker.errors",
@@ -163,6 +178,7 @@ _DEFINED_IN = {
     "InvalidResult": "worker.errors",
     "Job": "worker.jobs.job",
     "JobError": "worker.errors",
+    "JobExists": "worker.errors",
     "JobExpired": "worker.errors",
     "JobFailed": "worker.errors",
     "JobHandle": "worker.client.job_handle",
@@ -187,6 +203,7 @@ _DEFINED_IN = {
     "StoreError": "worker.errors",
     "StoreSchemaError": "worker.errors",
     "StoreUnavailable": "worker.errors",
+    "SyncJobHandle": "worker.client.sync_client",
     "SyncWorkerClient": "worker.client.sync_client",
     "SystemClock": "worker.clock",
     "TaskBusy": "worker.errors",
@@ -194,6 +211,7 @@ _DEFINED_IN = {
     "TaskDefinitionError": "worker.errors",
     "TaskFailed": "worker.errors",
     "TimeLimitExceeded": "worker.errors",
+    "TransactionDeadlock": "worker.errors",
     "Trigger": "worker.model",
     "UnexpectedRedirect": "worker.errors",
     "UnexpectedStatus": "worker.errors",

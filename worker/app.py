@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 from contextlib import asynccontextmanager, nullcontext
@@ -17,7 +18,7 @@ from worker.config.at_once import unusable
 from worker.config.collecting import register_modules
 from worker.config.queue_plans import plan_problems, queue_plans, unsupported
 from worker.config.schedules_file import load_schedules
-from worker.config.stores import engine_of, is_private, queue_url, store_url
+from worker.config.stores import engine_of, is_private, location, queue_url, store_url
 from worker.consuming.consumer import Consumer, ConsumerLimits
 from worker.consuming.stand_in import StandIn
 from worker.errors import (
@@ -30,8 +31,10 @@ from worker.events import Events, Tally
 from worker.ledger.book import BY_HAND
 from worker.ledger.presence import Presence
 from worker.ledger.thread import Lease, LedgerThread
+from worker.open_files import within_limit
 from worker.redaction import Redaction
 from worker.retry import RetryPolicy
+from worker.running.executor import RunExecutor
 from worker.running.runner import RunLimits, Runner
 from worker.schedules.schedule import OFF
 from worker.scheduling.freshness import Freshness
@@ -60,6 +63,8 @@ if TYPE_CHECKING:
 __all__ = [
     "Doors",
     "Worker",
+    "client_options",
+    "connections_wanted",
     "open_worker",
     "redaction",
     "set_up_logging",
@@ -91,7 +96,7 @@ class Doors:
     """What of its work a worker does.
 
     Attributes:
-        queues: Poll these only, and those too of which no task is known; empty for every queue
+        queues: Poll these only, which a task or the queues file has to have; empty for every queue
             of a known task, ``None`` for none.
         schedules: Whether slots are taken.
         only: Run jobs and slots of these tasks only; empty for all.
@@ -147,6 +152,7 @@ async def open_worker(
         ),
         clock=clock,
     )
+    asyncio.get_running_loop().set_default_executor(RunExecutor(thread_name_prefix="asyncio"))
     async with open_client(client_options(settings)) as http_client:
         limits = RunLimits(
             retry=retry_policy(settings),
@@ -171,9 +177,8 @@ async def open_worker(
                 calling(settings.call_functions), interval=OFF, said_by=variable("call_functions")
             )
         refuse_unused(scheduler)
-        for name in doors.only:
-            if name not in scheduler.tasks:
-                raise UnknownTaskError(name, scheduler.tasks)
+        if unknown := [name for name in doors.only if name not in scheduler.tasks]:
+            raise UnknownTaskError(unknown[0], scheduler.tasks, *unknown[1:])
         max_ages = {
             name: task.terms.policies.max_age
             for name, task in scheduler.tasks.items()
@@ -191,6 +196,7 @@ async def open_worker(
         jobs = engine_of(settings, queues=queues, clock=clock)
         client = WorkerClient(
             jobs=jobs,
+            location=location(settings),
             is_open=False,
             payload_limit=settings.payload_limit,
             tasks={name: task.definition for name, task in scheduler.tasks.items()},
@@ -260,7 +266,9 @@ def plans_of(settings: Settings, doors: Doors, scheduler: Scheduler) -> list[Que
     """
     if doors.queues is None:
         return []
-    return queue_plans(settings, doors.queues, queue_tasks(doors, scheduler))
+    every = queue_tasks(Doors(), scheduler)
+    others = [task.options.queue for task in every.values() if task.options is not None]
+    return queue_plans(settings, doors.queues, queue_tasks(doors, scheduler), others)
 
 
 def consumer_of(
@@ -351,6 +359,11 @@ def redaction(settings: Settings) -> Redaction:
     return Redaction(values.values())
 
 
+def connections_wanted(settings: Settings) -> int:
+    """How many connections to the Data API the tasks can use at once."""
+    return settings.orders_concurrency + OTHER_CONNECTIONS
+
+
 def client_options(settings: Settings) -> ClientOptions:
     token = settings.data_api_token
     return ClientOptions(
@@ -358,7 +371,7 @@ def client_options(settings: Settings) -> ClientOptions:
         token=token.get_secret_value() if token is not None else None,
         timeout=settings.data_api_timeout,
         connect_timeout=settings.data_api_timeout / 2,
-        connections=settings.orders_concurrency + OTHER_CONNECTIONS,
+        connections=within_limit(connections_wanted(settings), share=2),
         body_limit=settings.data_api_body_limit,
         trust_env=settings.data_api_trust_env,
         user_agent=f"sidecar-worker/{version('sidecar-worker')}",

@@ -1,11 +1,16 @@
-"""Durations as people write them: ``90``, ``90s``, ``5m``, ``1h30m``, ``2d``, ISO 8601."""
+"""Durations as people write them: ``90``, ``90s``, ``5m``, ``1h30m``, ``2d``, ISO 8601.
+
+In code a duration is a ``timedelta``, a number of seconds, or such a text.
+"""
 
 from __future__ import annotations
 
 import re
 from datetime import timedelta
 
-__all__ = ["format_duration", "parse_duration"]
+from worker.redaction import quoted
+
+__all__ = ["as_duration", "format_duration", "parse_duration"]
 
 UNITS = {
     "d": timedelta(days=1),
@@ -19,6 +24,27 @@ SECONDS = re.compile(NUMBER)
 PART = re.compile(rf"({NUMBER})(ms|[dhms])")
 WHOLE = re.compile("".join(rf"(?:{NUMBER}{unit})?" for unit in UNITS))
 EXPECTED = "expected a duration such as 90s, 5m, 1h30m, 2d, a number of seconds, or ISO 8601"
+
+
+def as_duration(value: object) -> timedelta:
+    """The duration that a ``timedelta``, a number of seconds or a text stands for.
+
+    Raises:
+        ValueError: It stands for none, or is not finite. A ``timedelta`` or a number may be
+            negative.
+    """
+    if isinstance(value, timedelta):
+        return value
+    if isinstance(value, str):
+        return parse_duration(value)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            return timedelta(seconds=value)
+        except (OverflowError, ValueError) as exc:
+            raise ValueError(f"expected a number of seconds, got {quoted(value)}") from exc
+    raise ValueError(
+        f'expected a timedelta, a number of seconds, or a text such as "5m", got {quoted(value)}'
+    )
 
 
 def parse_duration(text: str) -> timedelta:

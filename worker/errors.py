@@ -18,13 +18,19 @@
     │   ├── InvalidParams          the parameters do not fit the task
     │   ├── InvalidResult          a result is no JSON, or too large
     │   ├── NotSupported           the queue's engine cannot do what was asked of it
-    │   ├── DuplicateJob           another job holds its unique key
+    │   ├── JobConflict            it is there already
+    │   │   ├── DuplicateJob       another job holds its unique key
+    │   │   └── JobExists          its id is that of another job, or of one that does not run
+    │   ├── UnnamedJob             a message names no task
+    │   ├── AmbiguousClient        several clients are open, and the call does not say which
+    │   ├── EnqueueNotAwaited      a run called ``enqueue`` and did not await it
     │   ├── UnknownJob             nobody has recorded such an id
     │   ├── JobExpired             the job expired before it began, or its result is pruned
     │   ├── JobFailed              the job ended without a result
     │   └── JobRevoked             the job was cancelled
     ├── StoreError                 the store of schedules cannot do what it was asked
     │   ├── StoreUnavailable       not now: a lost connection, a full disk, a lock
+    │   ├── TransactionDeadlock    PostgreSQL has ended the caller's transaction: repeat it
     │   ├── StoreSchemaError       its tables are older or newer than this worker
     │   └── LeaseLost              another may have taken over; nothing was recorded
     └── DataApiError               a call of the Data API did not succeed
@@ -42,24 +48,30 @@ with its query.
 from __future__ import annotations
 
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from worker.redaction import cut
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from worker.model import CancelReason
+
 __all__ = [
+    "AmbiguousClient",
     "AnswerTooLarge",
     "ConfigurationError",
     "DataApiError",
     "DataApiUnreachable",
     "DuplicateJob",
+    "EnqueueNotAwaited",
     "InvalidId",
     "InvalidOptions",
     "InvalidParams",
     "InvalidResult",
+    "JobConflict",
     "JobError",
+    "JobExists",
     "JobExpired",
     "JobFailed",
     "JobRevoked",
@@ -76,10 +88,12 @@ __all__ = [
     "TaskDefinitionError",
     "TaskFailed",
     "TimeLimitExceeded",
+    "TransactionDeadlock",
     "UnexpectedRedirect",
     "UnexpectedStatus",
     "UnknownJob",
     "UnknownTaskError",
+    "UnnamedJob",
     "WorkerError",
     "WorkerLost",
 ]
@@ -123,18 +137,17 @@ class TaskDefinitionError(WorkerError):
 
 
 class UnknownTaskError(WorkerError):
-    """No registered task has the asked name."""
+    """No registered task has this name.
 
-    def __init__(self, name: str, known: Iterable[str]) -> None:
+    Args:
+        others: Further names that no task has.
+    """
+
+    def __init__(self, name: str, known: Iterable[str], *others: str) -> None:
         names = sorted(known)
-        if not name:
-            super().__init__(
-                "the message names no task: expected the attribute JobName, a String; known: "
-                f"{', '.join(names)}"
-            )
-            return
+        unknown = ", ".join(f"{cut(one)!r}{nearest(one, names)}" for one in (name, *others))
         super().__init__(
-            f"unknown task {cut(name)!r}{nearest(name, names)}; known: {', '.join(names)}"
+            f"unknown task{'s' if others else ''} {unknown}; known: {', '.join(names)}"
         )
 
     @classmethod
@@ -170,7 +183,21 @@ class TaskCrashed(WorkerError):
 
 
 class RunInterrupted(WorkerError):
-    """The worker cancelled the run, to shut down; it does not count against the task."""
+    """The worker ended the run before its code was done; it does not count against the task.
+
+    ``context.raise_if_cancelled()`` raises it inside of a task.
+
+    Attributes:
+        reason: Why the run was requested to end.
+        left_behind: The worker had to exit while the code still ran.
+    """
+
+    def __init__(
+        self, message: str, *, reason: CancelReason | None = None, left_behind: bool = False
+    ) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.left_behind = left_behind
 
 
 class SoftTimeLimitExceeded(WorkerError):
@@ -201,12 +228,58 @@ class NotSupported(JobError):
     """The engine of the queue cannot do what was asked of it; the message says which can."""
 
 
-class DuplicateJob(JobError):
-    """Another job holds the unique key; ``job_id`` is its id."""
+class JobConflict(JobError):
+    """Base of the errors for a job that is there already.
+
+    Attributes:
+        job_id: Its id.
+        enqueued: Of a request for many jobs: the handles of those that were enqueued.
+    """
 
     def __init__(self, message: str, job_id: str) -> None:
         super().__init__(message)
         self.job_id = job_id
+        self.enqueued: tuple[Any, ...] = ()
+
+    def add_to_message(self, text: str) -> None:
+        self.args = (f"{self.args[0]} ({text})",)
+
+
+class DuplicateJob(JobConflict):
+    """Another job holds the unique key; ``job_id`` is its id."""
+
+
+class JobExists(JobConflict):
+    """The id is that of a job of another task, or with other parameters or options; or of the same
+    job, which was cancelled or has expired and so does not run.
+
+    Attributes:
+        job: The handle of the job that exists: a `JobHandle`, or the client's own kind.
+        differences: What differs, or why it does not run, one text for each.
+    """
+
+    def __init__(self, message: str, job: Any, differences: Iterable[str]) -> None:
+        super().__init__(message, job.id)
+        self.job = job
+        self.differences = tuple(differences)
+
+
+class UnnamedJob(JobError):
+    """A message names no task, so no worker can ever run it."""
+
+    def __init__(self, what_came: str) -> None:
+        super().__init__(
+            "the message names no task: expected the message attribute JobName, a String of up to "
+            f"200 characters; got {what_came}"
+        )
+
+
+class AmbiguousClient(JobError):
+    """Several clients with different URLs are open, and the call does not say which one to use."""
+
+
+class EnqueueNotAwaited(JobError):
+    """The code of a run called ``enqueue`` and did not await it, so nothing was enqueued."""
 
 
 class UnknownJob(JobError):
@@ -248,6 +321,13 @@ class StoreError(WorkerError):
 
 class StoreUnavailable(StoreError):
     """The store cannot be used now, and perhaps later: no connection, a full disk, a lock."""
+
+
+class TransactionDeadlock(StoreError):
+    """PostgreSQL has ended the caller's transaction, since it and another waited for each other.
+
+    Nothing of the transaction is stored. Roll it back and repeat it from its beginning.
+    """
 
 
 class StoreSchemaError(StoreError):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from datetime import datetime, timedelta
 
     from worker.ledger.book import Entry
-    from worker.model import Run, RunId, State
+    from worker.model import CancelReason, Run, RunId, State
 
 __all__ = [
     "BatchEnded",
@@ -41,6 +41,7 @@ __all__ = [
     "RunFinished",
     "RunRetrying",
     "RunStarted",
+    "RunStuck",
     "ScheduleChanged",
     "SchedulePaused",
     "ScheduleRetired",
@@ -153,11 +154,36 @@ class HookFailed(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RunStuck(Event):
+    """A run's code goes on although it was cancelled: it is in a thread, or swallows that.
+
+    The run goes on with it, and keeps its job's lease. Announced again at growing intervals.
+
+    Attributes:
+        reason: Why the run was requested to end.
+        overdue_s: Since when, in seconds.
+        stack: Where the code is now, with secrets taken out.
+        stuck: How many runs of this worker are stuck.
+    """
+
+    run_id: RunId
+    reason: CancelReason
+    overdue_s: float
+    stack: str
+    stuck: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunAbandoned(Event):
-    """A run's code goes on although it was cancelled; its task takes no slot until it ends."""
+    """The worker has to exit, and left a run's code behind that did not end when cancelled.
+
+    Attributes:
+        stack: Where the code was, with secrets taken out.
+    """
 
     run_id: RunId
     waited_s: float
+    stack: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -279,10 +305,15 @@ class JobDead(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobUnrun(Event):
-    """A job ended before it began: ``EXPIRED``, or ``REVOKED`` because somebody wished so."""
+    """A job ended before it began: ``EXPIRED``, or ``REVOKED`` because it was cancelled.
+
+    Attributes:
+        reason: Why it was revoked, if it was not cancelled.
+    """
 
     job_id: str
     state: State
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

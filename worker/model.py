@@ -11,7 +11,7 @@ from uuid import uuid4
 if TYPE_CHECKING:
     from datetime import datetime
 
-__all__ = ["Run", "RunError", "RunId", "State", "Trigger", "new_run_id"]
+__all__ = ["CancelReason", "Run", "RunError", "RunId", "State", "Trigger", "new_run_id"]
 
 RunId = NewType("RunId", str)
 
@@ -29,6 +29,35 @@ class Trigger(StrEnum):
     MANUAL = "manual"
     BACKFILL = "backfill"
     """A slot of the past, run again because someone asked for it."""
+
+
+class CancelReason(StrEnum):
+    """Why a run that goes on was requested to end."""
+
+    CANCEL = "cancel"
+    """Somebody cancelled the job."""
+    TIME_LIMIT = "time_limit"
+    """The run took longer than its time limit."""
+    SHUTDOWN = "shutdown"
+    """The worker shuts down, and its grace period is over."""
+    LEASE_LOST = "lease_lost"
+    """The worker lost the lease: another worker may run the same job or slot."""
+    REPLACED = "replaced"
+    """A later slot of the task takes its place (overlap policy ``cancel_other``)."""
+
+    @property
+    def text(self) -> str:
+        """The reason as a run's error records it."""
+        return REASON_TEXTS[self]
+
+
+REASON_TEXTS = {
+    CancelReason.CANCEL: "cancelled: its end was requested",
+    CancelReason.TIME_LIMIT: "took longer than its time limit",
+    CancelReason.SHUTDOWN: "the worker is shutting down",
+    CancelReason.LEASE_LOST: "cancelled: its lease was lost, another worker may run it",
+    CancelReason.REPLACED: "cancelled: a later slot of the task has precedence",
+}
 
 
 class State(StrEnum):
@@ -84,6 +113,8 @@ class Run(NamedTuple):
         encoded: A job's result as JSON.
         delay: From now to when a job that goes back into its queue may begin again.
         dead: A job that goes to the dead letters.
+        overtime_ms: From its time limit, or from when its cancellation was requested, to the end
+            of its code; ``None`` for a run that ended before either.
     """
 
     run_id: RunId
@@ -99,6 +130,7 @@ class Run(NamedTuple):
     encoded: str | None = None
     delay: timedelta = timedelta(0)
     dead: bool = False
+    overtime_ms: float | None = None
 
     @property
     def late_ms(self) -> float | None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol
+
+from worker.jobs.job import NONE_DEFERRED
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
     from datetime import timedelta
 
+    from worker.jobs.declaration import Declaration, Terms
     from worker.jobs.job import (
         Capabilities,
+        Deferred,
         Enqueued,
         Grant,
         Held,
@@ -35,7 +39,7 @@ if TYPE_CHECKING:
     )
     from worker.ledger.presence import Presence
 
-__all__ = ["Introducing", "JobQueue", "JobRecords", "JobStore", "LedgerStore"]
+__all__ = ["JobDeclarations", "JobQueue", "JobRecords", "JobStore", "LedgerStore"]
 
 
 class LedgerStore(Protocol):
@@ -162,19 +166,36 @@ class JobQueue(Protocol):
         ...
 
     async def lease(
-        self, queue: str, *, limit: int, ttl: timedelta, wait: timedelta, worker: str
+        self,
+        queue: str,
+        *,
+        limit: int,
+        ttl: timedelta,
+        wait: timedelta,
+        worker: str,
+        deferred: Deferred = NONE_DEFERRED,
     ) -> list[Lease]:
         """Up to ``limit`` jobs that are ready, for ``ttl``, each to one worker only.
 
         A job is ready when its delay has passed, or its lease has run out; then it counts one
-        loss, and its history has one entry more (`worker.jobs.history.with_loss`). Greater
-        priorities come first, then those that are ready longer. Each counts one delivery. A job
-        whose concurrency key has as many leases as it may have is passed over.
+        loss if its work had begun, and its history has one entry more
+        (`worker.jobs.history.with_loss`). Greater priorities come first, then those that are ready
+        longer, then those that were enqueued first. Each counts one delivery. A job whose
+        concurrency key has as many leases as it may have is passed over. Those of one key, limit
+        and queue keep that order whatever happens to be locked by other workers.
 
         Args:
             wait: How long to wait for a job if there is none. It returns as soon as there is one,
                 and does not ask the engine all the time meanwhile.
             worker: The worker's name, for people.
+            deferred: Which of the jobs have not begun with this lease, but with `begin`.
+        """
+        ...
+
+    async def begin(self, leases: Sequence[Lease], ttl: timedelta) -> list[Held]:
+        """Record that the work on these jobs begins, and have each lease hold for ``ttl`` from now.
+
+        Otherwise as `extend`.
         """
         ...
 
@@ -190,7 +211,8 @@ class JobQueue(Protocol):
 
         A job that goes back although it was asked to end does so without a delay: the worker that
         leases it next revokes it. Where a settlement says no error and no history, those that are
-        recorded stay; but a job that succeeds has no error any more.
+        recorded stay; but a job that succeeds has no error any more. One that goes back with its
+        lease's ``due_at`` keeps its place in its queue.
 
         Returns:
             For each, ``False`` if its lease was lost; then nothing was changed. A lease that ran
@@ -281,7 +303,12 @@ class JobRecords(Protocol):
         ...
 
     async def claim(
-        self, ids: Sequence[JobId], *, ttl: timedelta, worker: str
+        self,
+        ids: Sequence[JobId],
+        *,
+        ttl: timedelta,
+        worker: str,
+        deferred: Deferred = NONE_DEFERRED,
     ) -> list[Lease | Job | None]:
         """Lease just these jobs, each if it is ready as `JobQueue.lease` has it.
 
@@ -293,6 +320,7 @@ class JobRecords(Protocol):
 
         Args:
             ids: Each once.
+            deferred: As for `JobQueue.lease`.
 
         Returns:
             For each, its lease; the job as it stands, if it cannot be leased now or not any more,
@@ -304,14 +332,29 @@ class JobRecords(Protocol):
         ...
 
 
-@runtime_checkable
-class Introducing(Protocol):
-    """An engine in which programs that know a task's name only can enqueue: by SQL, say."""
+class JobDeclarations(Protocol):
+    """What tasks declare about their jobs: for producers that know them by name only."""
 
-    async def introduce(self, tasks: Sequence[tuple[str, str, int]]) -> None:
-        """Make known the name of each task, its queue, and the version of its parameters."""
+    async def publish(self, declarations: Sequence[Declaration]) -> None:
+        """Record what each task declares, in the place of what is recorded of the same version or
+        an older one. The declaration of a newer version stays."""
+        ...
+
+    async def declaration(self, task: str) -> Declaration | None:
+        """What a task declares; ``None`` if no worker has published it, or none that says so."""
+        ...
+
+    async def apply_terms(self, lease: Lease, terms: Terms) -> JobId | None:
+        """Give a leased job what its producer left to the task's declaration.
+
+        The caller hands the job back afterwards, so that the next lease is judged by the new terms.
+
+        Returns:
+            The job that holds the unique key, if another one does: then nothing is changed. The
+            job's own id if the terms are applied; ``None`` if the lease was lost.
+        """
         ...
 
 
-class JobStore(JobQueue, JobRecords, Protocol):
+class JobStore(JobQueue, JobRecords, JobDeclarations, Protocol):
     """An engine that does both, as most do."""

@@ -17,7 +17,7 @@ from worker.secret_keys import HIDDEN, is_secret_key
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = ["LONGEST", "Redaction", "cut", "plain", "told_json", "writable"]
+__all__ = ["LONGEST", "Redaction", "cut", "plain", "quoted", "safe_text", "told_json", "writable"]
 
 ENDS = 32 * 1024
 """How much is looked at of each end of a text that is longer than both."""
@@ -119,6 +119,14 @@ def joined(head: str, left_out: int, tail: str) -> str:
 def cut(text: str, longest: int = LONGEST_NAME) -> str:
     """At most so many characters of a text that holds no secret, or none any more."""
     return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
+def quoted(value: object) -> str:
+    """What a message quotes of a value that holds no secret. Never raises."""
+    try:
+        return cut(repr(value))
+    except (Exception, SystemExit, KeyboardInterrupt):
+        return f"a {type(value).__name__}"
 
 
 def writable(text: str) -> str:

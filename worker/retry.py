@@ -23,6 +23,7 @@ from tenacity import (
 )
 
 from worker.errors import DataApiError
+from worker.groups import leaves
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -72,9 +73,11 @@ class RetryPolicy:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
 
     def covers(self, failure: BaseException) -> bool:
-        """Whether ``failure`` is worth another try."""
-        return isinstance(failure, Exception) and (
-            isinstance(failure, self.retry_on) or is_transient(failure)
+        """Whether ``failure`` is worth another try; of an exception group, all that it holds."""
+        if not isinstance(failure, Exception):
+            return False
+        return isinstance(failure, self.retry_on) or all(
+            isinstance(leaf, self.retry_on) or is_transient(leaf) for leaf in leaves(failure)
         )
 
     async def call(
@@ -151,6 +154,8 @@ def is_transient(failure: BaseException) -> bool:
             return status in TRANSIENT_STATUS and may_repeat(failure.request)
         case httpx.TransportError():
             return passes(failure) and may_repeat_after(failure)
+        case BaseExceptionGroup():
+            return all(is_transient(leaf) for leaf in leaves(failure))
         case _:
             return False
 
@@ -177,12 +182,15 @@ def may_repeat_after(failure: httpx.TransportError) -> bool:
 
 
 def retry_after_s(failure: BaseException, now: datetime) -> float | None:
-    """The seconds that the service asked to wait, where the failure carries such a wish."""
+    """The seconds that the service asked to wait; of an exception group, the most."""
     match failure:
         case DataApiError():
             return failure.retry_after_s
         case httpx.HTTPStatusError():
             return parse_retry_after(failure.response.headers.get("Retry-After"), now)
+        case BaseExceptionGroup():
+            asked = [retry_after_s(leaf, now) for leaf in leaves(failure)]
+            return max((seconds for seconds in asked if seconds is not None), default=None)
         case _:
             return None
 

@@ -6,16 +6,13 @@ one that does not exist, and never repeats a secret.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from datetime import timedelta
-from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import httpx
-from dotenv.parser import parse_stream
 from pydantic import (
     BeforeValidator,
     Field,
@@ -27,19 +24,23 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from worker.durations import parse_duration
+from worker.environment import (
+    ENV_FILE,
+    PAYLOAD_BOUNDS,
+    PAYLOAD_LIMIT,
+    PREFIX,
+    our_variables,
+    read_secret_file,
+)
 from worker.errors import ConfigurationError, nearest
 from worker.network import is_loopback, is_token
 from worker.schedules.schedule import LONGEST, OFF
 
 __all__ = ["PREFIX", "Settings", "load_settings"]
 
-PREFIX = "WORKER_"
 SHORTEST_OPS_TOKEN = 16
 LEAST_VARIETY = 6
 """Different characters of such a token: a random one has them, a chosen one may not."""
-KUBERNETES_LINK = re.compile(
-    r"WORKER_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)"
-)
 
 
 def as_duration(value: object) -> object:
@@ -67,8 +68,8 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
-        env_file=".env",
-        env_file_encoding="utf-8",
+        env_file=ENV_FILE,
+        env_file_encoding="utf-8-sig",
         env_ignore_empty=True,
         extra="ignore",
         frozen=True,
@@ -181,9 +182,9 @@ class Settings(BaseSettings):
         timedelta(days=7), description="How long jobs that ended are remembered."
     )
     payload_limit: int = Field(
-        256 * 1024,
-        ge=1024,
-        le=16 * 1024 * 1024,
+        PAYLOAD_LIMIT,
+        ge=PAYLOAD_BOUNDS[0],
+        le=PAYLOAD_BOUNDS[1],
         description="Largest parameters, and largest result, of one job, in bytes of JSON.",
     )
     call_functions: Annotated[tuple[str, ...], NoDecode, BeforeValidator(as_names)] = Field(
@@ -415,37 +416,6 @@ def load_settings(**overrides: Any) -> Settings:
     return settings
 
 
-def our_variables(problems: list[str]) -> dict[str, str]:
-    """The variables that begin with ``WORKER_``, from the file and from the environment."""
-    both = {**env_file(Path(".env"), problems), **os.environ}
-    return {name.upper(): value or "" for name, value in both.items() if is_ours(name)}
-
-
-def env_file(path: Path, problems: list[str]) -> dict[str, str | None]:
-    try:
-        text = path.read_text("utf-8-sig")
-    except FileNotFoundError:
-        return {}
-    except (OSError, UnicodeDecodeError) as exc:
-        reason = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8 text"
-        problems.append(f"{path} cannot be read: {reason}")
-        return {}
-    bindings = list(parse_stream(StringIO(text)))
-    problems += [
-        f"{path} line {binding.original.line}: expected NAME=value"
-        for binding in bindings
-        if binding.error
-    ]
-    return {binding.key: binding.value for binding in bindings if binding.key}
-
-
-def is_ours(name: str) -> bool:
-    """False for what Kubernetes adds by itself where some Service is called ``worker…``."""
-    if "KUBERNETES_SERVICE_HOST" in os.environ and KUBERNETES_LINK.fullmatch(name):
-        return False
-    return name.upper().startswith(PREFIX)
-
-
 def unknown_names(given: Mapping[str, str]) -> list[str]:
     known = {variable(name) for name in Settings.model_fields}
     known |= {f"{variable(name)}_FILE" for name in SECRETS}
@@ -457,21 +427,8 @@ def unknown_names(given: Mapping[str, str]) -> list[str]:
 
 
 def read_secret_files(given: Mapping[str, str], problems: list[str]) -> dict[str, str]:
-    secrets = {}
-    for name in SECRETS:
-        direct, by_file = variable(name), f"{variable(name)}_FILE"
-        path = given.get(by_file)
-        if not path:
-            continue
-        if given.get(direct):
-            problems.append(f"{direct} and {by_file} are both given; keep one")
-            continue
-        try:
-            secrets[name] = Path(path).read_text("utf-8").strip()
-        except (OSError, ValueError) as exc:
-            reason = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8 text"
-            problems.append(f"{by_file}: the file cannot be read: {reason}")
-    return secrets
+    read = {name: read_secret_file(given, variable(name), problems) for name in SECRETS}
+    return {name: value for name, value in read.items() if value is not None}
 
 
 def explain(error: Any, from_files: Mapping[str, str]) -> str:

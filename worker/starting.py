@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
-from worker.app import Doors, open_worker
+from worker.app import Doors, client_options, connections_wanted, open_worker
 from worker.clock import SystemClock
 from worker.config.stores import queue_url, store_url
 from worker.errors import ConfigurationError, StoreUnavailable, installing, nearest
-from worker.ports import Introducing
+from worker.jobs.declaration import Declaration
+from worker.open_files import open_files_limit
 from worker.scheduling.freshness import DeadManPing
-from worker.supervisor import Service, StopRequest, supervise
+from worker.supervisor import Service, StopRequest, Together, supervise
 from worker.telemetry.heartbeat import Heartbeat
+from worker.telemetry.loop_errors import LoopErrors
 from worker.urls import display_url
 
 if TYPE_CHECKING:
@@ -33,6 +35,12 @@ if TYPE_CHECKING:
     from worker.telemetry.logs import LogStream
 
 __all__ = ["ops_of", "side_services", "start_worker"]
+
+
+OWN_FILES = 100
+"""What the stores, the queue's engine, the log and the event loop may have open."""
+OPS_CONNECTIONS = 100
+"""What each listener of the ops part may have open (`worker.ops.server`, not imported for it)."""
 
 
 @contextmanager
@@ -66,6 +74,9 @@ async def start_worker(
     stop = StopRequest()
     if output is not None:
         output.on_reader_gone = partial(stop.ask, "nobody reads the log")
+    asyncio.get_running_loop().set_exception_handler(
+        LoopErrors(lambda event, keys: log.error(event, **keys))
+    )
     with stop.on_signals():
         async with open_worker(settings, doors=doors) as worker:
             if on_open is not None:
@@ -76,6 +87,7 @@ async def start_worker(
                 if task.terms.schedule is not None and doors.lets(name)
             }
             ops = ops_of(worker)
+            tell_of_few_files(settings, 0 if ops is None else len(ops.listeners))
             await connect(worker)
             if worker.consumer is not None:
                 worker.consumer.on_done = stop.ask
@@ -120,8 +132,10 @@ async def start_worker(
                         worker.freshness,
                         *([ops] if ops is not None else []),
                         *side_services(worker),
-                        *([worker.scheduler] if doors.schedules else []),
-                        *([] if worker.consumer is None else [worker.consumer]),
+                        Together(
+                            *([worker.scheduler] if doors.schedules else []),
+                            *([] if worker.consumer is None else [worker.consumer]),
+                        ),
                     ],
                     stop=stop,
                     grace=settings.shutdown_grace,
@@ -141,6 +155,22 @@ async def start_worker(
                 abandoned=worker.runner.busy,
             )
             return worker.tally
+
+
+def tell_of_few_files(settings: Settings, listeners: int) -> None:
+    """Log that fewer files may be open than this worker can have connections."""
+    limit = open_files_limit()
+    wanted = connections_wanted(settings)
+    needed = OWN_FILES + wanted + OPS_CONNECTIONS * listeners
+    if limit is not None and limit < needed:
+        structlog.get_logger("worker").warning(
+            "worker.few_open_files",
+            limit=limit,
+            needed=needed,
+            data_api_connections=min(wanted, client_options(settings).connections),
+            hint="raise the limit of open files (ulimit -n, LimitNOFILE=, or the container's "
+            "ulimits); until then connections are fewer, and may fail",
+        )
 
 
 async def connect(worker: Worker) -> None:
@@ -176,9 +206,13 @@ async def connect_queues(worker: Worker) -> None:
     for warning in jobs.warnings:
         log.warning("queue.warning", warning=warning)
     options = {name: task.definition.options for name, task in worker.scheduler.tasks.items()}
-    if isinstance(jobs, Introducing):
-        with suppress(StoreUnavailable):
-            await jobs.introduce([(n, o.queue, o.version) for n, o in options.items() if o])
+    await jobs.publish(
+        [
+            Declaration.of(name, task.definition.params, task.definition.options)
+            for name, task in worker.scheduler.tasks.items()
+            if task.definition.options is not None
+        ]
+    )
     of_tasks = {one.queue for one in options.values() if one is not None}
     for plan in worker.consumer.queues:
         if plan.name not in of_tasks:

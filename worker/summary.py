@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from worker.errors import DataApiError, InvalidParams, InvalidResult, TaskFailed
+from worker.groups import leaves
 from worker.network import explain
 from worker.redaction import cut
 
@@ -71,9 +72,15 @@ def gist(value: object) -> object:
 def describe(failure: BaseException, redact: Callable[[str], str]) -> str:
     """An exception's message on one line; its type where it has none. Never raises.
 
+    An exception group is described by the first exception that it holds, and how many more.
+
     Args:
         redact: Takes secrets out of it, before it is cut.
     """
+    if isinstance(failure, BaseExceptionGroup):
+        first, *others = leaves(failure)
+        more = f" (and {len(others)} more)" if others else ""
+        return f"{type(first).__name__}: {describe(first, redact)}{more}"
     try:
         text = explain(failure) if isinstance(failure, httpx.TransportError) else str(failure)
         if isinstance(failure, httpx.HTTPStatusError):
@@ -86,7 +93,7 @@ def describe(failure: BaseException, redact: Callable[[str], str]) -> str:
 def is_plain(failure: BaseException) -> bool:
     """Whether its message says it all: these come from known places, for known reasons."""
     plain = DataApiError | TaskFailed | InvalidParams | InvalidResult | httpx.TransportError
-    return isinstance(failure, plain)
+    return all(isinstance(leaf, plain) for leaf in leaves(failure))
 
 
 def format_traceback(failure: BaseException, redact: Callable[[str], str]) -> str:

@@ -1,7 +1,9 @@
 """Starts and stops the services of a worker, and hears the signals.
 
-The first SIGTERM or SIGINT ends the worker in good order: no new work, a drain, a deadline. The
-second ends it at once, even when the event loop is blocked, and as PID 1 of a container too.
+The first SIGTERM or SIGINT ends the worker in good order: no new work, a drain, a deadline.
+Another one ends it at once, even when the event loop is blocked, and as PID 1 of a container too.
+Those that follow the first within a second belong to it: coreutils' ``timeout`` and some
+supervisors signal both the process and its group.
 """
 
 from __future__ import annotations
@@ -9,20 +11,24 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 from worker.errors import WorkerError
+from worker.forking import handlers_in_children
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from datetime import timedelta
     from types import FrameType
 
-__all__ = ["Service", "StopRequest", "supervise"]
+__all__ = ["Service", "StopRequest", "Together", "supervise"]
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-KILLED = b'{"level": "warning", "event": "worker.killed", "reason": "a second signal, %s"}\n'
+SAME_REQUEST_S = 1.0
+"""Signals that come so soon after the first are one request with it."""
+KILLED = b'{"level": "warning", "event": "worker.killed", "reason": "another signal, %s"}\n'
 """Written as it is: in a signal handler no logger may be in the middle of a line."""
 
 
@@ -36,6 +42,22 @@ class Service(Protocol):
     async def stop(self, grace: timedelta) -> None:
         """Take no new work, let what goes on end within ``grace``, cancel the rest; then return."""
         ...
+
+
+class Together:
+    """Services that stop at the same time, each within the whole grace."""
+
+    def __init__(self, *services: Service) -> None:
+        self._services = services
+
+    def start(self, group: asyncio.TaskGroup) -> None:
+        for service in self._services:
+            service.start(group)
+
+    async def stop(self, grace: timedelta) -> None:
+        async with asyncio.TaskGroup() as group:
+            for service in self._services:
+                group.create_task(service.stop(grace), name=f"stop:{type(service).__name__}")
 
 
 class StopRequest:
@@ -66,22 +88,30 @@ class StopRequest:
 
     @contextmanager
     def on_signals(self) -> Iterator[None]:
-        """Ask at the first SIGTERM or SIGINT; end the process at the second.
+        """Request the end at the first SIGTERM or SIGINT; end the process at a later one.
 
         The handlers are Python's own, not the loop's, because a blocked loop would never call
-        its, and the default action does nothing for PID 1.
+        its, and the default action does nothing for PID 1. A child that a task forks does not have
+        them.
         """
 
+        first_at = 0.0
+
         def handle(number: int, frame: FrameType | None) -> None:
+            nonlocal first_at
             if self.signal is not None:
+                if time.monotonic() - first_at < SAME_REQUEST_S:
+                    return
                 os.write(2, KILLED % signal.Signals(number).name.encode())
                 os._exit(128 + number)
+            first_at = time.monotonic()
             self.signal = signal.Signals(number)
             self.ask(self.signal.name)
 
         before = {number: signal.signal(number, handle) for number in SIGNALS}
         try:
-            yield
+            with handlers_in_children(before):
+                yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)

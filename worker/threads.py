@@ -7,17 +7,22 @@ a thread that hangs takes no place from others, and is left behind.
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import copy_context
 from queue import Empty, SimpleQueue
 from threading import Lock, Thread
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from worker.forking import child_ends_here
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from concurrent.futures import Future
 
-__all__ = ["Threads"]
+__all__ = ["GuardedExecutor", "Threads"]
 
+P = ParamSpec("P")
 T = TypeVar("T")
 IDLE_S = 10.0
 
@@ -37,8 +42,9 @@ class Threads:
     async def call(self, function: Callable[[], T]) -> T:
         """Call ``function`` in a thread, with the caller's context variables.
 
-        A thread cannot be cancelled. So whoever is cancelled meanwhile waits on for its end, and
-        gets what came of it.
+        A thread cannot be cancelled. A caller that is cancelled meanwhile waits for the end of
+        the call and gets its result. The cancellation is delivered at the caller's next ``await``
+        after that.
 
         Raises:
             BaseException: What it raised.
@@ -49,7 +55,8 @@ class Threads:
 
         def work() -> None:
             try:
-                result = around.run(function)
+                with child_ends_here():
+                    result = around.run(function)
             except StopIteration as exc:  # no future can hold one
                 failure: BaseException = RuntimeError(f"{type(exc).__name__}({exc})")
                 failure.__cause__ = exc
@@ -60,9 +67,15 @@ class Threads:
                 tell(loop, answered.set_result, result)
 
         self._begin(work)
+        cancelled = False
         while not answered.done():
-            with suppress(asyncio.CancelledError):
+            try:
                 await asyncio.wait({answered})
+            except asyncio.CancelledError:
+                cancelled = True
+        if cancelled:
+            # A caller that returns at once keeps its result; `Task.cancel` would discard it.
+            loop.call_soon(cancel_again, asyncio.current_task(loop))
         return answered.result()
 
     def _begin(self, work: Callable[[], None]) -> None:
@@ -89,6 +102,23 @@ class Threads:
                 self._idle.append(given)
 
 
+class GuardedExecutor(ThreadPoolExecutor):
+    """The pool of an event loop. A process that a function forks ends with that function."""
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        def guarded() -> T:
+            with child_ends_here():
+                return fn(*args, **kwargs)
+
+        return super().submit(guarded)
+
+
 def tell(loop: asyncio.AbstractEventLoop, to: Callable[[Any], None], what: object) -> None:
     with suppress(RuntimeError):  # the loop is closed: nobody waits any more
         loop.call_soon_threadsafe(to, what)
+
+
+def cancel_again(caller: asyncio.Task[Any] | None) -> None:
+    """Cancel a task that still waits, unless its cancellation was withdrawn meanwhile."""
+    if caller is not None and not caller.done() and caller.cancelling():
+        caller.cancel()

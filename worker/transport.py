@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -25,13 +25,13 @@ from urllib.request import getproxies, proxy_bypass
 import httpx
 
 from worker.context import CALL, current_run
-from worker.errors import AnswerTooLarge, ConfigurationError
+from worker.errors import AnswerTooLarge, ConfigurationError, WorkerError
 from worker.network import is_token
 from worker.retry import may_repeat
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
 __all__ = ["ClientOptions", "SlotTransport", "open_client"]
 
@@ -104,7 +104,9 @@ class SlotTransport(httpx.AsyncBaseTransport):
         slot = self._free.pop()
         try:
             slot = slot or self._new_slot()
-            response = await slot.handle_async_request(request)
+            sent = watched(request)
+            with mapped(request, sent):
+                response = await slot.handle_async_request(request)
         except BaseException:
             self._discard(slot)
             raise
@@ -171,7 +173,66 @@ class SlotTransport(httpx.AsyncBaseTransport):
             return
         closing = asyncio.get_running_loop().create_task(slot.aclose(), name="http-slot-close")
         self._closing.add(closing)
-        closing.add_done_callback(self._closing.discard)
+        closing.add_done_callback(self._closed_one)
+
+    def _closed_one(self, closing: asyncio.Task[None]) -> None:
+        self._closing.discard(closing)
+        if not closing.cancelled():
+            closing.exception()  # seen: the connection is gone, however it ended
+
+
+class SentBody(httpx.AsyncByteStream):
+    """A request's body, which notes what its own source raises."""
+
+    def __init__(self, body: httpx.AsyncByteStream) -> None:
+        self._body = body
+        self.failure: Exception | None = None
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        try:
+            async for chunk in self._body:
+                yield chunk
+        except Exception as exc:
+            self.failure = exc
+            raise
+
+    async def aclose(self) -> None:
+        await self._body.aclose()
+
+
+def watched(request: httpx.Request) -> SentBody | None:
+    """The request's body, if it has a source that may fail by itself."""
+    body = request.stream
+    if isinstance(body, httpx.ByteStream) or not isinstance(body, httpx.AsyncByteStream):
+        return None
+    sent = SentBody(body)
+    request.stream = sent
+    return sent
+
+
+@contextmanager
+def mapped(request: httpx.Request, sent: SentBody | None = None) -> Iterator[None]:
+    """Raise what httpx and httpcore have forgotten to map as the error of a broken connection.
+
+    `ssl.SSLError` while reading is one: a garbage record, a client certificate that is demanded.
+
+    Args:
+        sent: The request's body. What its own source raises is not the connection's failure.
+
+    Raises:
+        httpx.ReadError: The connection broke.
+        httpx.UnsupportedProtocol: The URL names a host that cannot be one.
+    """
+    try:
+        yield
+    except (httpx.HTTPError, WorkerError, MemoryError):
+        raise
+    except Exception as exc:
+        if sent is not None and exc is sent.failure:
+            raise
+        known = isinstance(exc, ValueError) and not isinstance(exc, OSError)
+        kind = httpx.UnsupportedProtocol if known else httpx.ReadError
+        raise kind(str(exc), request=request) from exc
 
 
 class SlotStream(httpx.AsyncByteStream):
@@ -195,7 +256,12 @@ class SlotStream(httpx.AsyncByteStream):
         size = 0
         chunks = aiter(self._stream)
         try:
-            async for chunk in chunks:
+            while True:
+                with mapped(self._request):
+                    try:
+                        chunk = await anext(chunks)
+                    except StopAsyncIteration:
+                        break
                 size += len(chunk)
                 if limit is not None and size > limit:
                     raise too_large(f"{self._request.method} {self._request.url.path}", limit)
@@ -220,7 +286,8 @@ class SlotStream(httpx.AsyncByteStream):
             self._transport._discard(slot)  # the rest of the body would be read by the next user
             return
         try:
-            await self._stream.aclose()
+            with mapped(self._request):
+                await self._stream.aclose()
         except BaseException:
             self._transport._discard(slot)
             raise

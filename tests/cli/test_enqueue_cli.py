@@ -67,6 +67,20 @@ async def test_what_is_said_of_a_job_travels_with_it(site: JobSite) -> None:
     assert rows[0]["note"].startswith("due ")
 
 
+async def test_a_header_is_added_to_those_of_the_task(site: JobSite) -> None:
+    (site.folder / "traced.py").write_text(
+        "from worker import task\n\n\n"
+        "@task(enqueue_options=lambda said: {'headers': {'tenant': 'ours', 'team': 'mail'}})\n"
+        "async def traced(n: int) -> None: ...\n"
+    )
+    site.environment["WORKER_TASK_MODULES"] += ",traced"
+    line = 'enqueue traced {"n":1} --header team=billing --header why=test --id x'
+    code, _, err = await site.types(line)
+    assert code == 0, err
+    headers = {"tenant": "ours", "team": "billing", "why": "test"}
+    assert (await site.shown("x"))["headers"] == headers
+
+
 async def test_when_it_may_begin_and_what_is_handed_on_travel_with_it(site: JobSite) -> None:
     line = "enqueue ping --at 2126-11-21T09:30:00 --expires 400000d --id x"
     code, _, err = await site.types(line)
@@ -93,12 +107,21 @@ async def test_the_same_id_is_one_job_and_with_other_parameters_it_is_refused(
     for words in (["ping", '{"n": 2}', "--wait"], ["fails", "{}"]):
         code, out, err = await site.types("enqueue --id x", *words)
         assert (code, out) == (2, "")
-        other = "of the task ping" if words[0] == "fails" else "with other parameters"
+        other = "it is of the task ping" if words[0] == "fails" else "its parameters differ (n)"
         assert err == (
-            f"worker: {words[0]}: job x was there already, {other}; nothing was asked for: "
-            "say another id\n"
+            f"worker: {words[0]}: job x exists already: {other}. Nothing was enqueued; expected "
+            "another id, or the same request\n"
         )
     assert (await site.shown("x"))["params"] == {}
+
+
+async def test_an_id_of_a_cancelled_job_is_refused(site: JobSite) -> None:
+    await site.told("enqueue ping --id x")
+    await site.told("jobs cancel x")
+    code, out, err = await site.types("enqueue ping --id x")
+    assert (code, out) == (2, "")
+    assert "job x exists already: it was cancelled" in err
+    assert "worker jobs retry x" in err
 
 
 async def test_who_gives_up_waiting_is_told_the_last_error(site: JobSite) -> None:
@@ -131,6 +154,11 @@ async def test_parameters_come_from_standard_input(site: JobSite) -> None:
     [
         (["pong"], "unknown task 'pong' (did you mean 'ping'?)"),
         (["ping", "{n: 1}"], "the parameters are no JSON"),
+        (["ping", '{"n": NaN}'], "the parameters are no JSON: n: expected a finite number"),
+        (["ping", '{"n": 1e999}'], "the parameters are no JSON: n: expected a finite number"),
+        (["ping", '{"n": 1, "n": 2}'], "expected each key once, got 'n' twice"),
+        (["ping", '{"n": "\\ud800"}'], "n: expected Unicode text"),
+        (["ping", f'{{"n": {"9" * 5000}}}'], "expected an integer of up to 4,300 digits"),
         (["ping", "[1]"], "expected the parameters as a JSON object, got a list"),
         (["ping", '{"n": "Ada"}'], "ping: n: Input should be a valid integer"),
         (["ping", '{"m": 1}'], "ping: m: Unexpected keyword argument"),

@@ -250,11 +250,11 @@ async def test_jobs_are_cancelled_and_retried_by_their_ids(tmp_path: Path) -> No
         await clerk.waits("waits")
         assert await site.types("jobs cancel waits runs") == (
             0,
-            "waits is cancelled\nruns runs on one, which was asked to end it\n",
+            "waits is cancelled\nruns: cancel requested, still running on one\n",
             "",
         )
         code, out, err = await site.types("jobs cancel waits runs")
-        assert (code, out) == (1, "runs runs on one, which was asked to end it\n")
+        assert (code, out) == (1, "runs: cancel requested, still running on one\n")
         assert err == "worker: job waits cannot be cancelled: it is REVOKED\n"
         assert await site.json("jobs retry waits") == {"waits": "done"}
         assert await site.types("jobs retry waits --json") == (1, '{"waits": "not_now"}\n', "")

@@ -67,9 +67,9 @@ async def test_migrate_makes_the_tables_once_however_many_ask(tmp_path: Path) ->
         told = await asyncio.gather(*[site.told("migrate") for _ in range(3)])
         place = "postgresql://" + url.partition("@")[2].partition("?")[0]
         assert sorted(told) == [
-            f"{place} is up to date, at 0004\n",
-            f"{place} is up to date, at 0004\n",
-            f"{place} was migrated from nothing to 0004\n",
+            f"{place} is up to date, at 0006\n",
+            f"{place} is up to date, at 0006\n",
+            f"{place} was migrated from nothing to 0006\n",
         ]
         async with site.worker() as worker:
             await worker.logged("run.finished", task="report")
@@ -78,7 +78,7 @@ async def test_migrate_makes_the_tables_once_however_many_ask(tmp_path: Path) ->
         for line in ("start", "migrate"):
             code, out, err = await site.types(line)
             assert (code, out) == (78, "")
-            assert "schema 9999, which is newer; this worker needs schema 0004" in err
+            assert "schema 9999, which is newer; this worker needs schema 0006" in err
 
 
 async def test_sqlite_needs_no_migration_and_a_newer_file_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from worker import ConfigurationError, Events, Runner, Scheduler, SystemClock, TaskDefinitionError
+from worker import ConfigurationError, Events, Runner, Scheduler, SystemClock
 from worker.backends.memory import MemoryStore
 from worker.config.collecting import register_modules
 from worker.ledger.book import BY_HAND
@@ -124,13 +125,13 @@ def test_many_modules_are_one_application(folder: Path, scheduler: Scheduler) ->
 
 def test_names_are_unique_in_the_application(folder: Path, scheduler: Scheduler) -> None:
     write(folder, shop=PING, mail="@task(name='ping')\ndef other(): ...\n")
-    with pytest.raises(TaskDefinitionError, match="two tasks are named 'ping': shop:ping and mail"):
+    with pytest.raises(ConfigurationError, match="two tasks are named 'ping': shop:ping and mail"):
         collected(scheduler, "shop", "mail")
 
 
 def test_a_class_and_a_function_cannot_share_a_name(folder: Path, scheduler: Scheduler) -> None:
     write(folder, shop=PING + SEND.replace("'send'", "'ping'"))
-    with pytest.raises(TaskDefinitionError, match="two tasks are named 'ping'"):
+    with pytest.raises(ConfigurationError, match="two tasks are named 'ping'"):
         collected(scheduler, "shop")
 
 
@@ -201,10 +202,47 @@ def test_a_task_that_is_registered_twice_is_not_two_tasks(
 ) -> None:
     write(folder, shop=CLEAN + "    scheduler.register_task(Clean, interval='9m')\n")
     words = r"'clean' \(shop:Clean\) is registered twice, .*name=… for the second"
-    with pytest.raises(TaskDefinitionError, match=words):
+    with pytest.raises(ConfigurationError, match=words):
         collected(scheduler, "shop")
     write(folder, more=CLEAN.replace("'5m'", "'5m', name='b'").replace("'clean'", "'a'"))
     assert collected(scheduler, "more") == {"clean": True, "b": True}
+
+
+def test_all_problems_of_all_modules_are_named_with_their_places(
+    folder: Path, scheduler: Scheduler
+) -> None:
+    write(
+        folder,
+        shop="@task()\nasync def one(n): ...\n@task()\nasync def two(n): ...\n",
+        mail=(
+            "class First(BaseTask):\n    name = 'first'\n    queue = 3\n"
+            "    async def execute(self): ...\n"
+            "class Second(BaseTask):\n    name = 'second'\n    max_retries = -1\n    queue = 'q'\n"
+            "    async def execute(self): ...\n"
+            "class Third(BaseTask):\n    name = 'third'\n"
+            "    async def execute(self): ...\n"
+            "def register(scheduler):\n"
+            "    scheduler.register_task(First, interval='5m')\n"
+            "    scheduler.register_task(Third, intervall='5m')\n"
+            "    scheduler.register_task(Third, interval='5m', name='3')\n"
+        ),
+        slips="class Slip(BaseTask):\n    max_retires = 1\n    bind = True\n",
+        news="class Fine(BaseTask):\n    name = 'fine'\n    async def execute(self): ...\n",
+    )
+    with pytest.raises(ConfigurationError) as failure:
+        collected(scheduler, "shop", "mail", "slips", "gone", "news")
+    problems = "\n".join(failure.value.problems)
+    for words in (
+        r"shop: .*shop:one: n has no type.*shop.py:[23]\)",
+        r"mail: mail:First: queue: expected .*mail.py:2\)",
+        r"mail: mail:Second: max_retries: expected .*mail.py:6\)",
+        r"mail: 'third': unknown option intervall .*mail.py:16 in register\)",
+        r"slips: .*max_retires: unknown option .*; bind: here .*slips.py:2\)",
+        r"gone: cannot be imported",
+        r"news: found the task 'fine'",
+    ):
+        assert re.search(words, problems), (words, problems)
+    assert len(failure.value.problems) == 7, problems
 
 
 def test_a_module_that_is_not_there_is_named(scheduler: Scheduler) -> None:

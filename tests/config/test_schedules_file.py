@@ -175,7 +175,11 @@ def test_a_file_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
             "[tasks.x]\nenabled = 'no'",
             ["'x': enabled: expected true or false, got 'no'"],
         ),
-        ("plan.toml", "[tasks.x]\ninterval = true", ["interval: expected a timedelta or a text"]),
+        (
+            "plan.toml",
+            "[tasks.x]\ninterval = true",
+            ["interval: expected a timedelta, a number of seconds, or a text"],
+        ),
         ("plan.toml", "[tasks.x]\ninterval = -5", ["an interval cannot be negative"]),
         (
             "plan.toml",

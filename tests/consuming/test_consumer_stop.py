@@ -13,8 +13,10 @@ import pytest
 from tests.support.consuming import GRACE, SHORT, Bench, open_bench
 from tests.support.waiting import wait_until
 from worker import BulkJob, BulkTask, RunContext, RunLimits, State, task
-from worker.events import LeaseWasLost, RunAbandoned, RunFinished
+from worker.events import LeaseWasLost, RunAbandoned, RunFinished, RunStuck
+from worker.jobs.history import attempts_of
 from worker.jobs.job import Grant, Lease, Rate, Settlement
+from worker.jobs.verdict import LEFT_BEHIND_DELAY
 from worker.queues.memory import MemoryJobs
 
 if TYPE_CHECKING:
@@ -35,11 +37,11 @@ async def double(n: int) -> int:
     return 2 * n
 
 
-async def is_unspent(bench: Bench, job: Any) -> bool:
-    """Whether the job is as if nobody had ever begun it."""
+async def is_unspent(bench: Bench, job: Any, *, delay: timedelta = NOW) -> bool:
+    """Whether the job is as if no worker had ever begun it, and ready after ``delay`` at most."""
     info = await bench.info(job)
     seen = (info.state, info.attempts, info.losses, info.refusals, info.error)
-    return seen == (State.PENDING, 0, 0, 0, None) and info.ready_at <= bench.clock.now()
+    return seen == (State.PENDING, 0, 0, 0, None) and info.ready_at <= bench.clock.now() + delay
 
 
 async def test_what_ends_within_the_grace_period_is_finished(bench: Bench) -> None:
@@ -189,38 +191,45 @@ async def test_code_that_ignores_its_cancellation_is_left_behind_and_its_job_goe
     async with bench.working(stubborn, grace=NOW):
         await begun.wait()
     assert time.monotonic() - began < 5
-    assert await is_unspent(bench, job)
+    assert await is_unspent(bench, job, delay=LEFT_BEHIND_DELAY)
+    info = await bench.info(job)
+    assert info.ready_at > bench.clock.now()  # until the process is gone in which it still runs
     assert bench.told(RunAbandoned)
     assert bench.runner.busy == ["stubborn"]
     end.set()
     await wait_until(lambda: not bench.runner.busy, "it has ended")
 
 
-async def test_a_later_attempt_ends_though_an_earlier_one_still_goes_on(bench: Bench) -> None:
-    """Both are runs of the same job, with the same id."""
+async def test_no_attempt_begins_while_the_one_before_still_goes_on(bench: Bench) -> None:
     begun: list[int] = []
     end = asyncio.Event()
 
-    @task(retry_delay="0s")
+    @task(retry_delay="0s", time_limit="50ms")
     async def stubborn_at_first() -> None:
         begun.append(1)
         if len(begun) > 1:
-            await asyncio.Event().wait()
+            return
         while not end.is_set():
             try:
                 await end.wait()
             except asyncio.CancelledError:
                 continue
+        raise ValueError("late")
 
-    job = await bench.client.enqueue(stubborn_at_first, time_limit="200ms")
-    async with bench.working(stubborn_at_first, grace=NOW):
-        await wait_until(lambda: len(begun) == 2, "it is tried again")
-        assert bench.runner.busy == ["stubborn_at_first"]
-        end.set()  # the end of the first does not hide the second
-        await wait_until(lambda: len(bench.runner._bounds._left_behind) == 0, "it has ended")
+    job = await bench.client.enqueue(stubborn_at_first)
+    async with bench.working(stubborn_at_first):
+        await wait_until(lambda: bool(bench.told(RunStuck)), "its code is stuck")
+        assert (await bench.info(job)).state is State.STARTED
+        assert begun == [1]
+        end.set()
+        await job.result("5s")
     info = await bench.info(job)
-    assert (info.state, info.attempts) == (State.RETRY, 1)
-    assert bench.runner.busy == []
+    assert (info.state, info.attempts) == (State.SUCCESS, 2)
+    assert [(one.outcome, one.type) for one in attempts_of(info)] == [
+        ("failed", "ValueError"),
+        ("succeeded", None),
+    ]
+    assert attempts_of(info)[0].overtime_ms is not None
 
 
 async def test_a_thread_is_told_and_left_behind_if_it_does_not_hear(bench: Bench) -> None:
@@ -245,7 +254,7 @@ async def test_a_thread_is_told_and_left_behind_if_it_does_not_hear(bench: Bench
         job = await bench.client.enqueue(each)
         async with bench.working(each, grace=NOW):
             await wait_until(begun.is_set, "it runs")
-        assert await is_unspent(bench, job)
+        assert await is_unspent(bench, job, delay=LEFT_BEHIND_DELAY)
     assert heard == [True]
     assert [event.task for event in bench.told(RunAbandoned)] == ["deaf"]
     end.set()

@@ -14,6 +14,7 @@ from tests.support.job_sites import Clerk, JobSite
 from tests.support.jobs import fresh_queue_url
 from tests.support.stores import fresh_url
 from tests.support.waiting import wait_until
+from worker.client.client import WorkerClient
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,6 +69,17 @@ async def test_a_job_that_one_process_asks_for_is_run_by_another(site: JobSite) 
             *("worker.stopped", 0),
             [],
         )
+
+
+async def test_a_program_without_the_code_has_what_the_worker_published(site: JobSite) -> None:
+    async with site.starts() as worker, site.engine() as jobs:
+        await worker.logged("worker.ready")
+        assert (await waited_for(site, "ping"))[0] == 0  # it has published its tasks by then
+        client = WorkerClient(jobs=jobs)
+        job = await client.enqueue("send_invoice", {"order_id": 7})
+        assert (job.published, (await job.info()).queue) == (True, "billing")
+        assert await job.result("20s") == {"sent": 7, "by": "mail"}
+        assert not (await client.enqueue("nobody")).published
 
 
 async def test_a_job_that_is_asked_for_twice_by_its_id_is_run_once(site: JobSite) -> None:
@@ -240,12 +252,28 @@ async def test_jobs_that_the_worker_does_not_know_are_told_at_start(site: JobSit
     assert "the queue default has jobs of tasks that are not known here: mystery (2)" in out
 
 
-async def test_a_queue_that_no_task_has_is_told_at_start(local: JobSite) -> None:
-    async with local.starts("--queues biling,default") as worker:
+async def test_queues_that_neither_a_task_nor_the_file_has_are_refused(local: JobSite) -> None:
+    code, _, log = await local.types("start --queues biling,default,nope --burst")
+    assert code == 78
+    assert "no task has the queue biling (did you mean 'billing'?), nope; known:" in log
+    assert "billing" in log.partition("known:")[2]
+
+
+async def test_a_queue_that_only_the_file_has_is_polled_and_told_at_start(local: JobSite) -> None:
+    (local.folder / "queues.toml").write_text('[express]\npoll_interval = "1s"\n')
+    file = {"WORKER_QUEUES_FILE": "queues.toml"}
+    async with local.starts("--queues express,default", **file) as worker:
         told = await worker.logged("queue.without_tasks")
-        assert told["queue"] == "biling"
-        assert "(did you mean 'billing'?)" in told["hint"]
-        await worker.logged("worker.ready")
+        assert told["queue"] == "express"
+        ready = await worker.logged("worker.ready")
+        assert ready["queues"] == ["express", "default"]
+
+
+async def test_all_unknown_tasks_of_only_are_named(local: JobSite) -> None:
+    code, _, log = await local.types("start --only nobody --only nothing --burst")
+    assert code == 2
+    assert "unknown tasks 'nobody'" in log
+    assert "'nothing'" in log
 
 
 async def test_where_jobs_wait_is_told_without_a_password(tmp_path: Path) -> None:

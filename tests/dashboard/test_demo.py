@@ -69,7 +69,7 @@ async def test_a_newcomer_sees_everything_and_can_act_on_it(
         youngest = look.row("render_report").nth(done.index(min(done)))  # the others may end now
         await youngest.get_by_role("button", name="Cancel").click()
         await look.confirm("Cancel the job")
-        await expect(page.locator(".toast").last).to_contain_text("asked to end")
+        await expect(page.locator(".toast").last).to_contain_text("cancel requested")
         await look.go("dead")
         await expect(look.row("LookupError")).not_to_have_count(0)
         await look.button("Drop all …").click()

@@ -8,16 +8,27 @@ from collections.abc import Callable
 from dataclasses import fields, replace
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 from pydantic import BaseModel
 
-from worker import BaseTask, ConcurrencyPer, State, TaskDefinitionError, UniquePer, task
+from worker import (
+    BaseTask,
+    ConcurrencyPer,
+    Retry,
+    RunContext,
+    State,
+    TaskDefinitionError,
+    UniquePer,
+    task,
+)
 from worker.client.client import WorkerClient
 from worker.client.enqueue_options import EnqueueOptions
 from worker.errors import InvalidOptions
 from worker.jobs.job import Rate
 from worker.jobs.options import PER_JOB, JobOptions, overrides
+from worker.jobs.verdict import Snoozed
 from worker.queues.memory import MemoryJobs
 
 SECOND, MINUTE = timedelta(seconds=1), timedelta(minutes=1)
@@ -91,6 +102,43 @@ def test_each_option_can_be_said_in_both_forms(
     assert options_of(**{name: said}) == plain
 
 
+NUMBERS = [n for n, (_, meant) in SAID.items() if isinstance(meant, timedelta)]
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("number", [12, 12.5])
+def test_a_duration_may_be_a_number_of_seconds(
+    options_of: Callable[..., JobOptions], name: str, number: float
+) -> None:
+    assert getattr(options_of(**{name: number}), name) == timedelta(seconds=number)
+    if name in PER_JOB:
+        text = overrides({name: number})
+        assert getattr(JobOptions().overridden_by(text), name) == timedelta(seconds=number)
+
+
+def test_numbers_of_seconds_are_taken_wherever_a_duration_is() -> None:
+    assert UniquePer("n", ttl=300) == UniquePer("n", ttl="5m")
+    assert Retry(3).after == timedelta(seconds=3)
+    with pytest.raises(Snoozed) as snoozed:
+        RunContext(task="t").snooze(1.5)
+    assert snoozed.value.delay == timedelta(seconds=1.5)
+    client = WorkerClient(jobs=MemoryJobs())
+    assert client.request("t", delay=5).delay == timedelta(seconds=5)
+
+
+@pytest.mark.parametrize("id", [UUID(int=7), str(UUID(int=7))])
+async def test_an_id_may_be_a_uuid(id: UUID | str) -> None:
+    text = "00000000-0000-0000-0000-000000000007"
+    async with WorkerClient(jobs=MemoryJobs()) as client:
+        assert client.request("t", id=id).id == text
+        (job,) = await client.enqueue_many("t", [{}], ids=[id])
+        assert job.id == text
+        assert await client.job(id).status() is State.PENDING
+        assert await client.job(id).cancel()
+        with pytest.raises(InvalidOptions, match="job: expected the id of a job, got 7"):
+            client.job(7)  # type: ignore[arg-type]
+
+
 def test_what_is_not_said_is_the_default(options_of: Callable[..., JobOptions]) -> None:
     assert options_of() == JobOptions()
 
@@ -118,7 +166,12 @@ WRONG = [
     ({"max_retries": -1}, "max_retries: expected a whole number 0 to"),
     ({"max_retries": True}, "max_retries: expected a whole number"),
     ({"max_retries": 1.5}, "max_retries: expected a whole number"),
-    ({"retry_delay": 5}, "retry_delay: expected a timedelta or a text"),
+    ({"retry_delay": [5]}, "retry_delay: expected a timedelta, a number of seconds, or a text"),
+    ({"retry_delay": True}, "retry_delay: expected a timedelta, a number of seconds, or a text"),
+    ({"retry_delay": -0.5}, "retry_delay: expected 0 to"),
+    ({"retry_delay": float("nan")}, "retry_delay: expected a number of seconds, got nan"),
+    ({"retry_delay": float("inf")}, "retry_delay: expected a number of seconds, got inf"),
+    ({"retry_delay": 10**5000}, "retry_delay: expected a number of seconds, got a int"),
     ({"retry_delay": "soon"}, "retry_delay: "),
     ({"retry_delay": timedelta(seconds=-1)}, "retry_delay: expected 0 to"),
     ({"retry_delay": "1000d"}, "retry_delay: expected 0 to 366 days"),
@@ -129,7 +182,9 @@ WRONG = [
     ({"retry_on": (BaseException,)}, "retry_on: expected a tuple of exceptions"),
     ({"dont_retry_on": [OSError]}, "dont_retry_on: expected a tuple of exceptions"),
     ({"time_limit": "0s"}, "time_limit: expected more than nothing"),
-    ({"time_limit": 30}, "time_limit: expected a timedelta or a text"),
+    ({"time_limit": 0}, "time_limit: expected more than nothing"),
+    ({"time_limit": False}, "time_limit: expected a timedelta, a number of seconds, or a text"),
+    ({"max_retries": 10**5000}, "max_retries: expected a whole number"),
     ({"soft_time_limit": timedelta(0)}, "soft_time_limit: expected more than nothing"),
     ({"soft_time_limit": "5m", "time_limit": "1m"}, "soft_time_limit: expected less than"),
     ({"ignore_result": "yes"}, "ignore_result: expected True or False"),
@@ -159,7 +214,8 @@ def test_a_wrong_option_is_refused_and_named(
 
 def test_an_unknown_option_is_refused() -> None:
     with pytest.raises(
-        TaskDefinitionError, match=r"unknown option max_retrys; known: .*max_retries"
+        TaskDefinitionError,
+        match=r"unknown option max_retrys \(did you mean 'max_retries'\?\);",
     ):
         of_function(max_retrys=3)
 
@@ -247,7 +303,13 @@ def test_none_means_what_the_task_says() -> None:
         ({"id": ""}, "id: expected 1 to 200"),
         ({"id": 7}, "id: expected 1 to 200"),
         ({"priority": 1000}, "priority: expected"),
-        ({"delay": -5}, "delay: expected a timedelta or a text"),
+        ({"delay": -5}, "delay: expected 0 to 366 days, got -5"),
+        ({"delay": True}, "delay: expected a timedelta, a number of seconds, or a text"),
+        ({"delay": float("nan")}, "delay: expected a number of seconds, got nan"),
+        ({"at": "tomorrow"}, "at: expected a datetime with its time zone"),
+        ({"headers": {"a": "\ud800"}}, "headers: a: expected Unicode text"),
+        ({"headers": "a=b"}, "headers: expected strings by name"),
+        ({"id": 7}, "id: expected 1 to 200 letters"),
         ({"delay": "5m", "at": None}, None),
         ({"expires": "1m", "delay": "5m"}, "could never begin"),
         ({"headers": {"a": 1}}, "headers: expected strings by name"),
@@ -266,13 +328,12 @@ def test_what_is_wrong_for_one_job_is_refused_when_it_is_asked_for(
         of_one_job(**said)
 
 
-def test_a_soft_limit_is_refused_where_it_could_not_be_kept() -> None:
+def test_a_soft_limit_is_taken_for_code_in_a_thread_too() -> None:
     def blocking(n: int) -> None: ...
 
-    with pytest.raises(TaskDefinitionError, match="soft_time_limit needs an async function"):
-        task(soft_time_limit="1m")(blocking)
-    with pytest.raises(InvalidOptions, match="soft_time_limit needs an async function"):
-        client().request(task()(blocking), {"n": 1}, soft_time_limit="1m")
+    assert task(soft_time_limit="1m")(blocking).definition.soft_time_limit == MINUTE
+    request = client().request(task()(blocking), {"n": 1}, soft_time_limit="1m")
+    assert "soft_time_limit" in request.options
 
 
 def test_what_a_newer_producer_says_is_left_alone() -> None:

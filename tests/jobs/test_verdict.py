@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from worker import DeadLetter, Drop, Retry, State
+from worker import CancelReason, DeadLetter, Drop, Retry, State
 from worker.errors import (
     InvalidOptions,
     InvalidParams,
@@ -18,7 +18,7 @@ from worker.errors import (
     WorkerLost,
 )
 from worker.jobs.options import JobOptions
-from worker.jobs.verdict import CANCELLED, Snoozed, Verdict, judge
+from worker.jobs.verdict import LEFT_BEHIND_DELAY, Snoozed, Verdict, judge
 
 OPTIONS = JobOptions(max_retries=2, retry_delay=timedelta(seconds=5), retry_jitter=False)
 FIVE, TEN = timedelta(seconds=5), timedelta(seconds=10)
@@ -48,7 +48,8 @@ class Odd(BaseException):
         (Snoozed(TEN), 99, Verdict(State.PENDING, TEN)),
         (RunInterrupted("the worker is shutting down"), 1, Verdict(State.PENDING)),
         (RunInterrupted("the worker is shutting down"), 99, Verdict(State.PENDING)),
-        (RunInterrupted(CANCELLED), 1, Verdict(State.REVOKED)),
+        (RunInterrupted("x", reason=CancelReason.CANCEL), 1, Verdict(State.REVOKED)),
+        (RunInterrupted("x", left_behind=True), 1, Verdict(State.PENDING, LEFT_BEHIND_DELAY)),
     ],
 )
 def test_without_a_wish_it_is_as_the_options_say(
@@ -101,7 +102,7 @@ def test_an_attempt_is_spent_unless_somebody_else_ended_it(state: State, counts:
     assert Verdict(state).counts is counts
 
 
-@pytest.mark.parametrize("after", [-1, "soon", 5, timedelta(days=400)])
+@pytest.mark.parametrize("after", [-1, "soon", True, float("nan"), [5], timedelta(days=400)])
 def test_a_wrong_delay_is_refused_at_once(after: Any) -> None:
     with pytest.raises(InvalidOptions, match="Retry: after"):
         Retry(after)

@@ -205,7 +205,7 @@ async def test_a_job_is_enqueued_once_by_its_id_and_tells_its_life(site: ApiSite
         assert again == {"id": "order/7:invoice", "created": False}
         said["params"] = {"order_id": 8}
         other = await api.refused("POST", "tasks/send_invoice/enqueue", 409, json=said)
-        assert "was there already, with other parameters" in other["detail"]
+        assert "exists already: its parameters differ (order_id)" in other["detail"]
         assert other["id"] == "order/7:invoice"
         path = "jobs/order%2F7:invoice"
         job = (await api.http.get(f"/api/v1/{path}")).json()
@@ -306,7 +306,9 @@ async def test_pages_of_jobs_hold_each_of_them_once(site: ApiSite) -> None:
 async def test_just_those_dead_letters_are_changed_that_were_counted(
     site: ApiSite, act: str
 ) -> None:
-    async with site.engine() as jobs, site.api("--queues mail") as api:
+    (site.folder / "mail.toml").write_text("[mail]\n")
+    file = {"WORKER_QUEUES_FILE": "mail.toml"}
+    async with site.engine() as jobs, site.api("--queues mail", **file) as api:
         clerk = Clerk(jobs)
         late = await clerk.runs("late", "fails")  # created before the count, and dead after it
         await clerk.die([f"old-{number}" for number in range(5)])

@@ -95,6 +95,15 @@ async def test_hostile_notes_ids_and_filters_are_texts_or_refused(site: ApiSite)
         await api.refused("POST", "schedules/moody/pause", 400, content=half)
         deep = b'{"params": ' + b"[" * 5000 + b"]" * 5000 + b"}"
         await api.refused("POST", "tasks/says/enqueue", 400, content=deep)
+        for params in (
+            '{"message": NaN}',
+            '{"message": [1e999]}',
+            '{"message": "a", "message": "b"}',
+            f'{{"message": {"9" * 5000}}}',
+            '{"message": "\\ud800"}',
+        ):
+            body = f'{{"params": {params}}}'.encode()
+            await api.refused("POST", "tasks/says/enqueue", 400, content=body)
         assert (await api.http.get("/api/v1/overview")).status_code == 200
 
 

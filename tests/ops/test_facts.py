@@ -68,7 +68,7 @@ def test_it_looks_back_a_minute_where_little_ends_and_less_where_much_does() -> 
         ),
         (
             job(State.STARTED, losses=1, refusals=2, started_at=NOON, worker="one", cancel=True),
-            ["created", "lost", "refused", "started", "cancelled", "leased"],
+            ["created", "lost", "refused", "started", "cancel requested", "leased"],
         ),
         (
             job(State.FAILURE, attempts=3, dead=True, started_at=NOON, finished_at=NOON),

@@ -5,9 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
+import pytest
+
+from tests.support.jobs import passed
 from tests.support.processes import demo_api, running, worker_command
+from worker.supervisor import SAME_REQUEST_S
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -287,7 +292,22 @@ async def test_a_run_beyond_the_grace_period_is_cancelled_and_the_exit_is_clean(
             assert worker.events[-1]["interrupted"] == 1
 
 
-async def test_a_second_signal_ends_the_worker_at_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+async def test_two_signals_within_a_second_are_one_request_to_stop(
+    tmp_path: Path, second: signal.Signals
+) -> None:
+    """As coreutils' ``timeout`` sends them: to the process, and to its group."""
+    environment = {**NOTHING_SCHEDULED, "WORKER_DATA_API_URL": CLOSED}
+    async with running("start", environment=environment, cwd=tmp_path) as worker:
+        await worker.logged("worker.ready")
+        worker.signal(signal.SIGTERM)
+        worker.signal(second)
+        assert await worker.ended() == 0
+        assert worker.told("worker.stopped")
+        assert not worker.told("worker.killed")
+
+
+async def test_a_later_signal_ends_the_worker_at_once(tmp_path: Path) -> None:
     environment = {**NOTHING_SCHEDULED, **AT_ONCE, "WORKER_SYNC_INTERVAL": "1h"}
     async with demo_api("--fault", "hang=true") as api:
         environment["WORKER_DATA_API_URL"] = api.url
@@ -295,6 +315,7 @@ async def test_a_second_signal_ends_the_worker_at_once(tmp_path: Path) -> None:
             await worker.logged("run.started")
             worker.signal(signal.SIGTERM)
             await worker.logged("worker.stopping")
+            await passed(timedelta(seconds=SAME_REQUEST_S))
             worker.signal(signal.SIGTERM)
             assert await worker.ended() == 128 + signal.SIGTERM
             assert not worker.told("worker.stopped")

@@ -43,7 +43,7 @@ async def test_the_jobs_in_the_readme_run(tmp_path: Path) -> None:
     arguments = ("--queues", "images", "--no-schedules")
     async with working(*arguments, environment=environment, cwd=tmp_path):
         told = await script("ask.py", environment=environment, cwd=tmp_path)
-    assert told == ["800/cat.png SUCCESS", "True REVOKED"]
+    assert told == ["800/cat.png SUCCESS", "revoked REVOKED"]
     async with WorkerClient(f"sqlite:///{tmp_path}/.worker/worker.db") as client:
         jobs = await client.jobs.find(JobQuery(task="send_invoice", queue="billing"))
     assert sorted((job.params, job.state) for job in jobs) == [

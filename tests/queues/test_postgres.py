@@ -44,6 +44,7 @@ from worker.backends.opening import open_store
 from worker.backends.postgres import SCHEMA
 from worker.backends.queries import load_queries, parse_queries
 from worker.errors import StoreSchemaError, StoreUnavailable
+from worker.jobs.declaration import Declaration, Terms
 from worker.jobs.job import JobId, Rate, Requeued, Unique
 from worker.ledger.book import Book, Change, Written
 from worker.model import State
@@ -252,10 +253,12 @@ async def test_a_role_without_rights_is_told_which_it_lacks(url: str) -> None:
 
 async def every_call(store: PostgresJobs) -> None:
     """Whatever an engine is asked for, once."""
-    await store.introduce([("ping", QUEUE, 1)])
+    await store.publish([Declaration(task="ping")])
+    assert await store.declaration("ping") == Declaration(task="ping")
     job = new(unique=Unique("u", WAITING), concurrency_key="k")
     await store.enqueue([job, new(queue="other"), new(delay=LONG)])
     lease = await lease_one(store)
+    assert await store.apply_terms(lease, Terms(0, "{}", unique=job.unique)) == job.id
     await store.tell(lease, "{}")
     await store.extend([lease], LONG)
     await store.take("rate", Rate(1, SECOND), 1)

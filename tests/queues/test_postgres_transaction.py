@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 import subprocess
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
+from decimal import Decimal
 from inspect import isawaitable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import unquote
+from uuid import UUID
 
 import asyncpg
 import psycopg
@@ -17,18 +21,22 @@ import pytest
 import sqlalchemy
 from psycopg import errors
 from psycopg.rows import dict_row
+from pydantic import AfterValidator
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 from sqlalchemy.pool import NullPool
 
 from tests.support.jobs import LONG, QUEUE, SECOND, get, lease_now, lease_one, new
 from tests.support.postgres import connect, fresh_postgres_url
+from worker import ConcurrencyPer, UniquePer, task
 from worker.client.client import WorkerClient
 from worker.errors import InvalidOptions, StoreSchemaError
-from worker.jobs.job import Enqueued, Unique
+from worker.jobs.declaration import Declaration, left_open
+from worker.jobs.job import Enqueued, JobId, Unique
 from worker.model import State
 from worker.queues.postgres import PostgresJobs
 from worker.queues.postgres_transaction import enqueue_in
+from worker.tasks.base import TaskDefinition
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -317,16 +325,19 @@ async def test_sql_alone_enqueues_a_job(sql: Callable[..., str], store: Postgres
     job = sql("""'send_invoice', '{"order_id": 7}'""")
     lease = await lease_one(store)
     assert (lease.id, lease.task, lease.params) == (job, "send_invoice", '{"order_id": 7}')
-    assert (lease.version, lease.priority, lease.options, lease.headers) == (1, 0, "{}", "{}")
+    assert (lease.version, lease.priority, lease.headers) == (1, 0, "{}")
+    assert left_open(lease.options) == ("priority", "expires", "unique", "concurrency")
     assert lease.expires_at is None
 
 
-async def test_sql_alone_knows_the_queues_that_workers_introduced(
+async def test_sql_alone_knows_the_queues_that_workers_published(
     sql: Callable[..., str], store: PostgresJobs
 ) -> None:
-    await store.introduce([("send_invoice", "billing", 3), ("ping", "default", 1)])
-    await store.introduce([("send_invoice", "invoices", 4)])
-    await store.introduce([])
+    invoices = Declaration(task="send_invoice", queue="billing", version=3)
+    await store.publish([invoices, Declaration(task="ping")])
+    await store.publish([replace(invoices, queue="invoices", version=4)])
+    await store.publish([invoices])  # by an older worker that starts again
+    await store.publish([])
     job = sql("'send_invoice'")
     lease = await lease_one(store, queue="invoices")
     assert (lease.id, lease.version) == (job, 4)
@@ -355,7 +366,8 @@ async def test_sql_alone_says_all_that_can_be_said_of_a_job(
     assert kept.expires_at is not None
     assert kept.expires_at - kept.created_at == timedelta(hours=1)
     assert sql("'other', unique_key => 'u'") == job
-    assert sql("'other', id => 'order:7'") == job
+    with pytest.raises(errors.UniqueViolation, match="job order:7 exists already: it is of the"):
+        sql("'other', id => 'order:7'")
 
 
 @pytest.mark.parametrize(
@@ -377,7 +389,6 @@ async def test_sql_alone_says_all_that_can_be_said_of_a_job(
         ("'ping', queue => 'a b'", "queue: expected up to 80 letters"),
         ("'ping', queue => 'sqs/x'", "queue: expected up to 80 letters"),
         ("'ping', priority => 101", "priority: expected -100 to 100"),
-        ("'ping', priority => NULL", "priority: expected -100 to 100"),
         ("'ping', delay => '-1 s'", "delay: expected an interval that is not negative"),
         ("'ping', expires => '0'", "expires: expected an interval greater than zero"),
         ("'ping', options => '7'", "options: expected a JSON object"),
@@ -407,9 +418,9 @@ async def test_psql_enqueues_in_a_transaction(url: str, store: PostgresJobs) -> 
         )
 
     done = await run("SELECT worker_enqueue('ping', id => 'x');")
-    assert "no worker has told of a task ping yet, so the job waits in" in done.stderr
+    assert "no worker has published a task ping yet, so the job waits in" in done.stderr
     assert (await lease_one(store)).id == "x"
-    await store.introduce([("ping", "default", 1)])
+    await store.publish([Declaration(task="ping")])
     asked = "BEGIN; SELECT worker_enqueue('ping', '{\"n\": 1}');"
     done = await run(f"{asked} ROLLBACK;")
     assert (done.returncode, done.stderr) == (0, "")
@@ -419,3 +430,93 @@ async def test_psql_enqueues_in_a_transaction(url: str, store: PostgresJobs) -> 
     assert (lease.id, lease.params) == (done.stdout.strip(), '{"n": 1}')
     done = await run("SELECT worker_enqueue('ping', '7');")
     assert "worker_enqueue: params: expected a JSON object, got number" in done.stderr
+
+
+@task(name="wide", queue="default", unique=UniquePer(), concurrency=ConcurrencyPer("order"))
+async def wide(
+    order: int,
+    note: str = "none",
+    price: Decimal = Decimal("1.0"),
+    ref: UUID | None = None,
+    ratio: float = 0.5,
+    *,
+    is_new: bool = False,
+) -> None: ...
+
+
+@task(name="lower", queue="q", unique=True, expires="1h", priority=4)
+async def lower(email: Annotated[str, AfterValidator(str.lower)]) -> None: ...
+
+
+async def publish(store: PostgresJobs, *tasks: Any) -> None:
+    definitions = [TaskDefinition.of(one) for one in tasks]
+    await store.publish(
+        [Declaration.of(d.name, d.params, d.options) for d in definitions if d.options is not None]
+    )
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"order": 7},
+        {"order": 7.0, "price": 1, "note": "none"},
+        {"order": 7, "price": "1.50", "note": '\N{SNOWMAN} \\ " \n \N{PILE OF POO}'},
+        {"order": 7, "ref": "6b6b6b6b-AAAA-aaaa-aaaa-000000000000", "is_new": True},
+        {"order": -(10**30), "price": "-0.10", "ratio": 1e-9},
+        {"order": 1, "ratio": 1e22, "ref": None},
+        {"order": 1, "ratio": 0.1, "price": 12345.678},
+    ],
+)
+async def test_sql_alone_makes_the_keys_that_the_task_declares(
+    sql: Callable[..., str], store: PostgresJobs, said: dict[str, Any]
+) -> None:
+    await publish(store, wide)
+    client = WorkerClient(jobs=store)
+    job = sql("'wide', %s::jsonb", json.dumps(said))
+    again = await client.enqueue(wide, said)
+    assert (again.id, again.created) == (job, False)
+    assert sql("'wide', %s::jsonb", json.dumps(said)) == job
+    assert (await client.enqueue("wide", said)).id == job
+    own = await client.enqueue(wide, said, unique=False)
+    one, other = await store.get([JobId(job), own.id])
+    assert one is not None and other is not None  # noqa: PT018
+    assert one.concurrency_key == other.concurrency_key
+    assert (one.unique_key, one.options) != (None, "{}")
+    assert sql("'wide', %s::jsonb, unique_key => ''", json.dumps(said)) not in (job, own.id)
+
+
+async def test_sql_alone_leaves_to_the_worker_what_only_the_code_knows(
+    sql: Callable[..., str], store: PostgresJobs
+) -> None:
+    await publish(store, lower)
+    job = await get(store, JobId(sql("""'lower', '{"email": "A"}'""")))
+    assert left_open(job.options) == ("unique",)
+    assert (job.queue, job.priority) == ("q", 4)
+    assert job.expires_at == job.created_at + timedelta(hours=1)
+    own = await get(
+        store, JobId(sql("""'lower', '{"email": "B"}', priority => 0, expires => '5 min'"""))
+    )
+    assert own.priority == 0
+    assert own.expires_at == own.created_at + timedelta(minutes=5)
+
+
+async def test_sql_alone_is_told_that_an_id_is_taken(
+    sql: Callable[..., str], store: PostgresJobs
+) -> None:
+    await publish(store, wide)
+    client = WorkerClient(jobs=store)
+    job = await client.enqueue(wide, {"order": 1}, id="x")
+    assert sql("""'wide', '{"order": 1.0, "price": "1.00"}', id => 'x'""") == job.id
+    assert sql("""'wide', '{"order": 1}', id => 'x', priority => 0""") == job.id
+    for arguments, said in (
+        ("""'wide', '{"order": 2}', id => 'x'""", "other parameters"),
+        ("""'lower', '{"order": 1}', id => 'x'""", "of the task wide"),
+        ("""'wide', '{"order": 1}', id => 'x', queue => 'other'""", "in the queue default"),
+        ("""'wide', '{"order": 1}', id => 'x', priority => 3""", "its priority is 0"),
+        ("""'wide', '{"order": 1}', id => 'x', options => '{"max_retries": 1}'""", "options"),
+    ):
+        with pytest.raises(errors.UniqueViolation, match=f"job x exists already: .*{said}"):
+            sql(arguments)
+    await job.cancel()
+    with pytest.raises(errors.UniqueViolation, match="it is REVOKED"):
+        sql("""'wide', '{"order": 1}', id => 'x'""")

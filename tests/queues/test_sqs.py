@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from tests.support.jobs import (
     LONG,
@@ -25,6 +26,7 @@ from tests.support.jobs import (
     ended,
     fresh_queue_url,
     get,
+    lease_all,
     lease_now,
     lease_one,
     new,
@@ -34,8 +36,9 @@ from tests.support.processes import worker_command
 from tests.support.servers import refused_port
 from tests.support.sqs_meddler import Meddler, meddler
 from tests.support.sqs_server import REGION, SqsServer, fresh_prefix, shared_server
-from tests.support.waiting import wait_until
+from tests.support.waiting import LONGEST_S, wait_until
 from worker.errors import ConfigurationError, NotSupported, StoreSchemaError, StoreUnavailable
+from worker.jobs.declaration import left_open
 from worker.jobs.job import Enqueued, Held, JobId, JobQuery, QueueCount, Requeued, Unique
 from worker.model import State
 from worker.queues.memory import MemoryJobs
@@ -162,37 +165,23 @@ async def test_a_message_of_the_aws_command_is_a_job(bench: Bench, store: SqsJob
 async def test_a_worker_runs_what_others_have_sent_and_says_which_queue_is_missing(
     bench: Bench, tmp_path: Path
 ) -> None:
-    (tmp_path / "shouting.py").write_text(
-        "from worker import task\n\n\n"
-        "@task(name='example:job', queue='default')\n"
-        "async def shout(param: str) -> str:\n"
-        "    return param.upper()\n"
-    )
-    environment = {
-        "WORKER_QUEUE_URL": bench.url,
-        "WORKER_TASK_MODULES": "shouting",
-        "WORKER_STATE_DIR": "state",
-        "WORKER_DATA_API_URL": "http://api",
-    }
+    environment = greeting_worker(bench, tmp_path)
     sent = bench.send('{"param": "value"}', JobName="example:job")
     start = ("start", "--no-schedules", "--burst")
     code, _, log = await worker_command(*start, environment=environment, cwd=tmp_path)
     assert code == 0, log
     assert "job.refused" not in log
-    records = f"sqlite:///{tmp_path / 'state' / 'worker.db'}"
-    store = make_jobs(bench.url, records_url=records)
-    await store.open()
-    try:
-        job = await get(store, JobId(sent))
-        assert (job.state, job.result) == (State.SUCCESS, '"VALUE"')
-    finally:
-        await store.close()
+    job = await recorded(bench, tmp_path, sent)
+    assert (job.state, job.result) == (State.SUCCESS, '"VALUE"')
     assert bench.size() == 0
-    code, _, log = await worker_command(
-        *start, "--queues", "missing", environment=environment, cwd=tmp_path
-    )
-    assert code != 0
-    assert f"aws sqs create-queue --queue-name {bench.prefix}missing" in log
+    (tmp_path / "queues.toml").write_text("[missing]\n[default]\n[absent]\n")
+    environment["WORKER_QUEUES_FILE"] = "queues.toml"
+    named = ("--queues", "missing,default,absent")
+    code, _, log = await worker_command(*start, *named, environment=environment, cwd=tmp_path)
+    assert code == 78, log
+    for name in ("missing", "absent"):
+        assert f"aws sqs create-queue --queue-name {bench.prefix}{name}" in log
+    assert f"queue-name {bench.prefix}default" not in log
 
 
 async def test_the_command_that_a_missing_queue_names_creates_it(bench: Bench) -> None:
@@ -269,6 +258,7 @@ async def test_a_message_that_nobody_can_run_is_delivered_and_can_be_buried(
     said = {name: value["StringValue"] for name, value in letter["MessageAttributes"].items()}
     assert said.pop("JobError") == '{"type":"E","message":"no"}'
     assert said.pop("JobId") == leases[task].id
+    assert said.pop("JobDelivery") == "1"
     assert said == attributes
 
 
@@ -465,6 +455,209 @@ async def test_who_opens_it_is_told_what_endangers_jobs(bench: Bench) -> None:
         bench.ask("DeleteQueue", queue)
 
 
+# Redrive
+
+
+def redrive(bench: Bench, count: int = 1) -> None:
+    """Move messages from the dead letters back to their queue, as SQS's own redrive does: with
+    the body and the attributes, and as new messages."""
+    letters = bench.receive(DEAD, hidden_s=60)
+    assert len(letters) == count
+    for letter in letters:
+        said = letter.get("MessageAttributes", {})
+        bench.ask("SendMessage", MessageBody=letter["Body"], MessageAttributes=said)
+        bench.ask("DeleteMessage", DEAD, ReceiptHandle=letter["ReceiptHandle"])
+
+
+@pytest.mark.parametrize("kind", ["memory", "sqlite", "postgres", "redis"])
+async def test_a_redriven_job_is_run_again_as_if_it_were_new(
+    bench: Bench, tmp_path: Path, kind: str
+) -> None:
+    with fresh_queue_url(kind, tmp_path) as records_url:
+        store = make_jobs(bench.url, records_url=records_url)
+        try:
+            await store.open()
+            ours = new(params='{"n":1}', headers='{"a":"b"}')
+            await store.enqueue([ours])
+            strange = bench.send('{"n":2}', JobName="ping", Trace="abc")
+            for _ in range(2):
+                first = {lease.id: lease for lease in await lease_now(store)}
+                assert {lease.attempts for lease in first.values()} == {0}
+                await store.settle([dead(lease) for lease in first.values()])
+                with capture_logs() as logs:
+                    redrive(bench, 2)
+                    again = {lease.id: lease for lease in await lease_now(store)}
+                assert again.keys() == {ours.id, strange}
+                assert [log["event"] for log in logs] == ["job.redriven"] * 2
+                for id, lease in again.items():
+                    assert (lease.params, lease.headers) == (first[id].params, first[id].headers)
+                    assert (lease.attempts, lease.losses, lease.refusals) == (0, 0, 0)
+                    job = await get(store, lease.id)
+                    assert (job.state, job.dead, job.error) == (State.STARTED, False, None)
+                await store.settle([dead(lease) for lease in again.values()])
+                redrive(bench, 2)
+            done = await lease_now(store)
+            assert await store.settle([ended(lease) for lease in done]) == [True] * 2
+            assert (bench.size(), bench.size(DEAD)) == (0, 0)
+        finally:
+            await store.close()
+
+
+async def test_an_old_copy_of_a_dead_job_does_not_bring_it_back(
+    bench: Bench, store: SqsJobs
+) -> None:
+    bench.send('{"n":1}', JobName="ping", JobId="seven")
+    await store.settle([dead(await lease_one(store))])
+    (letter,) = bench.receive(DEAD)
+    redrive(bench)
+    await store.settle([dead(await lease_one(store))])
+    assert bench.size(DEAD) == 1
+    with capture_logs() as logs:
+        # A late copy of the first letter.
+        said = letter["MessageAttributes"]
+        bench.ask("SendMessage", MessageBody=letter["Body"], MessageAttributes=said)
+        assert await lease_now(store) == []
+    assert [log["event"] for log in logs] == ["job.late_message"]
+    assert (bench.size(), bench.size(DEAD)) == (0, 1)
+    with capture_logs() as logs:
+        bench.send('{"n":1}', JobName="ping", JobId="seven")  # a copy of the first message
+        assert await lease_now(store) == []
+    assert [(log["event"], log["log_level"]) for log in logs] == [("job.late_message", "warning")]
+    job = await get(store, JobId("seven"))
+    assert (job.state, job.dead) == (State.FAILURE, True)
+
+
+async def test_a_redriven_message_of_a_job_that_succeeded_meanwhile_changes_nothing(
+    bench: Bench, store: SqsJobs
+) -> None:
+    await store.enqueue([new(id="seven")])
+    await store.settle([dead(await lease_one(store))])
+    (letter,) = bench.receive(DEAD)
+    assert await store.retry([JobId("seven")]) == [Requeued.DONE]
+    await store.settle([ended(await lease_one(store))])
+    said = letter["MessageAttributes"]
+    bench.ask("SendMessage", MessageBody=letter["Body"], MessageAttributes=said)
+    with capture_logs() as logs:
+        assert await lease_now(store) == []
+    assert [log["event"] for log in logs] == ["job.late_message"]
+    assert (bench.size(), bench.size(DEAD)) == (0, 0)
+
+
+async def test_a_job_that_sqs_moved_by_itself_can_be_redriven(tmp_path: Path) -> None:
+    with fresh_prefix(tmp_path, [QUEUE], receives=2) as prefix:
+        bench = Bench(prefix, MemoryJobs())
+        async with opened(bench.url, bench.records) as store:
+            await store.enqueue([new(id="seven")])
+            await wait_until(lambda: not bench.receive() and not bench.size(), "it is moved")
+            (found,) = await store.find(JobQuery(dead=True))
+            assert found.id == "seven"
+            redrive(bench)
+            with capture_logs() as logs:
+                lease = await lease_one(store)
+            assert (lease.id, lease.attempts) == ("seven", 0)
+            assert [log["event"] for log in logs] == ["job.redriven"]
+
+
+# Messages of other services
+
+
+async def test_the_senders_own_attributes_are_headers(bench: Bench, store: SqsJobs) -> None:
+    bench.ask(
+        "SendMessage",
+        MessageBody="{}",
+        MessageAttributes={
+            "JobName": {"DataType": "String", "StringValue": "ping"},
+            "JobHeaders": {"DataType": "String", "StringValue": '{"tenant":"ours"}'},
+            "traceparent": {"DataType": "String", "StringValue": "00-abc"},
+            "tenant": {"DataType": "String", "StringValue": "theirs"},
+            "count": {"DataType": "Number.int", "StringValue": "7"},
+            "blob": {"DataType": "Binary", "BinaryValue": "AAE="},
+        },
+    )
+    lease = await lease_one(store)
+    expected = {"tenant": "ours", "traceparent": "00-abc", "count": "7", "blob": "AAE="}
+    assert json.loads(lease.headers) == expected
+    await store.settle([dead(lease)])
+    (letter,) = bench.receive(DEAD)
+    said = letter["MessageAttributes"]
+    assert {"traceparent", "tenant", "count", "blob"} < set(said)
+    redrive(bench)
+    assert json.loads((await lease_one(store)).headers) == expected
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ({"Type": "Notification", "TopicArn": "arn", "Message": "{}"}, "raw message delivery"),
+        ({"version": "0", "detail-type": "x", "source": "s", "detail": {}}, "EventBridge event"),
+        ({"Records": [{"eventSource": "aws:s3", "s3": {}}]}, "notification of aws:s3"),
+        ({"Service": "Amazon S3", "Event": "s3:TestEvent"}, "its test event"),
+        ({"n": 1}, "a JSON object without that attribute"),
+        ("hello", "a text"),
+        ([1], "a JSON array"),
+    ],
+)
+async def test_a_message_that_names_no_task_is_dead_at_once_with_that_reason(
+    bench: Bench, tmp_path: Path, body: object, told: str
+) -> None:
+    environment = greeting_worker(bench, tmp_path)
+    sent = bench.send(body if isinstance(body, str) else json.dumps(body))
+    start = ("start", "--no-schedules", "--burst")
+    code, _, log = await worker_command(*start, environment=environment, cwd=tmp_path)
+    assert code == 0, log
+    assert "job.refused" not in log
+    job = await recorded(bench, tmp_path, sent)
+    assert (job.state, job.dead, job.refusals) == (State.FAILURE, True, 0)
+    error = json.loads(job.error or "{}")
+    assert error["type"] == "UnnamedJob"
+    assert told in error["message"]
+    assert (bench.size(), bench.size(DEAD)) == (0, 1)
+
+
+async def test_a_body_that_is_not_json_is_reported_as_such(bench: Bench, tmp_path: Path) -> None:
+    environment = greeting_worker(bench, tmp_path)
+    bodies = ["{not json", '"{\\"param\\": \\"x\\"}"', "[1]"]
+    sent = [bench.send(body, JobName="example:job") for body in bodies]
+    start = ("start", "--no-schedules", "--burst")
+    code, _, log = await worker_command(*start, environment=environment, cwd=tmp_path)
+    assert code == 0, log
+    told = []
+    for id in sent:
+        job = await recorded(bench, tmp_path, id)
+        assert job.dead
+        told.append(json.loads(job.error or "{}")["message"])
+    assert "got text that is not JSON: Expecting property name" in told[0]
+    assert "it was encoded twice" in told[1]
+    assert "not JSON" not in told[2]
+
+
+def greeting_worker(bench: Bench, folder: Path) -> dict[str, str]:
+    """The environment of a worker that knows ``example:job``."""
+    (folder / "shouting.py").write_text(
+        "from worker import task\n\n\n"
+        "@task(name='example:job', queue='default')\n"
+        "async def shout(param: str) -> str:\n"
+        "    return param.upper()\n"
+    )
+    return {
+        "WORKER_QUEUE_URL": bench.url,
+        "WORKER_TASK_MODULES": "shouting",
+        "WORKER_STATE_DIR": "state",
+        "WORKER_DATA_API_URL": "http://api",
+    }
+
+
+async def recorded(bench: Bench, folder: Path, id: str) -> Job:
+    """What the records of `greeting_worker` say of a job."""
+    records = f"sqlite:///{folder / 'state' / 'worker.db'}"
+    store = make_jobs(bench.url, records_url=records)
+    await store.open()
+    try:
+        return await get(store, JobId(id))
+    finally:
+        await store.close()
+
+
 # Records in other engines
 
 
@@ -547,6 +740,8 @@ async def test_what_the_service_does_not_take_can_be_enqueued_again(
 async def test_one_job_that_sqs_refuses_does_not_keep_the_others_away(
     bench: Bench, store: SqsJobs
 ) -> None:
+    await store.enqueue([])
+    assert await lease_now(store) == []  # it has looked at the queue
     bench.ask("SetQueueAttributes", Attributes={"MaximumMessageSize": "1024"})
     long, *short = new(params=json.dumps({"text": "x" * 2000})), new(), new()
     with pytest.raises(NotSupported, match=f"refused job {long.id}"):
@@ -563,7 +758,7 @@ async def test_what_sqs_cannot_carry_is_refused_before_anything_is_recorded(
     fits = new(params=json.dumps("x" * (able.most_payload - 2)), delay=timedelta(minutes=15))
     await store.enqueue([fits])
     for refused, why in (
-        (fits._replace(params=json.dumps("x" * able.most_payload)), "up to 245760 bytes"),
+        (fits._replace(params=json.dumps("x" * able.most_payload)), "up to 1032192 bytes"),
         (new(headers=json.dumps({"a": "x" * 9000})), "headers of up to 8192"),
         (new(delay=timedelta(minutes=16)), "15 minutes"),
     ):
@@ -574,6 +769,46 @@ async def test_what_sqs_cannot_carry_is_refused_before_anything_is_recorded(
     with pytest.raises(ConfigurationError, match="FIFO"):
         await store.enqueue([new(queue="orders.fifo")])
     assert bench.size() == 1
+
+
+async def test_a_queue_that_takes_shorter_messages_is_asked_before_anything_is_recorded(
+    bench: Bench, store: SqsJobs
+) -> None:
+    bench.ask("SetQueueAttributes", Attributes={"MaximumMessageSize": "262144"})
+    fits, long = new(params=json.dumps("x" * 261_000)), new(params=json.dumps("x" * 262_144))
+    with pytest.raises(NotSupported, match="takes up to 262144, as its MaximumMessageSize says"):
+        await store.enqueue([fits, long])
+    assert await store.get([fits.id, long.id]) == [None, None]
+    await store.enqueue([fits])
+    assert (await lease_one(store)).id == fits.id
+
+
+async def test_jobs_of_a_megabyte_are_sent_in_batches_that_fit(
+    bench: Bench, between: Meddler, meddled: SqsJobs
+) -> None:
+    assert meddled.capabilities.most_payload is not None
+    sizes = [meddled.capabilities.most_payload - 2, 500_000, 500_000, 500_000, 10]
+    jobs = [new(params=json.dumps("x" * size)) for size in sizes]
+    await meddled.enqueue(jobs)
+    sent = between.calls["SendMessageBatch"]
+    assert sorted(len(call["Entries"]) for call in sent) == [1, 2, 2]
+    leases = {lease.id: lease for lease in await lease_now(meddled)}
+    assert [len(leases[job.id].params) for job in jobs] == [size + 2 for size in sizes]
+    await meddled.settle([dead(lease) for lease in leases.values()])
+    assert (bench.size(), bench.size(DEAD)) == (0, 5)
+
+
+async def test_a_dead_letter_that_is_never_taken_stays_in_the_records_and_is_logged(
+    bench: Bench, store: SqsJobs
+) -> None:
+    bench.send(json.dumps({"text": "x" * 4000}), JobName="ping")
+    lease = await lease_one(store)
+    bench.ask("SetQueueAttributes", DEAD, Attributes={"MaximumMessageSize": "1024"})
+    with capture_logs() as logs:
+        assert await store.settle([dead(lease)]) == [True]
+    assert [log["event"] for log in logs] == ["queue.letter_refused"]
+    assert (bench.size(), bench.size(DEAD)) == (0, 0)
+    assert (await get(store, lease.id)).dead
 
 
 async def test_a_message_that_could_not_be_deleted_is_deleted_when_it_comes_back(
@@ -610,7 +845,8 @@ async def test_a_dead_letter_that_could_not_be_sent_is_sent_when_it_comes_back(
     assert bench.size() == 0
     (letter,) = bench.receive(DEAD)
     assert letter["Body"] == '{"n":1}'
-    assert {"JobName", "JobId", "JobError", "Trace"} == set(letter["MessageAttributes"])
+    ours = {"JobName", "JobId", "JobError", "JobDelivery"}
+    assert ours | {"Trace"} == set(letter["MessageAttributes"])
 
 
 async def test_the_message_of_a_job_that_was_revoked_is_deleted_when_it_comes(
@@ -786,3 +1022,55 @@ async def test_the_engine_is_made_from_its_url(bench: Bench) -> None:
         assert len(store.warnings) == 1
     finally:
         await store.close()
+
+
+async def test_a_message_with_the_id_of_another_job_is_a_dead_letter_of_its_own(
+    bench: Bench, store: SqsJobs
+) -> None:
+    job = new("ping", id="x", params='{"n": 1}')
+    await store.enqueue([job])
+    (lease,) = await lease_all(store, 1)
+    assert await store.settle([ended(lease)]) == [True]
+    bench.send('{"n":1.0}', JobName="ping", JobId="x")  # the same in other words
+    others = [
+        bench.send('{"n": 2}', JobName="ping", JobId="x"),
+        bench.send('{"n": 1}', JobName="pong", JobId="x"),
+    ]
+
+    async def are_dead() -> bool:
+        await lease_now(store)
+        found = await store.get([JobId(one) for one in others])
+        return all(one is not None and one.dead for one in found)
+
+    until = asyncio.get_running_loop().time() + LONGEST_S
+    while not await are_dead():
+        assert asyncio.get_running_loop().time() < until, "waited in vain for dead letters"
+    for one in others:
+        assert "its JobId x is that of another job" in ((await get(store, JobId(one))).error or "")
+    kept = await get(store, JobId("x"))
+    assert (kept.state, kept.params, kept.deliveries) == (State.SUCCESS, '{"n": 1}', 1)
+
+
+async def test_a_job_that_waits_is_not_harmed_by_a_message_with_its_id(
+    bench: Bench, store: SqsJobs
+) -> None:
+    await store.enqueue([new("ping", id="x", delay=LONG)])
+    other = bench.send('{"n": 2}', JobName="pong", JobId="x")
+    until = asyncio.get_running_loop().time() + LONGEST_S
+    while (await store.get([JobId(other)]))[0] is None:
+        assert asyncio.get_running_loop().time() < until, "waited in vain for the message"
+        assert await lease_now(store) == []
+    assert (await get(store, JobId(other))).dead
+    assert (await get(store, JobId("x"))).state is State.PENDING
+
+
+async def test_a_message_leaves_to_the_worker_what_its_task_declares(
+    bench: Bench, store: SqsJobs
+) -> None:
+    bench.send("{}", JobName="ping", JobOptions='{"max_retries": 2}')
+    bench.send("{}", JobName="ping", JobExpiresAt="2100-01-01T00:00:00+00:00")
+    leases = await lease_all(store, 2)
+    assert sorted(left_open(lease.options) for lease in leases) == [
+        ("expires", "unique"),
+        ("unique",),
+    ]

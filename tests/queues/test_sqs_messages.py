@@ -196,7 +196,7 @@ def test_a_dead_letter_is_what_arrived_with_its_error() -> None:
     receipt = read_receipt(one.receipt("7", MOMENT).dump())
     error = '{"type":"E","message":"no"}'
     letter = as_dead_letter(
-        one.job, expires_at=None, error=error, body=receipt.body, others=receipt.others
+        one.job, expires_at=None, error=error, body=receipt.body, others=receipt.others, delivery=3
     )
     assert letter["MessageBody"] == "hello"
     attributes = letter["MessageAttributes"]
@@ -204,25 +204,29 @@ def test_a_dead_letter_is_what_arrived_with_its_error() -> None:
     assert attributes["JobError"]["StringValue"] == error
     assert attributes["JobId"]["StringValue"] == one.job.id
     again = arrived({**received("hello"), "MessageAttributes": attributes}, "default")
-    assert (again.job, again.error) == (one.job, error)
+    assert (again.job, again.error, again.delivery) == (one.job, error, 3)
 
 
 def test_a_dead_letter_has_room_for_the_longest_of_errors_and_attributes() -> None:
     others = {f"Other{n}": {"DataType": "String", "StringValue": "x"} for n in range(9)}
     one = arrived(received("{}", JobName="ping", **others), "default")
     error = json.dumps({"type": "E", "message": "\N{SNOWMAN}" * 100_000})
-    letter = as_dead_letter(one.job, expires_at=None, error=error, body=None, others=others)
+    letter = as_dead_letter(
+        one.job, expires_at=None, error=error, body=None, others=others, delivery=1
+    )
     attributes = letter["MessageAttributes"]
     assert len(attributes) == 10
-    assert {"JobName", "JobId", "JobError"} < set(attributes)
+    assert {"JobName", "JobId", "JobError", "JobDelivery"} < set(attributes)
     assert json.loads(attributes["JobError"]["StringValue"])["type"] == "E"
     assert size_of(letter) < 8 * 1024
-    full = as_dead_letter(one.job, expires_at=None, error=error, body="x" * MOST_BYTES, others={})
+    full = as_dead_letter(
+        one.job, expires_at=None, error=error, body="x" * MOST_BYTES, others={}, delivery=1
+    )
     assert "JobError" not in full["MessageAttributes"]
 
 
 def test_a_batch_has_ten_entries_and_a_messages_worth_of_bytes() -> None:
-    entries = [{"MessageBody": "x" * 100_000} for _ in range(5)]
+    entries = [{"MessageBody": "x" * 400_000} for _ in range(5)]
     assert parts(entries, range(5), size_of) == [[0, 1], [2, 3], [4]]
     assert [len(part) for part in parts([{}] * 25, range(25), nothing)] == [10, 10, 5]
     assert parts([{}] * 25, [3, 17], nothing) == [[3, 17]]

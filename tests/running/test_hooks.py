@@ -297,16 +297,16 @@ async def test_each_job_of_a_batch_has_its_own_hooks_called(bench: Bench) -> Non
 
 
 def test_a_hook_has_to_be_async() -> None:
-    class Sync(BaseTask):
-        name = "sync"
-        queue = "default"
-
-        async def execute(self) -> None: ...
-
-        def on_success(self, result: Any, job: RunContext) -> None:  # type: ignore[override]
-            ...
-
     with pytest.raises(TaskDefinitionError, match="write `async def on_success"):
-        Sync.define()
+
+        class Sync(BaseTask):
+            name = "sync"
+            queue = "default"
+
+            async def execute(self) -> None: ...
+
+            def on_success(self, result: Any, job: RunContext) -> None:  # type: ignore[override]
+                ...
+
     with pytest.raises(TaskDefinitionError, match="on_failure: expected an async function"):
         task(on_failure=lambda error, job: None)(succeeds)  # type: ignore[arg-type, return-value]

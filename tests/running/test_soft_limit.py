@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from worker.context import RunContext
 from worker.errors import SoftTimeLimitExceeded
 from worker.running.soft_limit import raising_softly
 
@@ -17,11 +18,12 @@ if TYPE_CHECKING:
 
 SOON = timedelta(milliseconds=20)
 FOREVER_S = 60.0
+CONTEXT = RunContext(task="limited")
 
 
 async def limited(coroutine: Coroutine[Any, Any, object], limit: timedelta = SOON) -> object:
     """In a task of its own, as the runner has it."""
-    return await asyncio.create_task(raising_softly(coroutine, limit))
+    return await asyncio.create_task(raising_softly(coroutine, limit, CONTEXT))
 
 
 async def endless() -> None:
@@ -170,7 +172,7 @@ async def test_a_real_cancellation_stays_one() -> None:
             got.append(type(exc))
             raise
 
-    task = asyncio.create_task(raising_softly(notes(), timedelta(minutes=1)))
+    task = asyncio.create_task(raising_softly(notes(), timedelta(minutes=1), CONTEXT))
     await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -179,7 +181,7 @@ async def test_a_real_cancellation_stays_one() -> None:
 
 
 async def test_a_real_cancellation_at_the_same_moment_wins() -> None:
-    task = asyncio.create_task(raising_softly(endless(), timedelta(0)))
+    task = asyncio.create_task(raising_softly(endless(), timedelta(0), CONTEXT))
     await asyncio.sleep(0)
     asyncio.get_running_loop().call_soon(task.cancel)
     with pytest.raises(asyncio.CancelledError):
@@ -196,7 +198,7 @@ async def test_it_can_be_cancelled_for_good_while_it_cleans_up() -> None:
             cleaning_up.set()
             await endless()
 
-    task = asyncio.create_task(raising_softly(slow_to_clean_up(), timedelta(0)))
+    task = asyncio.create_task(raising_softly(slow_to_clean_up(), timedelta(0), CONTEXT))
     await cleaning_up.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -228,14 +228,14 @@ class TestSlots:
         one.register(stubborn, time_limit=SHORT, **HOURLY)
         one.start()
         await one.looked("stubborn")
-        await wait_until(lambda: one.finished != [], "its time is up")
+        await wait_until(lambda: bool(one.runner.stuck()), "its time is up")
         clock.advance(HOUR)
         await one.looked("stubborn")
         await one.recorded((0, "running", 1), (1, "skipped_overlap", 1))
         with pytest.raises(TaskBusy):
             await one.scheduler.run_now("stubborn")
         release.set()
-        await one.recorded((0, "failed", 1), (1, "skipped_overlap", 1))
+        await one.recorded((0, "ran", 1), (1, "skipped_overlap", 1))
         assert inside == ["in", "out"]
         clock.advance(HOUR)
         await one.looked("stubborn")
@@ -319,12 +319,12 @@ class TestStopping:
         one.register(stubborn, time_limit=SHORT, **HOURLY)
         one.start()
         one.scheduler.wake("stubborn")
-        await wait_until(lambda: one.finished != [], "its time is up")
+        await wait_until(lambda: bool(one.runner.stuck()), "its time is up")
         assert one.told() == [(0, "running", 1)]
         async with asyncio.timeout(5):
             await one.stop()
         assert one.runner.busy == ["stubborn"]
-        assert one.told() == [(0, "failed", 1)]
+        assert one.told() == [(0, "lost", 1)]
         release.set()
         await wait_until(lambda: one.runner.busy == [], "the code has ended")
 

@@ -228,9 +228,9 @@ def test_a_time_limit_is_a_duration_or_a_text(said: timedelta | str) -> None:
     assert TaskDefinition.of(ping, time_limit=said).time_limit == timedelta(seconds=90)
 
 
-@pytest.mark.parametrize("said", ["soon", "0s", timedelta(0), 90])
+@pytest.mark.parametrize("said", ["soon", "0s", timedelta(0), 0, True])
 def test_a_time_limit_that_is_none_is_refused_with_what_was_expected(said: Any) -> None:
     async def ping() -> None: ...
 
-    with pytest.raises(TaskDefinitionError, match=r"time_limit: expected a .*90s"):
+    with pytest.raises(TaskDefinitionError, match=r"time_limit: expected"):
         TaskDefinition.of(ping, time_limit=said)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -23,7 +24,8 @@ from worker import (
     TaskFailed,
     current_run,
 )
-from worker.events import RunAbandoned, RunFinished
+from worker.events import RunFinished, RunStuck
+from worker.jobs.history import attempts_of
 from worker.jobs.job import JobId, NewJob
 from worker.jobs.verdict import Snoozed
 from worker.tasks.base import TaskDefinition
@@ -191,7 +193,7 @@ async def test_a_poison_job_that_hangs_fails_alone() -> None:
             await jobs[3].result()
 
 
-async def test_a_batch_that_does_not_end_when_cancelled_is_not_begun_again() -> None:
+async def test_a_batch_that_goes_on_past_its_time_limit_is_awaited_and_its_answers_count() -> None:
     end = asyncio.Event()
 
     async def answer(numbers: list[int]) -> list[int]:
@@ -205,12 +207,41 @@ async def test_a_batch_that_does_not_end_when_cancelled_is_not_begun_again() -> 
     async with open_bench(limits=RunLimits(cancel_grace=SHORT)) as bench:
         save = saves(answer, time_limit="20ms")
         jobs = await enqueued(bench, save, 4)
-        await bench.work_off(save)
-        assert await states(bench, jobs) == [State.FAILURE] * 4
+        async with bench.working(save):
+            await wait_until(lambda: bool(bench.told(RunStuck)), "it is stuck")
+            assert await states(bench, jobs) == [State.STARTED] * 4
+            (stuck,) = bench.runner.stuck()
+            assert set(stuck.jobs) == {job.id for job in jobs}
+            end.set()
+            assert [await job.result("5s") for job in jobs] == [0, 1, 2, 3]
         assert len(save.batches) == 1
-        assert bench.told(RunAbandoned)
-        end.set()
-        await wait_until(lambda: not bench.runner.busy, "it has ended")
+        for job in jobs:
+            (attempt,) = attempts_of(await bench.info(job))
+            assert attempt.overtime_ms is not None
+
+
+@pytest.mark.parametrize("how", ["returns", "raises"])
+async def test_a_batch_that_stops_in_a_shutdown_is_handed_back(how: str) -> None:
+    begun = asyncio.Event()
+
+    class Save(BulkTask):
+        name = "save"
+        max_wait = timedelta(0)
+
+        async def execute_many(self, jobs: Sequence[BulkJob[Any]]) -> list[str]:
+            begun.set()
+            while how == "raises" or not self.context.cancelled:
+                self.context.raise_if_cancelled()
+                with suppress(asyncio.CancelledError):
+                    await asyncio.sleep(0.001)
+            return ["half done"] * len(jobs)
+
+    async with open_bench(limits=RunLimits(cancel_grace=SHORT)) as bench:
+        job = await bench.client.enqueue(Save)
+        async with bench.working(Save, grace=timedelta(0)):
+            await begun.wait()
+        info = await bench.info(job)
+        assert (info.state, info.attempts, info.result) == (State.PENDING, 0, None)
 
 
 @pytest.mark.parametrize(
@@ -376,7 +407,7 @@ async def test_on_a_schedule_or_by_hand_it_is_a_batch_of_one(bench: Bench) -> No
     [
         ({"max_batch_size": 0}, "max_batch_size: expected a whole number 1 to"),
         ({"max_batch_size": "many"}, "max_batch_size: expected a whole number"),
-        ({"max_wait": 5}, "max_wait: expected a timedelta"),
+        ({"max_wait": [5]}, "max_wait: expected a timedelta"),
         ({"max_wait": "soon"}, "max_wait: "),
     ],
 )

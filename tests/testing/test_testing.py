@@ -20,6 +20,7 @@ from worker import (
     BulkJob,
     BulkTask,
     ConcurrencyPer,
+    ConfigurationError,
     DuplicateJob,
     InvalidParams,
     RetryPolicy,
@@ -35,7 +36,7 @@ from worker import (
     WorkerClient,
     task,
 )
-from worker.client.client import client_in_reach
+from worker.client.current import current_client
 from worker.jobs.verdict import Drop, Wish
 from worker.testing import FakeClock, InMemoryWorker
 
@@ -313,8 +314,8 @@ async def test_eager_jobs_that_are_asked_for_at_once_have_all_run_when_that_retu
 async def test_the_former_client_is_back_after_the_block() -> None:
     async with WorkerClient("memory://") as outer:
         async with InMemoryWorker() as worker:
-            assert await client_in_reach() is worker.client
-        assert await client_in_reach() is outer
+            assert await current_client() is worker.client
+        assert await current_client() is outer
 
 
 async def test_waiting_for_a_result_works_off_what_is_ready() -> None:
@@ -571,7 +572,7 @@ async def test_a_module_registers_a_task_that_is_made_with_more_without_any_sche
         assert await (await Priced.enqueue({"net": 100})).result() == 107
     with pytest.raises(TaskDefinitionError, match=r"register functools\.partial"):
         InMemoryWorker(Priced)
-    with pytest.raises(TaskDefinitionError, match="needs to know once when it runs"):
+    with pytest.raises(ConfigurationError, match="needs to know once when it runs"):
         InMemoryWorker(module_with(lambda scheduler: scheduler.register_task(Nightly)))
 
 

@@ -14,6 +14,7 @@ from worker import (
     BaseTask,
     BulkJob,
     BulkTask,
+    CancelOutcome,
     Clock,
     ConcurrencyPer,
     Drop,
@@ -166,11 +167,11 @@ async def asked_for(client: WorkerClient) -> None:
     assert_type(await SaveItems.enqueue_many([None], ids=["a"]), list[JobHandle])
     assert_type(await job.status(), State)
     assert_type(await job.info(), Job)
-    assert_type(await job.cancel(), bool)
+    assert_type(await job.cancel(), CancelOutcome)
     assert_type(await job.progress(), dict[str, Any] | None)
     await job.result(timeout="5m")
     await job.result(timeout=timedelta(minutes=5))
-    await job.result(timeout=5)  # type: ignore[arg-type]
+    await job.result(timeout=5)
     await add.enqueue({"a": 1}, dely="5m")  # type: ignore[call-arg]
     await add.enqueue({"a": 1}, priority="high")  # type: ignore[arg-type]
 
@@ -179,7 +180,7 @@ def asked_for_by_a_synchronous_program() -> None:
     with SyncWorkerClient("redis://localhost/0") as client:
         job = client.enqueue(add, {"a": 1}, delay="5m")
         assert_type(job.status(), State)
-        assert_type(job.cancel(), bool)
+        assert_type(job.cancel(), CancelOutcome)
 
 
 def register_on_demand(scheduler: Scheduler) -> None:

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from worker.ports import LedgerStore
     from worker.scheduling.scheduled_task import ScheduledTask
     from worker.settings import Settings
+    from worker.tasks.base import TaskDefinition
 
 __all__ = ["Backfill", "ScheduleAdmin", "open_admin"]
 
@@ -172,6 +173,10 @@ class ScheduleAdmin:
         said = explain(task, self._store, now=self._clock.now())
         facts = tuple(map(self._redact, said.facts))
         return replace(said, verdict=self._redact(said.verdict), facts=facts)
+
+    def definition(self, name: str) -> TaskDefinition | None:
+        """What is known of a task here; ``None`` if it is not one of the application's."""
+        return self._tasks[name].definition if name in self._tasks else None
 
     def on_demand(self, name: str) -> bool:
         """Whether a task only runs when somebody asks for it."""

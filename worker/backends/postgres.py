@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PostgresStore"]
 
-SCHEMA = "0004"
+SCHEMA = "0006"
 """The migration whose tables this worker reads and writes. The names of migrations are in order."""
 TRIES = 4
 QUERIES = load_queries("postgres.sql")

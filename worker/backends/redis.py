@@ -32,6 +32,9 @@ None of them expires. What this store promises, Redis must keep:
 * A ``maxmemory-policy`` of ``allkeys-…`` evicts books, which does the same without a failover.
 
 `RedisStore.warnings` says at opening which of these Redis is set up to do.
+
+A user of Redis needs ``~PREFIX:* +@read +@write +@scripting +@connection +time``, and ``+info`` for
+the warnings. What is missing is named at opening.
 """
 
 from __future__ import annotations
@@ -53,7 +56,8 @@ from worker.backends.codec import (
 )
 from worker.backends.redis_connection import RedisConnection
 from worker.backends.redis_server import dangers
-from worker.errors import LeaseLost, StoreUnavailable
+from worker.backends.redis_survey import Needs, Survey
+from worker.errors import LeaseLost
 from worker.ledger.book import (
     Book,
     Entry,
@@ -75,6 +79,18 @@ if TYPE_CHECKING:
 __all__ = ["RedisStore"]
 
 SCHEMA = 1
+OLDEST = 6
+COMMANDS = frozenset({"GET", "HMGET", "SET", "SMEMBERS", "TYPE"})
+"""What is called beside the scripts."""
+KEYS = {
+    **dict.fromkeys(("schema", "last_session"), "string"),
+    **dict.fromkeys(("sessions", "presence", "active"), "hash"),
+    **dict.fromkeys(("closed", "tasks"), "set"),
+    **dict.fromkeys(("seen", "leases", "recorded"), "zset"),
+    **{f"slots:{outcome}": "zset" for outcome in Outcome},
+    **dict.fromkeys(("book:TASK", "entries:TASK", f"slots:{Outcome.RAN}:TASK")),
+}
+"""The keys after the prefix; the types of those that have one name only."""
 CHANGES_PER_SCRIPT = 100
 """So that Redis serves others in between; all go in one round trip all the same."""
 PRUNED_PER_SCRIPT = 500
@@ -97,7 +113,8 @@ class RedisStore:
     Raises:
         ConfigurationError: The URL is none of these, or names a Redis Cluster.
         StoreUnavailable: Redis cannot be reached, or not be used.
-        StoreSchemaError: The keys were written by a newer worker.
+        StoreSchemaError: The keys were written by a newer worker, or are another program's, or the
+            user lacks rights.
     """
 
     warnings: tuple[str, ...] = ()
@@ -105,8 +122,7 @@ class RedisStore:
     def __init__(self, url: str) -> None:
         self._redis = RedisConnection(url)
         try:
-            self._check_schema()
-            self.warnings = self._look_for_dangers()
+            self.warnings = self._examine()
         except BaseException:
             self.close()
             raise
@@ -235,26 +251,33 @@ class RedisStore:
                     found[key] = entry_from(json.loads(value))
         return [found[key] for key in keys if key in found]
 
-    def _check_schema(self) -> None:
+    def _examine(self) -> tuple[str, ...]:
+        """What is to be known of this Redis, once it is seen to be one that can be used."""
+        address = self._redis.address
+        root = f"{address.prefix}:"
+        survey = Survey(
+            address,
+            Needs(
+                root=root,
+                commands=self._redis.commands | COMMANDS,
+                keys=KEYS,
+                oldest=OLDEST,
+                grants=f"~{root}* +@read +@write +@scripting +@connection +time",
+            ),
+        )
+        survey.judge(self._redis.try_all(*survey.questions()))
+        schema = survey.judge_keys(self._redis.try_all(*survey.key_questions()))
         name = self._redis.key("schema")
-        (schema,) = self._redis.ask(("GET", name))
         if schema is None:
             self._redis.ask(("SET", name, SCHEMA, "NX"))
             (schema,) = self._redis.ask(("GET", name))
-        self._redis.address.check_schema(name, schema, SCHEMA, "the ledger has")
-
-    def _look_for_dangers(self) -> tuple[str, ...]:
-        try:
-            (info,) = self._redis.ask(("INFO",))
-        except StoreUnavailable:
-            return ()  # An ACL may forbid it, and nothing else depends on it.
-        self._redis.address.refuse_cluster(info)
+        address.check_schema(name, schema, SCHEMA, "the ledger has")
         found = dangers(
-            info,
+            survey.info,
             evicted="an evicted book makes slots run twice",
             forgotten="slots may run twice",
         )
-        return tuple(f"{self._redis.address.shown}: {danger}" for danger in found)
+        return (*survey.warnings, *(f"{address.shown}: {danger}" for danger in found))
 
 
 def packed(change: Change) -> str:

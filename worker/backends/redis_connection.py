@@ -57,6 +57,11 @@ class RedisConnection:
     def key(self, *parts: str) -> str:
         return ":".join((self.address.prefix, *parts))
 
+    @property
+    def commands(self) -> frozenset[str]:
+        """The commands that the scripts call with a key."""
+        return self._scripts.commands
+
     def script(self, name: str, *arguments: Argument) -> Command:
         """The command that runs ``redis_scripts/NAME.lua``."""
         return self._scripts.command(name, self.address.prefix, *arguments)
@@ -84,6 +89,19 @@ class RedisConnection:
             error = self.address.unavailable(exc)
             raise error from error.__cause__
         return answers
+
+    def try_all(self, *commands: Command) -> list[Any]:
+        """The answers to ``commands``, all sent in one round trip. What Redis refused is among
+        them, as a `redis.exceptions.RedisError`.
+
+        Raises:
+            StoreUnavailable: The connection failed.
+        """
+        try:
+            return self._send(commands)
+        except (RedisError, OSError, UnicodeError) as exc:
+            error = self.address.unavailable(exc)
+            raise error from error.__cause__
 
     def _send(self, commands: Iterable[Command]) -> list[Any]:
         pipeline = self._client.pipeline(transaction=False)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 from redis.exceptions import (
+    AskError,
     AuthenticationError,
     BusyLoadingError,
     ClusterDownError,
@@ -27,7 +28,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from importlib.resources.abc import Traversable
 
-__all__ = ["Argument", "Command", "RedisAddress", "Scripts", "dangers"]
+__all__ = [
+    "Argument",
+    "Command",
+    "RedisAddress",
+    "Scripts",
+    "dangers",
+    "is_cluster_error",
+    "is_temporary",
+]
 
 CONNECT_TIMEOUT_S = 5.0
 ANSWER_TIMEOUT_S = 5.0
@@ -47,6 +56,7 @@ WORDS = {
     "OOM": "has reached its maxmemory and takes no writes",
     "MISCONF": "takes no writes, because it cannot save to its disk",
     "CLUSTERDOWN": "is a Redis Cluster; expected one Redis, or a primary with replicas",
+    "MASTERDOWN": "is a replica that has lost its primary; expected the primary",
 }
 CODES = {
     AuthenticationError: "NOAUTH",
@@ -54,14 +64,18 @@ CODES = {
     BusyLoadingError: "LOADING",
     ReadOnlyError: "READONLY",
     OutOfMemoryError: "OOM",
+    AskError: "CLUSTERDOWN",
     MovedError: "CLUSTERDOWN",
     ClusterDownError: "CLUSTERDOWN",
 }
+BUSY = (BusyLoadingError, OutOfMemoryError, ReadOnlyError)
 CODE = re.compile(rf"\b({'|'.join(WORDS)})\b")
 """For errors that have no class: MISCONF, and before Redis 7 what went wrong inside a script."""
 NOT_PERMITTED = "user executing the script"
 """How Redis 7 says NOPERM of what a script does."""
 
+CALLED = re.compile(r"""\b(?:p?call|try|send)\(\s*'([A-Z]+)'""")
+"""A command of Redis in a script; each takes one key."""
 WITH = re.compile(r"^-- With: (.+)\.$", re.MULTILINE)
 
 
@@ -109,18 +123,9 @@ class RedisAddress:
         error.__cause__ = None if secret else exc
         return error
 
-    def refuse_cluster(self, info: Mapping[str, Any]) -> None:
-        """
-        Raises:
-            ConfigurationError: Redis says of itself that it is a Redis Cluster.
-        """
-        if info.get("redis_mode") == "cluster":
-            raise ConfigurationError(
-                [
-                    f"{self.setting}: {self.shown} is a Redis Cluster; "
-                    f"expected one Redis, or a primary with replicas"
-                ]
-            )
+    def is_cluster(self) -> ConfigurationError:
+        """The error for a server that turned out to be a Redis Cluster."""
+        return ConfigurationError([f"{self.setting}: {self.shown} {WORDS['CLUSTERDOWN']}"])
 
     def check_schema(self, name: str, found: object, expected: int, what: str) -> None:
         """
@@ -155,6 +160,12 @@ class Scripts:
             self._digests[name] = digest
             self._sources[digest] = source
 
+    @property
+    def commands(self) -> frozenset[str]:
+        """The commands of Redis that the scripts call, but for those without a key."""
+        found = {word for source in self._sources.values() for word in CALLED.findall(source)}
+        return frozenset(found - {"PUBLISH", "TIME"})
+
     def command(self, name: str, *arguments: Argument) -> Command:
         """The command that runs ``NAME.lua``."""
         return ("EVALSHA", self._digests[name], 0, *arguments)
@@ -179,6 +190,16 @@ def joined(before: list[str], text: str) -> str:
     first, _, rest = text.partition("\n")
     said = first.startswith("#!")
     return "\n".join([first, *before, rest] if said else [*before, text])
+
+
+def is_cluster_error(answer: object) -> bool:
+    """Whether Redis answered as only a node of a Redis Cluster does."""
+    return isinstance(answer, AskError | ClusterDownError | MovedError)
+
+
+def is_temporary(exc: Exception) -> bool:
+    """Whether Redis refused what it may do later: it loads its data, is full, or is a replica."""
+    return isinstance(exc, BUSY) or CODE.search(str(exc)) is not None
 
 
 def words_for(exc: Exception) -> str:

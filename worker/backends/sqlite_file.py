@@ -7,10 +7,13 @@ import sqlite3
 import time
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from threading import Lock
 from typing import TYPE_CHECKING, overload
+from weakref import WeakSet
 
 from worker.backends.queries import load_queries
 from worker.errors import ConfigurationError, StoreSchemaError, StoreUnavailable
+from worker.forking import on_fork
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,6 +55,14 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         QUERIES["add_jobs_history"],
         QUERIES["set_version_4"],
     ),
+    (
+        QUERIES["add_jobs_begun"],
+        QUERIES["set_version_5"],
+    ),
+    (
+        QUERIES["create_tasks"],
+        QUERIES["set_version_6"],
+    ),
 )
 """What leads from each version of the tables to the next."""
 APPLICATION = 0x5343574B
@@ -71,6 +82,7 @@ NOT_NOW = {*BUSY, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOME
 """At opening, these may pass by themselves; the others are for somebody to mend."""
 
 RETRY_S = 0.01
+FORK_S = 1.0
 PATIENCE = timedelta(seconds=5)
 
 Identity = tuple[int, int]
@@ -118,10 +130,15 @@ class SqliteFile:
         self._name = str(self._path)
         self._patience_s = patience.total_seconds()
         self._closed = False
+        self._in_use = Lock()
+        self._for_fork = False
         self._identity: Identity | None = None
         self._log_identity: Identity | None = None
+        self._connection: sqlite3.Connection | None = None
+        _files.add(self)
         try:
-            self._connection: sqlite3.Connection | None = self._open()
+            with self._in_use:
+                self._connection = self._open()
         except Unusable as exc:
             raise ConfigurationError([exc.advice(setting)]) from exc
 
@@ -131,7 +148,23 @@ class SqliteFile:
 
     def close(self) -> None:
         self._closed = True
-        self.drop()
+        with self._in_use:
+            self.drop()
+
+    def close_for_fork(self) -> None:
+        """Close the connection until `end_fork`, so that no child inherits it.
+
+        SQLite forbids to use one in a child, and it would take the parent's locks for the child's.
+        A transaction that goes on is waited for, but not longer than it may take.
+        """
+        if self._in_use.acquire(timeout=self._patience_s + FORK_S):
+            self.drop()
+            self._for_fork = True
+
+    def end_fork(self) -> None:
+        if self._for_fork:
+            self._for_fork = False
+            self._in_use.release()
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
@@ -151,21 +184,22 @@ class SqliteFile:
     @contextmanager
     def connected(self) -> Iterator[sqlite3.Connection]:
         """The connection; opened again if it was lost. SQLite's errors become our own."""
-        if self._connection is None:
-            self._connection = self._reopen()
-        elif identity(self._name) != self._identity:
-            self._abandon()
-            raise StoreUnavailable(
-                f"{self._name} was deleted or replaced while it was in use; from now on the file "
-                "that is there is used, or a new one"
-            )
-        connection = self._connection
-        try:
-            yield connection
-        except sqlite3.Error as exc:
-            if primary(exc) not in HARMLESS or connection.in_transaction:
-                self.drop()
-            raise StoreUnavailable(self._words(exc)) from exc
+        with self._in_use:
+            if self._connection is None:
+                self._connection = self._reopen()
+            elif identity(self._name) != self._identity:
+                self._abandon()
+                raise StoreUnavailable(
+                    f"{self._name} was deleted or replaced while it was in use; from now on the "
+                    "file that is there is used, or a new one"
+                )
+            connection = self._connection
+            try:
+                yield connection
+            except sqlite3.Error as exc:
+                if primary(exc) not in HARMLESS or connection.in_transaction:
+                    self.drop()
+                raise StoreUnavailable(self._words(exc)) from exc
 
     def drop(self) -> None:
         """Let go of the connection; the next call opens another."""
@@ -367,3 +401,19 @@ def may(path: Path, mode: int) -> bool:
 def primary(exc: sqlite3.Error) -> int:
     """SQLite's result code without the detail; 0 if the error came from Python's module."""
     return getattr(exc, "sqlite_errorcode", 0) & 0xFF
+
+
+_files: WeakSet[SqliteFile] = WeakSet()
+
+
+def before_fork() -> None:
+    for file in list(_files):
+        file.close_for_fork()
+
+
+def after_fork() -> None:
+    for file in list(_files):
+        file.end_fork()
+
+
+on_fork(before=before_fork, parent=after_fork, child=after_fork)

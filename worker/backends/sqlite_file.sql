@@ -209,3 +209,24 @@ ALTER TABLE jobs ADD COLUMN history TEXT;
 -- name: set_version_4
 -- The tables are those of version 4.
 PRAGMA user_version = 4;
+
+-- name: add_jobs_begun
+-- Version 5. Whether the work on a job counts as begun under its lease: then it is a loss if the lease
+-- runs out.
+ALTER TABLE jobs ADD COLUMN begun INTEGER NOT NULL DEFAULT 1;
+
+-- name: set_version_5
+-- The tables are those of version 5.
+PRAGMA user_version = 5;
+
+-- name: create_tasks
+-- Version 6. What tasks declare about their jobs: JSON (worker.jobs.declaration).
+CREATE TABLE tasks (
+    name         TEXT PRIMARY KEY NOT NULL,
+    version      INTEGER NOT NULL,
+    declaration  TEXT NOT NULL
+) WITHOUT ROWID;
+
+-- name: set_version_6
+-- The tables are those of version 6.
+PRAGMA user_version = 6;

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from worker.admin.jobs import refuse_memory
 from worker.app import open_worker
-from worker.client.asking_by_id import ask_by_id
 from worker.config.stores import named_as_given
 from worker.errors import UnknownTaskError
 from worker.events import Event, RunFinished
@@ -102,5 +101,5 @@ async def enqueue_job(
         if name not in worker.scheduler.tasks:
             raise UnknownTaskError(name, worker.scheduler.tasks)
         with named_as_given(settings):
-            job = await ask_by_id(worker.client, name, params, options)
+            job = await worker.client.enqueue(name, params, **options)
         yield job

@@ -20,6 +20,7 @@ from worker.cli.terminal import (
     say,
 )
 from worker.cli.terminal_times import in_zone, moment_parameter
+from worker.json_values import NotJson, read_json
 from worker.process import run_to_end
 
 if TYPE_CHECKING:
@@ -43,11 +44,9 @@ def said_params(text: str) -> str:
         except UnicodeDecodeError as exc:
             raise typer.BadParameter("standard input is not UTF-8 text") from exc
     try:
-        said = json.loads(text)
-    except ValueError as exc:  # the text itself may be personal
+        said = read_json(text)
+    except NotJson as exc:  # the text itself may be personal
         raise typer.BadParameter(f"the parameters are no JSON: {exc}") from exc
-    except RecursionError as exc:
-        raise typer.BadParameter("the parameters are nested too deeply") from exc
     if not isinstance(said, dict):
         raise typer.BadParameter(
             f"expected the parameters as a JSON object, got a {type(said).__name__}"
@@ -102,6 +101,7 @@ def enqueue(
 ) -> None:
     """Ask for one run of a task, through its queue. Prints the job's id."""
     from worker.cli.by_hand import enqueue_job
+    from worker.config.stores import location
 
     text = said_params(params)
     said = {
@@ -118,6 +118,9 @@ def enqueue(
     waits = wait or timeout is not None
 
     async def ask(settings: Settings) -> ExitCode:
+        hint = location(settings).default_hint
+        if hint is not None:
+            remark(f"worker: {hint}")
         asked = enqueue_job(settings, name, json.loads(text), options=options, look_back=waits)
         async with asked as job:
             if not job.created:

@@ -103,6 +103,7 @@ class JobView:
                 "started_at": iso(one.started_at),
                 "finished_at": iso(one.finished_at),
                 "worker": secrets(one.worker),
+                "overtime_ms": one.overtime_ms,
                 "error": None
                 if one.type is None
                 else {"type": secrets(one.type), "message": self._redact(one.message or "")},
@@ -117,10 +118,13 @@ class JobView:
             length = took(one.finished_at - one.started_at)
             outcome = one.outcome.value.replace("_", " ")
             words = f"{self._full(one.started_at)} on {told['worker']}: {outcome} after {length}"
+            if one.overtime_ms is not None:
+                words += f", {took(timedelta(milliseconds=one.overtime_ms))} late"
             if (error := told["error"]) is not None:
                 words += ": " + clipped(one_line(error))
             lines.append((f"attempt {one.attempt}", words))
-        return lines if len(lines) > 1 or not self.job.state.final else []
+        late = any(one.overtime_ms is not None for one in attempts_of(self.job))
+        return lines if len(lines) > 1 or late or not self.job.state.final else []
 
     def error(self) -> str:
         """The last failure in one line; empty if there was none."""
@@ -133,7 +137,7 @@ class JobView:
         if job.dead:
             words.append("dead")
         if job.cancel and not job.state.final:
-            words.append("asked to end")
+            words.append(self._cancel_note())
         match job.state:
             case State.PENDING | State.RETRY:
                 due = job.ready_at > self._now
@@ -152,6 +156,12 @@ class JobView:
             words.append(f"lost {times(job.losses)}")
         words.append(self.error())
         return clipped("; ".join(word for word in words if word))
+
+    def _cancel_note(self) -> str:
+        if self.job.state.final:
+            return "requested, but its code went on to its end"
+        running = ", still running" if self.job.state in RUNNING else ""
+        return f"cancel requested{running}"
 
     def _percent(self) -> str:
         told = self._told(self.job.progress)
@@ -191,8 +201,8 @@ class JobView:
             facts.append(("finished", self._full(job.finished_at) + after))
         if job.expires_at is not None and not job.state.final:
             facts.append(("expires", self._full(job.expires_at)))
-        if job.cancel:
-            facts.append(("cancelled", "it was asked to end"))
+        if job.cancel and job.state is not State.REVOKED:
+            facts.append(("cancel", self._cancel_note()))
         facts.append(("attempts", f"{job.attempts}, in {deliveries(job.deliveries)}"))
         facts += self._attempts()
         if job.losses:

@@ -273,7 +273,7 @@ def tell_one(act: Act, job: Job, word: Requeued, *, dead: bool) -> None:
         case Requeued.DONE:
             say(f"{job.id} is {'back in its queue' if act == 'retry' else PAST[act]}")
         case Requeued.ASKED:
-            say(f"{job.id} runs on {job.worker}, which was asked to end it")
+            say(f"{job.id}: cancel requested, still running on {job.worker}")
         case Requeued.UNKNOWN:
             remark(f"worker: job {job.id} is gone meanwhile")
         case Requeued.NOT_NOW if dead and not job.dead:

@@ -464,6 +464,7 @@ def explain_task(task: TaskName, as_json: AsJson = False) -> None:
 async def outlook(task: str, admin: ScheduleAdmin) -> list[Waits]:
     """Where jobs of a task wait and why, as far as it can be seen from here; the stuck first."""
     from worker.admin.jobs import open_jobs
+    from worker.admin.overdue import find_overdue
     from worker.admin.presence import blind_to_pollers
     from worker.admin.waiting import Waits, crew_of, task_waits
     from worker.settings import load_settings
@@ -474,12 +475,16 @@ async def outlook(task: str, admin: ScheduleAdmin) -> list[Waits]:
         crew = crew_of(settings, pollers)
         async with open_jobs(settings) as jobs:
             queues = await jobs.queues(pollers)
+            late = await find_overdue(jobs, task, admin.definition(task), settings)
     except StoreError as exc:
         down = Waits(f"the {exc.part} cannot be used: {exc}", stuck=True)
         return [down] if admin.on_demand(task) else []
     except (ConfigurationError, NotSupported):
         return []  # only a worker itself can look into it
-    found = task_waits(task, queues, crew, known=admin.tasks)
+    found = [
+        *(Waits(one.text, stuck=one.by is not None) for one in late),
+        *task_waits(task, queues, crew, known=admin.tasks),
+    ]
     return sorted(found, key=lambda one: not one.stuck)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypedDict
+from uuid import UUID
 
 from worker.durations import format_duration
-from worker.errors import InvalidOptions, nearest
+from worker.errors import InvalidOptions
 from worker.jobs.job import ID, NOW, JobId, new_job_id
 from worker.jobs.options import (
     CHECKS,
@@ -16,12 +18,13 @@ from worker.jobs.options import (
     as_limit,
     as_priority,
     as_queue,
+    hint_at,
     overrides,
 )
+from worker.json_values import NotJson, check_json
+from worker.redaction import quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from worker.jobs.options import ConcurrencyPer, JobOptions, UniquePer
 
 __all__ = [
@@ -40,11 +43,12 @@ __all__ = [
 
 
 class EnqueueOptions(TypedDict, total=False):
-    """What can be said of a single job. A duration is a ``timedelta`` or a text such as ``"5m"``.
+    """What can be said of a single job. A duration is a ``timedelta``, a number of
+    seconds, or a text such as ``"5m"``.
 
     Keys:
-        id: The caller's own id: letters, digits and ``_ . : @ / + = -``, up to 200. The same id
-            twice is one job.
+        id: The caller's own id: letters, digits and ``_ . : @ / + = -``, up to 200, or a
+            ``UUID``. The same id twice is one job.
         queue: Another queue than the task's own.
         delay, at: From now, or the moment, to when it may begin; one of them.
         priority: -100 to 100; greater ones come first.
@@ -57,26 +61,26 @@ class EnqueueOptions(TypedDict, total=False):
             cannot travel as JSON, and a rate holds for all jobs of a task.
     """
 
-    id: str
+    id: str | UUID
     queue: str
-    delay: timedelta | str
+    delay: timedelta | str | float
     at: datetime
     priority: int
     headers: Mapping[str, str]
     connection: Any
     unique: UniquePer | bool
     concurrency: ConcurrencyPer | int
-    expires: timedelta | str
+    expires: timedelta | str | float
     max_retries: int
-    retry_delay: timedelta | str
+    retry_delay: timedelta | str | float
     retry_backoff: bool | float
-    retry_backoff_max: timedelta | str
+    retry_backoff_max: timedelta | str | float
     retry_jitter: bool
-    time_limit: timedelta | str
-    soft_time_limit: timedelta | str
+    time_limit: timedelta | str | float
+    soft_time_limit: timedelta | str | float
     ignore_result: bool
     track_started: bool
-    result_ttl: timedelta | str
+    result_ttl: timedelta | str | float
 
 
 def checked_names(options: EnqueueOptions) -> None:
@@ -87,19 +91,19 @@ def checked_names(options: EnqueueOptions) -> None:
     """
     known = EnqueueOptions.__annotations__
     if unknown := sorted(options.keys() - known.keys()):
-        raise InvalidOptions(
-            f"unknown option {', '.join(unknown)}{nearest(unknown[0], known)}; known: "
-            f"{', '.join(sorted(known))}"
-        )
+        named = ", ".join(f"{name}{hint_at(name, known)}" for name in unknown)
+        raise InvalidOptions(f"unknown option {named}; known: {', '.join(sorted(known))}")
 
 
 def job_id(said: object) -> JobId:
     if said is None:
         return new_job_id()
+    if isinstance(said, UUID):
+        said = str(said)
     if not isinstance(said, str) or not ID.fullmatch(said):
         raise InvalidOptions(
             f"id: expected 1 to 200 letters, digits and _ . : @ / + = -, a letter or digit first, "
-            f"got {said!r}"
+            f"got {quoted(said)}"
         )
     return JobId(said)
 
@@ -115,15 +119,16 @@ def priority_of(options: EnqueueOptions, plain: JobOptions) -> int:
 
 
 def delay_of(options: EnqueueOptions) -> timedelta:
-    delay, at = options.get("delay"), options.get("at")
+    delay = options.get("delay")
+    at: object = options.get("at")
     if delay is not None and at is not None:
         raise InvalidOptions("delay and at: expected one of them")
     if delay is not None:
         return as_delay("delay", delay)
     if at is None:
         return NOW
-    if at.tzinfo is None:
-        raise InvalidOptions(f"at: expected a datetime with its time zone, got {at!r}")
+    if not isinstance(at, datetime) or at.tzinfo is None:
+        raise InvalidOptions(f"at: expected a datetime with its time zone, got {quoted(at)}")
     return as_delay("at", max(NOW, at - datetime.now(UTC)))
 
 
@@ -166,7 +171,13 @@ def headers_of(options: EnqueueOptions) -> str:
     headers = options.get("headers")
     if not headers:
         return "{}"
+    if not isinstance(headers, Mapping):
+        raise InvalidOptions(f"headers: expected strings by name, got {quoted(headers)}")
     said: list[object] = [*headers.keys(), *headers.values()]
     if not all(isinstance(word, str) for word in said):
         raise InvalidOptions("headers: expected strings by name")
+    try:
+        check_json(dict(headers))
+    except NotJson as exc:
+        raise InvalidOptions(f"headers: {exc}") from exc
     return json.dumps(dict(headers), separators=(",", ":"))

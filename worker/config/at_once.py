@@ -8,9 +8,10 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from worker.backends.opening import STORES
+from worker.environment import our_variables
 from worker.errors import ConfigurationError
 from worker.queues.opening import QUEUES
-from worker.settings import Settings, load_settings, our_variables, variable
+from worker.settings import Settings, load_settings, variable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -10,7 +10,7 @@ from worker.errors import ConfigurationError, InvalidOptions, nearest
 from worker.jobs.options import as_queue
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from worker.jobs.job import Capabilities
     from worker.settings import Settings
@@ -20,15 +20,20 @@ __all__ = ["plan_problems", "queue_plans", "unsupported"]
 
 
 def queue_plans(
-    settings: Settings, wanted: Sequence[str], tasks: Mapping[str, TaskDefinition]
+    settings: Settings,
+    wanted: Sequence[str],
+    tasks: Mapping[str, TaskDefinition],
+    others: Iterable[str] = (),
 ) -> list[QueuePlan]:
     """How each queue is polled.
 
     Args:
         wanted: These queues only; none named means every queue of a known task.
+        others: Queues of tasks that are known, but not run here.
 
     Raises:
-        ConfigurationError: The queues file is wrong, or a name is none.
+        ConfigurationError: The queues file is wrong, or a name is none, or neither a task nor the
+            file has a queue that is wanted.
     """
     default = QueuePlan(name="", visibility_timeout=settings.visibility_timeout)
     said = {} if settings.queues_file is None else load_queues(settings.queues_file, default)
@@ -37,6 +42,15 @@ def queue_plans(
         names = [as_queue("queue", name) for name in wanted] or list(known)
     except InvalidOptions as exc:
         raise ConfigurationError([str(exc)]) from exc
+    every = dict.fromkeys([*known, *others, *said])
+    if unknown := [f"{name}{nearest(name, every)}" for name in names if name not in every]:
+        raise ConfigurationError(
+            [
+                f"--queues: no task has the queue {', '.join(unknown)}; known: "
+                f"{', '.join(sorted(every)) or 'none'}; a queue to which jobs are only enqueued by "
+                "name has to be in WORKER_QUEUES_FILE"
+            ]
+        )
     # Several workers may share the file, so a queue that no task has is no error by itself.
     slips = [f"{name}{meant}" for name in said.keys() - known if (meant := nearest(name, known))]
     if slips:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from worker.config.file import read_config, wrong
 from worker.consuming.queue_plan import QueuePlan
 from worker.errors import InvalidOptions, nearest
-from worker.jobs.options import as_flag, as_limit, as_number, as_queue, as_seconds
+from worker.jobs.options import as_flag, as_limit, as_number, as_queue
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -94,7 +94,7 @@ def plan_of(name: str, said: Mapping[Any, Any], default: QueuePlan) -> QueuePlan
 
 
 def as_time(name: str, value: object) -> timedelta:
-    return as_limit(name, as_seconds(name, value))
+    return as_limit(name, value)
 
 
 def as_count(name: str, value: object) -> int:

@@ -6,13 +6,15 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from worker.backends.opening import STORES, open_store
+from worker.environment import QueueLocation
 from worker.errors import ConfigurationError, StoreError
-from worker.queues.opening import QUEUES, make_jobs
+from worker.queues.opening import QUEUES, configured_jobs
 from worker.settings import variable
 from worker.urls import display_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from worker.clock import Clock
     from worker.ports import JobStore
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "engine_of",
     "is_private",
+    "location",
     "migrate_store",
     "named_as_given",
     "queue_url",
@@ -33,7 +36,7 @@ def store_url(settings: Settings) -> str:
     """Where the ledger is kept."""
     if settings.store_url is not None:
         return settings.store_url.get_secret_value()
-    return f"sqlite:///{settings.state_dir / 'worker.db'}"
+    return f"sqlite:///{default_store(settings)}"
 
 
 def queue_url(settings: Settings) -> str:
@@ -52,12 +55,21 @@ def engine_of(
         ConfigurationError: Its URL is wrong, or its library is not installed. The message names
             the setting that says so.
     """
-    with named_as_given(settings):
-        if settings.queue_url is None:
-            STORES.of(store_url(settings))  # which knows fewer kinds
-        return make_jobs(
-            queue_url(settings), records_url=store_url(settings), queues=queues, clock=clock
-        )
+    return configured_jobs(location(settings), queues=queues, clock=clock)
+
+
+def location(settings: Settings) -> QueueLocation:
+    """Where jobs wait and are recorded."""
+    return QueueLocation(
+        queue_url=None if settings.queue_url is None else queue_url(settings),
+        store_url=store_url(settings),
+        default_store=default_store(settings) if settings.store_url is None else None,
+    )
+
+
+def default_store(settings: Settings) -> Path:
+    """The file of the ledger and of the jobs, where no URL is configured."""
+    return settings.state_dir / "worker.db"
 
 
 def shares_store(settings: Settings) -> bool:

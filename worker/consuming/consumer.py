@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
-from itertools import chain
 from typing import TYPE_CHECKING
 
 import structlog
@@ -23,14 +23,14 @@ from worker.consuming.losses import Losses
 from worker.consuming.rate_turns import RateTurns
 from worker.consuming.settling import Settling
 from worker.consuming.slots import Slots
+from worker.consuming.terms import terms_of
 from worker.consuming.unrun import REFUSED, Unrun, error_text
 from worker.errors import ConfigurationError, InvalidOptions, StoreError
 from worker.events import JobTakenOver, QueueChanged, UnknownJobs
-from worker.jobs.history import remembered
-from worker.jobs.job import NOW, Settlement
+from worker.jobs.history import AttemptOutcome, outcome_of, remembered
+from worker.jobs.job import NOW, Deferred, Held, Settlement
 from worker.jobs.verdict import unspent
-from worker.model import RunId, State, Trigger, new_run_id
-from worker.running.bounds import SHUTTING_DOWN
+from worker.model import CancelReason, RunId, State, Trigger, new_run_id
 from worker.running.runner import BatchJob, JobTerms
 
 if TYPE_CHECKING:
@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     from worker.consuming.queue_plan import QueuePlan
     from worker.consuming.stand_in import StandIn
     from worker.events import Events
-    from worker.jobs.job import Lease
+    from worker.jobs.declaration import Terms
+    from worker.jobs.job import JobId, Lease
     from worker.jobs.options import JobOptions
     from worker.model import Run
     from worker.ports import JobStore
@@ -136,6 +137,10 @@ class Consumer:
         self._runs: set[RunId] = set()
         self._all_ended: asyncio.Future[None] | None = None
         self._slots = Slots(limits.concurrency, limits.max_jobs)
+        self._deferred = Deferred(
+            tasks=tuple(sorted(name for name, task in tasks.items() if waits_after_lease(task))),
+            losses=1,
+        )
         self._held = HeldLeases(
             jobs,
             runner,
@@ -151,7 +156,10 @@ class Consumer:
             losses=Losses(jobs, events=events, worker=worker),
             on_trouble=partial(self._noted, "settle"),
             on_quiet=self._quiet,
+            presumes=lambda lease: not self._deferred.covers(lease.task, lease.losses),
         )
+        self._group: asyncio.TaskGroup | None = None
+        self._batches: set[asyncio.Task[None]] = set()
         self._gatherings: dict[str, Gathering] = {}
         self._unrun = Unrun(
             tasks,
@@ -179,6 +187,7 @@ class Consumer:
     def start(self, group: asyncio.TaskGroup) -> None:
         """Begin to poll."""
         self._stopping = False
+        self._group = group
         self._keeper = group.create_task(self._keep(), name="leases")
         if self.stand_in is not None:
             self.stand_in.start(self._held)
@@ -225,10 +234,14 @@ class Consumer:
         for gathering in self._gatherings.values():
             for plan, lease in gathering.taken():
                 self._give_back(plan, lease)
+        if self._batches:
+            await asyncio.wait(self._batches, timeout=LEASE_S)
+        for beginning in list(self._batches):
+            await end_task(beginning)
         await self._runs_end(max(0.0, until - loop.time()))
         while self._runs:  # the runner bounds this: it leaves behind what hangs
             for run_id in self._runs:
-                self._runner.interrupt(run_id, SHUTTING_DOWN)
+                self._runner.interrupt(run_id, CancelReason.SHUTDOWN)
             # A batch may be between two of its parts, and not hear: it is told once more.
             await self._runs_end(LEASE_S)
         await self._settling.finish(FLUSH_S)
@@ -325,6 +338,7 @@ class Consumer:
                 ttl=plan.visibility_timeout,
                 wait=plan.poll_interval if waits else NOW,
                 worker=self._worker,
+                deferred=self._deferred,
             )
             reserved, room = room, 0
             await self._take(plan, leases, reserved)
@@ -358,60 +372,116 @@ class Consumer:
     async def _take(self, plan: QueuePlan, leases: Sequence[Lease], reserved: int) -> None:
         """Start what was leased, or say why not."""
         fresh = [lease for lease in leases if not self._held.has(lease)]
-        if len(fresh) < len(leases):
-            for lease in leases:
-                if not self._held.has(lease):
-                    continue
-                if self._held.is_stored(lease):  # its turn comes when that is known here, too
-                    self._settling.put_stray(unspent(lease, delay=SOON))
-                elif not self._held.adopt(lease):
-                    self._settling.put_stray(unspent(lease, delay=REFUSED))
+        known = [] if len(fresh) == len(leases) else [one for one in leases if one not in fresh]
         room = self._slots.lease(plan, len(fresh), reserved=reserved)
         for lease in fresh[room:]:
             self._settling.put_stray(unspent(lease))
         if leases:
             self._taken += len(leases)
             self._empty.clear()
-        limited: dict[str, list[Lease]] = {}
+        waiting: dict[JobId, Lease] = {}
+        undeclared: list[tuple[Lease, Terms]] = []
         for lease in fresh[:room]:
             self._held.add(plan, lease)
             if self._stopping:
                 self._give_back(plan, lease)
                 continue
-            definition = self._tasks.get(lease.task)
-            settlement = self._unrun.judged(lease, definition)
+            settlement = self._unrun.judged(lease, self._tasks.get(lease.task))
             if settlement is not None:
                 self._settle(plan, settlement)
-                continue
-            assert definition is not None
-            assert definition.options is not None
-            if self._has_last_chance(lease) and self._held.another_with(lease.losses, lease):
+            elif (terms := terms_of(lease, self._tasks[lease.task])) is not None:
+                undeclared.append((lease, terms))
+            elif self._waits_for_suspects(lease):
                 self._give_back(plan, lease, REFUSED)
-                continue
+            else:
+                waiting[lease.id] = lease
+        try:
+            if known:
+                await self._adopt(plan, known)
+            await self._apply_terms(plan, undeclared)
+            await self._begin_all(plan, waiting)
+        except asyncio.CancelledError:
+            for lease in (*waiting.values(), *(lease for lease, _ in undeclared)):
+                self._give_back(plan, lease)
+            raise
+
+    async def _adopt(self, plan: QueuePlan, leases: Sequence[Lease]) -> None:
+        """Go on under these leases with jobs that this worker still has under earlier ones."""
+        begun: list[Lease] = []
+        for lease in leases:
+            if self._held.is_stored(lease):  # its turn comes when that is known here, too
+                self._settling.put_stray(unspent(lease, delay=SOON))
+            elif not self._held.adopt(lease):
+                self._settling.put_stray(unspent(lease, delay=REFUSED))
+            elif self._held.has_begun(lease):
+                begun.append(lease)
+        if begun:
+            with suppress(StoreError):  # then the loss of this lease would not be charged
+                await self._jobs.begin(begun, plan.visibility_timeout)
+
+    def _waits_for_suspects(self, lease: Lease) -> bool:
+        """Whether a job must not begin now because of others that have lost leases.
+
+        The death of one worker more would end a job with one loss left. Beside it a worker runs no
+        other job that has lost a lease: one of them may be what kills workers.
+        """
+        beside = self._held.most_losses_beside(lease) if lease.losses else 0
+        return beside > 0 and max(beside, lease.losses) >= self.limits.max_losses - 1
+
+    async def _begin_all(self, plan: QueuePlan, waiting: dict[JobId, Lease]) -> None:
+        """Begin jobs, or hand them back. Each leaves ``waiting`` when that is done.
+
+        Whatever the engine counts as begun, but is not, is handed back before: one of these jobs
+        may kill the worker.
+        """
+        await self._settling.jobs_returned(all_of_them=False)
+        suspects: list[Lease] = []
+        limited: dict[str, list[Lease]] = {}
+        for lease in list(waiting.values()):
+            definition = self._tasks[lease.task]
+            assert definition.options is not None
             if lease.losses:
                 self._events.announce(
                     JobTakenOver(task=lease.task, job_id=lease.id, losses=lease.losses)
                 )
             if definition.options.rate_limit is not None:
                 limited.setdefault(lease.task, []).append(lease)
+            elif definition.bulk is not None:
+                self._gather(plan, waiting.pop(lease.id), definition)
+            elif lease.losses:
+                suspects.append(lease)
             else:
-                self._begin(plan, lease, definition)
-        while limited:
-            task, waiting = limited.popitem()
-            try:
-                await self._begin_some(plan, waiting, self._tasks[task])
-            except asyncio.CancelledError:
-                for lease in chain(waiting, *limited.values()):
-                    self._give_back(plan, lease)
-                raise
+                self._begin_one(plan, waiting.pop(lease.id), definition)
+        if suspects:
+            await self._begin_deferred(plan, suspects, waiting)
+        for task, leases in limited.items():
+            await self._begin_some(plan, leases, self._tasks[task], waiting)
 
-    def _has_last_chance(self, lease: Lease) -> bool:
-        """Whether the death of one worker more ends it. Of such jobs a worker runs one at a time:
-        if it dies again, all but the one that may have killed it have their chance left."""
-        return 0 < lease.losses >= self.limits.max_losses - 1
+    async def _apply_terms(self, plan: QueuePlan, jobs: list[tuple[Lease, Terms]]) -> None:
+        """Give jobs what their producers left to their tasks, and hand them back unspent: they are
+        leased again by their new terms. A job whose unique key another one holds ends here.
+
+        Each leaves ``jobs`` when that is done.
+        """
+        while jobs:
+            lease, terms = jobs[-1]
+            try:
+                holder = await self._jobs.apply_terms(lease, terms)
+            except StoreError:
+                self._give_back(plan, lease, REFUSED)
+            else:
+                if holder is None or holder == lease.id:
+                    self._give_back(plan, lease)
+                else:
+                    self._settle(plan, self._unrun.duplicate(lease, holder))
+            jobs.pop()
 
     async def _begin_some(
-        self, plan: QueuePlan, leases: list[Lease], definition: TaskDefinition
+        self,
+        plan: QueuePlan,
+        leases: list[Lease],
+        definition: TaskDefinition,
+        waiting: dict[JobId, Lease],
     ) -> None:
         """Start as many as the rate allows, and have the others wait for their turn."""
         assert definition.options is not None
@@ -421,16 +491,68 @@ class Consumer:
             granted, wait = await self._jobs.take(definition.name, rate, len(leases))
         except StoreError:
             granted, wait = 0, rate.spacing
-        for lease in leases[:granted]:
-            self._begin(plan, lease, definition)
         later = leases[granted:]
         delays = self._turns.next(definition.name, rate, wait, len(later))
         for lease, delay in zip(later, delays, strict=True):
-            self._give_back(plan, lease, delay)
+            self._give_back(plan, waiting.pop(lease.id), delay)
+        if definition.bulk is not None:
+            for lease in leases[:granted]:
+                self._gather(plan, waiting.pop(lease.id), definition)
+        elif granted:
+            await self._begin_deferred(plan, leases[:granted], waiting)
 
-    def _begin(self, plan: QueuePlan, lease: Lease, definition: TaskDefinition) -> None:
-        if definition.bulk is None:
-            self._begin_one(plan, lease, definition)
+    async def _begin_deferred(
+        self, plan: QueuePlan, leases: list[Lease], waiting: dict[JobId, Lease]
+    ) -> None:
+        """Begin jobs that have not begun with their lease."""
+        begun = await self._recorded([(plan, lease) for lease in leases])
+        for lease in leases:
+            del waiting[lease.id]
+        for _, lease in begun:
+            self._begin_one(plan, lease, self._tasks[lease.task])
+
+    async def _recorded(
+        self, waiting: Sequence[tuple[QueuePlan, Lease]]
+    ) -> list[tuple[QueuePlan, Lease]]:
+        """Have the engine record that these jobs begin. Those for which it did not are let go of.
+
+        Raises:
+            asyncio.CancelledError: Nothing was done about any of them.
+        """
+        suspect = any(lease.losses for _, lease in waiting)
+        await self._settling.jobs_returned(all_of_them=suspect)
+        told: dict[JobId, Held | None] = {}
+        by_ttl: dict[timedelta, list[Lease]] = {}
+        for plan, lease in waiting:
+            if (current := self._held.current(lease)) is not None:
+                by_ttl.setdefault(plan.visibility_timeout, []).append(current)
+        for ttl, leases in by_ttl.items():
+            try:
+                held: Sequence[Held | None] = await self._jobs.begin(leases, ttl)
+            except StoreError:
+                held = [None] * len(leases)
+            told.update(zip([lease.id for lease in leases], held, strict=True))
+        return [(plan, lease) for plan, lease in waiting if self._is_to_begin(plan, lease, told)]
+
+    def _is_to_begin(
+        self, plan: QueuePlan, lease: Lease, told: Mapping[JobId, Held | None]
+    ) -> bool:
+        """Whether the job is to begin; otherwise it is handed back, revoked or let go of."""
+        held = told.get(lease.id, Held.LOST)
+        if held is Held.LOST:
+            self._settling.lose(plan, lease, "its lease ran out before it could begin", begun=False)
+        elif held is Held.CANCEL or self._held.asked_to_end(lease):
+            self._settle(plan, self._unrun.ended(lease, State.REVOKED))
+        elif held is None or self._stopping:
+            self._give_back(plan, lease)
+        else:
+            return True
+        return False
+
+    def _gather(self, plan: QueuePlan, lease: Lease, definition: TaskDefinition) -> None:
+        """Have the job of a bulk task wait for others. One with one loss left begins alone."""
+        if 0 < lease.losses >= self.limits.max_losses - 1:
+            self._begin_together(definition, [(plan, lease)])
             return
         gathering = self._gatherings.get(definition.name)
         if gathering is None:
@@ -446,6 +568,7 @@ class Consumer:
             self._has_ended(run_id)
 
         self._slots.begin()
+        self._held.begin(lease)
         try:
             terms = self._terms(lease, definition)
             self._runner.begin(
@@ -462,13 +585,32 @@ class Consumer:
             self._runs.add(run_id)
 
     def _begin_batch(self, gathering: Gathering) -> None:
-        definition, run_id = gathering.definition, new_run_id()
+        self._begin_together(gathering.definition, gathering.taken())
+
+    def _begin_together(
+        self, definition: TaskDefinition, waiting: Sequence[tuple[QueuePlan, Lease]]
+    ) -> None:
+        """Begin jobs as one batch, once the engine has recorded that."""
+        assert self._group is not None
+        batch = self._batch(definition, waiting)
+        beginning = self._group.create_task(batch, name=f"batch:{definition.name}")
+        self._batches.add(beginning)
+        beginning.add_done_callback(self._batches.discard)
+
+    async def _batch(
+        self, definition: TaskDefinition, waiting: Sequence[tuple[QueuePlan, Lease]]
+    ) -> None:
+        try:
+            begun = await self._recorded(waiting)
+        except asyncio.CancelledError:
+            for plan, lease in waiting:
+                self._give_back(plan, lease)
+            raise
+        run_id = new_run_id()
         batch: list[tuple[QueuePlan, Lease, JobTerms]] = []
-        for plan, lease in gathering.taken():
-            if self._held.asked_to_end(lease):
-                self._settle(plan, self._unrun.ended(lease, State.REVOKED))
-                continue
+        for plan, lease in begun:
             self._slots.begin()
+            self._held.begin(lease)
             try:
                 batch.append((plan, lease, self._terms(lease, definition)))
             except Exception as exc:
@@ -525,7 +667,9 @@ class Consumer:
         # The runner has taken the secrets out of what a run says.
         history = remembered(current, run, worker=self._worker)
         if not run.state.final and run.state is not State.RETRY:
-            given_back = unspent(current, delay=run.delay)._replace(history=history)
+            snoozed = outcome_of(run) is AttemptOutcome.SNOOZED
+            given_back = unspent(current, delay=run.delay if snoozed else None)
+            given_back = given_back._replace(history=history)
             self._settling.put(plan, given_back, begun=True)
             return
         spent = run.state is not State.REVOKED
@@ -544,8 +688,8 @@ class Consumer:
         )
         self._settling.put(plan, settlement, begun=True)
 
-    def _give_back(self, plan: QueuePlan, lease: Lease, delay: timedelta = NOW) -> None:
-        """Put a job back into its queue as it was."""
+    def _give_back(self, plan: QueuePlan, lease: Lease, delay: timedelta | None = None) -> None:
+        """Put a job back into its queue as it was, at its place unless it is to wait."""
         self._settle(plan, unspent(lease, delay=delay))
 
     def _settle(self, plan: QueuePlan, settlement: Settlement, *, begun: bool = False) -> None:
@@ -571,6 +715,12 @@ class Consumer:
         self._events.announce(QueueChanged(task="", trouble=trouble))
 
 
+def waits_after_lease(task: TaskDefinition) -> bool:
+    """Whether jobs of this task do not begin directly after they were leased."""
+    rated = task.options is not None and task.options.rate_limit is not None
+    return task.bulk is not None or rated
+
+
 def headers_in(text: str) -> dict[str, str]:
     """What was handed on with a job.
 
@@ -579,7 +729,7 @@ def headers_in(text: str) -> dict[str, str]:
     """
     try:
         said = json.loads(text)
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise InvalidOptions(f"headers: expected a JSON object: {exc}") from exc
     if not isinstance(said, dict) or not all(isinstance(value, str) for value in said.values()):
         raise InvalidOptions("headers: expected a JSON object of strings")

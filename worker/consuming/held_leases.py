@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 from worker.errors import StoreError
 from worker.jobs.job import Held, JobId
-from worker.jobs.verdict import CANCELLED
-from worker.model import RunId
+from worker.model import CancelReason, RunId
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["HeldLeases"]
 
-LEASE_LOST = "cancelled: its lease was lost"
 TURN_S = 0.5
 """How often progress is recorded and wishes are looked for."""
 TOLD_AT_ONCE = 20
@@ -41,6 +39,7 @@ class Holding:
         extend_at: On the monotonic clock.
         stalled_s: How long the loop stood still at most, while it was held.
         gone: Another thread was told that it is lost; the loop finds out when it turns.
+        begun: The work has begun.
         over: The work has ended, and what came of it is on its way to the engine.
         looked_at: Whether it was there in an earlier turn.
     """
@@ -53,6 +52,7 @@ class Holding:
     lost: bool = False
     stalled_s: float = 0.0
     gone: bool = False
+    begun: bool = False
     over: bool = False
 
 
@@ -93,12 +93,24 @@ class HeldLeases:
     def add(self, plan: QueuePlan, lease: Lease) -> None:
         self._holdings[lease.id] = Holding(lease, plan, self._clock.monotonic() + third_of(plan))
 
-    def another_with(self, losses: int, lease: Lease) -> bool:
-        """Whether a job other than the one of ``lease`` is held that lost so many workers."""
-        return any(
-            one.lease.losses >= losses and job_id != lease.id
-            for job_id, one in self._holdings.items()
+    def most_losses_beside(self, lease: Lease) -> int:
+        """The most leases that another job has lost which has begun, or will; 0 if none has."""
+        return max(
+            (
+                one.lease.losses
+                for job_id, one in self._holdings.items()
+                if job_id != lease.id and (one.begun or not one.over)
+            ),
+            default=0,
         )
+
+    def begin(self, lease: Lease) -> None:
+        """The work begins."""
+        self._holdings[lease.id].begun = True
+
+    def has_begun(self, lease: Lease) -> bool:
+        """Whether the work under an earlier lease of the same job has begun."""
+        return self._holdings[lease.id].begun
 
     def has(self, lease: Lease) -> bool:
         """Whether this worker still has an earlier lease of the same job."""
@@ -229,7 +241,7 @@ class HeldLeases:
     def _lose(self, holding: Holding) -> None:
         if self._holdings.get(holding.lease.id) is holding:  # not settled meanwhile
             holding.lost = True
-            self._runner.interrupt(RunId(holding.lease.id), LEASE_LOST)
+            self._runner.interrupt(RunId(holding.lease.id), CancelReason.LEASE_LOST)
 
     async def _tell(self) -> None:
         while self._told:
@@ -260,14 +272,14 @@ class HeldLeases:
         if holding.asked_to_end:
             return
         holding.asked_to_end = True
-        self._runner.ask_to_end(RunId(holding.lease.id))
+        self._runner.request_end(RunId(holding.lease.id))
         asyncio.get_running_loop().call_later(
             self._cancel_grace.total_seconds(), self._cancel, holding
         )
 
     def _cancel(self, holding: Holding) -> None:
         if self._holdings.get(holding.lease.id) is holding:
-            self._runner.interrupt(RunId(holding.lease.id), CANCELLED)
+            self._runner.interrupt(RunId(holding.lease.id), CancelReason.CANCEL)
 
 
 def third_of(plan: QueuePlan) -> float:

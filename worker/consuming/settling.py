@@ -36,6 +36,7 @@ class Settling:
     Args:
         on_trouble: Called with what is wrong with the engine, or ``None`` if it works.
         on_quiet: Called when nothing is leased any more.
+        presumes: Tells whether the engine counts a job as begun from its lease on.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Settling:
         losses: Losses,
         on_trouble: Callable[[str | None], None],
         on_quiet: Callable[[], None],
+        presumes: Callable[[Lease], bool] = lambda lease: True,
     ) -> None:
         self._held = held
         self._slots = slots
@@ -54,6 +56,9 @@ class Settling:
         self._on_trouble = on_trouble
         self._on_quiet = on_quiet
         self._batcher: Batcher[Settlement, bool] = Batcher(jobs.settle, most=AT_ONCE, name="settle")
+        self._presumes = presumes
+        self._returning: dict[str, bool] = {}
+        self._returned = asyncio.Event()
         self._later: list[Settlement] = []
         self._uncertain: set[JobId] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -63,21 +68,43 @@ class Settling:
         """Have an outcome stored, with the next batch. The job's slot is free from now on."""
         self._slots.end(plan, begun=begun)
         self._held.end(settlement.lease)
+        if not begun:
+            self._note_return(settlement.lease)
         self._send(settlement)
 
     def put_stray(self, settlement: Settlement) -> None:
         """Give back a job of which nothing was begun. If that fails, its lease runs out."""
-        self._batcher.put(settlement, lambda answer: None)
+        self._note_return(settlement.lease)
+        self._batcher.put(settlement, lambda answer: self._has_returned(settlement.lease))
 
-    def lose(self, plan: QueuePlan, lease: Lease, reason: str) -> None:
-        """Let go of a job that ran, but whose lease was lost."""
-        self._slots.end(plan, begun=True)
+    def _note_return(self, lease: Lease) -> None:
+        self._returning[lease.receipt] = self._presumes(lease)
+
+    def _has_returned(self, lease: Lease) -> None:
+        if self._returning.pop(lease.receipt, None) is not None:
+            self._returned.set()
+
+    async def jobs_returned(self, *, all_of_them: bool) -> None:
+        """Return once those jobs are out of the way that this worker settles without a run: the
+        engine has stored that, or has failed to.
+
+        Args:
+            all_of_them: Also those that the engine does not count as begun.
+        """
+        while any(presumed or all_of_them for presumed in self._returning.values()):
+            self._returned.clear()
+            await self._returned.wait()
+
+    def lose(self, plan: QueuePlan, lease: Lease, reason: str, *, begun: bool = True) -> None:
+        """Let go of a job whose lease was lost."""
+        self._slots.end(plan, begun=begun)
         self._gone(lease, reason)
 
     def _send(self, settlement: Settlement) -> None:
         self._batcher.put(settlement, partial(self._answered, settlement))
 
     def _answered(self, settlement: Settlement, answer: bool | Exception) -> None:
+        self._has_returned(settlement.lease)
         if answer is True:
             self._on_trouble(None)
             self._forget(settlement.lease)

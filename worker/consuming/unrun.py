@@ -9,10 +9,11 @@ import json
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from worker.errors import UnknownTaskError, WorkerLost
+from worker.errors import DuplicateJob, UnknownTaskError, UnnamedJob, WorkerLost
 from worker.events import JobDead, JobRefused, JobUnrun
 from worker.jobs.job import Settlement
-from worker.jobs.verdict import unspent
+from worker.jobs.unnamed import what_came
+from worker.jobs.verdict import has_begun, unspent
 from worker.model import State
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class Unrun:
         """What becomes of a job that is not to be run; ``None`` for one that is."""
         if lease.cancel:
             return self.ended(lease, State.REVOKED)
-        if lease.expired:
+        if lease.expired and not has_begun(lease):
             return self.ended(lease, State.EXPIRED)
         if lease.losses >= self._max_losses:
             lost = WorkerLost(
@@ -67,6 +68,8 @@ class Unrun:
                 "WORKER_STALL_LIMIT; it was not tried again"
             )
             return self.buried(lease, lost)
+        if not lease.task:
+            return self.buried(lease, UnnamedJob(what_came(lease.params)))
         if lease.task in self._spared:
             return unspent(lease, delay=REFUSED)
         if definition is None or definition.options is None:
@@ -80,6 +83,23 @@ class Unrun:
         """The end of a job that came too late to begin, or that somebody wished away."""
         self._events.announce(JobUnrun(task=lease.task, job_id=lease.id, state=state))
         return Settlement(lease, state, attempts=lease.attempts, refusals=lease.refusals)
+
+    def duplicate(self, lease: Lease, holder: str) -> Settlement:
+        """The end of a job whose unique key another one holds, which shows only now: its producer
+        did not know what its task declares."""
+        reason = (
+            f"job {holder} holds its unique key, which its producer did not know; it was not run"
+        )
+        self._events.announce(
+            JobUnrun(task=lease.task, job_id=lease.id, state=State.REVOKED, reason=reason)
+        )
+        return Settlement(
+            lease,
+            State.REVOKED,
+            attempts=lease.attempts,
+            refusals=lease.refusals,
+            error=error_text(DuplicateJob.__name__, reason),
+        )
 
     def refused(self, lease: Lease, reason: Exception) -> Settlement:
         """Leave a job to a worker that knows more; nobody does after several deliveries."""

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import uvicorn
 from starlette.applications import Starlette
@@ -21,10 +22,12 @@ from worker.demo.faults import NO_FAULTS, Faults
 from worker.demo.seed import SeedSpec
 from worker.demo.store import Store
 from worker.demo.wire import WireProtocol
+from worker.telemetry.loop_errors import LoopErrors
 
 _LONGEST_STOP_S = 1
 _KEEP_ALIVE_S = 75
 _LONGEST_START_S = 10.0
+_BACKLOG = 128
 
 
 class _Server(uvicorn.Server):
@@ -39,6 +42,7 @@ class _Server(uvicorn.Server):
             log_config=None,
             log_level="error",
             access_log=False,
+            backlog=1,  # asyncio takes in so many at once: see worker.ops.server.ACCEPTED_AT_ONCE
             # httpx drops an idle connection after 5 s, which is uvicorn's default too: the two
             # would race, and a request could be sent into a connection that is being closed.
             timeout_keep_alive=_KEEP_ALIVE_S,
@@ -53,7 +57,10 @@ class _Server(uvicorn.Server):
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        asyncio.get_running_loop().set_exception_handler(LoopErrors(_log))
         await super().startup(sockets)
+        for sock in sockets or ():
+            sock.listen(_BACKLOG)
         self._tell_started()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -196,6 +203,11 @@ def listen(host: str, port: int) -> socket.socket:
             exc.errno, f"the demo API cannot listen on {host} port {port}: {exc.strerror or exc}"
         ) from exc
     return listener
+
+
+def _log(event: str, keys: Mapping[str, Any]) -> None:
+    told = " ".join(f"{name}={value}" for name, value in keys.items() if name != "exc_info")
+    logging.getLogger("worker.demo").warning("%s %s", event, told, exc_info=keys.get("exc_info"))
 
 
 def _url(host: str, port: int) -> str:

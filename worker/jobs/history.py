@@ -23,6 +23,7 @@ __all__ = [
     "Attempt",
     "AttemptOutcome",
     "attempts_of",
+    "outcome_of",
     "remembered",
     "with_loss",
 ]
@@ -59,6 +60,8 @@ class Attempt:
             the number of the next one.
         worker: The name of the worker that made it.
         type, message: The error, if it failed; the message redacted, and its beginning only.
+        overtime_ms: From its time limit, or from when its cancellation was requested, to its end;
+            ``None`` if it ended before either.
     """
 
     attempt: int
@@ -68,12 +71,13 @@ class Attempt:
     worker: str
     type: str | None = None
     message: str | None = None
+    overtime_ms: float | None = None
 
 
 def remembered(lease: Lease, run: Run, *, worker: str) -> str | None:
     """A job's history with the attempt more that ``run`` was; ``None`` for one that succeeds at
     once, of which the record tells all."""
-    if run.state is State.SUCCESS and lease.history is None:
+    if run.state is State.SUCCESS and lease.history is None and run.overtime_ms is None:
         return None
     took = timedelta(milliseconds=run.duration_ms or 0)
     entry: dict[str, Any] = {
@@ -85,6 +89,8 @@ def remembered(lease: Lease, run: Run, *, worker: str) -> str | None:
     }
     if entry["outcome"] is AttemptOutcome.FAILED and run.error is not None:
         entry |= error_in(run.error)
+    if run.overtime_ms is not None:
+        entry["overtime_ms"] = run.overtime_ms
     first, *others = [*entries(lease.history), entry]
     return compact([first, *others[-NEWEST:]])
 
@@ -168,6 +174,7 @@ def attempt_of(entry: Any) -> Attempt | None:
             worker=str(entry.get("worker") or ""),
             type=None if entry.get("type") is None else str(entry["type"]),
             message=None if entry.get("message") is None else str(entry["message"]),
+            overtime_ms=None if entry.get("overtime_ms") is None else float(entry["overtime_ms"]),
         )
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
         return None

@@ -16,8 +16,12 @@ from uuid import uuid4
 from worker.model import State
 
 __all__ = [
+    "NONE_DEFERRED",
+    "CancelOutcome",
     "Capabilities",
+    "Deferred",
     "Enqueued",
+    "Existing",
     "Grant",
     "Held",
     "Job",
@@ -96,16 +100,84 @@ class NewJob(NamedTuple):
     concurrency_limit: int = 1
 
 
-class Enqueued(NamedTuple):
-    """What became of a `NewJob`.
+class Existing(NamedTuple):
+    """What an engine reports of a job whose id was enqueued again.
 
     Attributes:
-        id: Of the job that is there now: the one asked for, or the one that holds its key.
+        cancel: Its cancellation was requested.
+        started: A worker has leased it before.
+        delay: From its creation to when it could be leased first; for a job that was started, or
+            retried manually, this no longer says what was requested.
+        expires: From its creation to when it expires; ``None`` for never.
+        created_at: ``None`` for a job of the same batch.
+    """
+
+    task: str
+    queue: str
+    params: str
+    priority: int
+    options: str
+    state: State
+    cancel: bool
+    started: bool
+    delay: timedelta
+    expires: timedelta | None
+    unique_key: str | None
+    concurrency_key: str | None
+    created_at: datetime | None = None
+
+    @classmethod
+    def of(cls, job: Job) -> Existing:
+        """From a job's record."""
+        return cls(
+            job.task,
+            job.queue,
+            job.params,
+            job.priority,
+            job.options,
+            job.state,
+            job.cancel,
+            job.deliveries > 0,
+            job.ready_at - job.created_at,
+            None if job.expires_at is None else job.expires_at - job.created_at,
+            job.unique_key,
+            job.concurrency_key,
+            job.created_at,
+        )
+
+    @classmethod
+    def of_new(cls, job: NewJob) -> Existing:
+        """From a job of the same batch."""
+        return cls(
+            job.task,
+            job.queue,
+            job.params,
+            job.priority,
+            job.options,
+            State.PENDING,
+            False,
+            False,
+            job.delay,
+            job.expires,
+            None if job.unique is None else job.unique.key,
+            job.concurrency_key,
+        )
+
+
+@dataclass(slots=True)  # not frozen: there is one for each job, and freezing doubles its cost
+class Enqueued:
+    """The result of enqueueing a `NewJob`.
+
+    Attributes:
+        id: Of the job that is there now: the requested one, or the one that holds its unique key.
         created: Whether it is new. Otherwise nothing was changed.
+        existing: The job that has this id already; ``None`` for a new job, and for one whose
+            unique key another job holds. Two results are equal without regard to it.
     """
 
     id: JobId
     created: bool
+    existing: Existing | None = field(default=None, compare=False, repr=False)
 
 
 class Lease(NamedTuple):
@@ -144,6 +216,28 @@ class Lease(NamedTuple):
     history: str | None = None
 
 
+class Deferred(NamedTuple):
+    """Which jobs a worker does not begin directly after it has leased them.
+
+    Their work begins with `worker.ports.JobQueue.begin`. Until then a lease that runs out is no
+    loss. The work on all others counts as begun from their lease on, which costs no call.
+
+    Attributes:
+        tasks: All jobs of these tasks.
+        losses: All jobs that have lost so many leases, or more; ``None`` for none.
+    """
+
+    tasks: tuple[str, ...] = ()
+    losses: int | None = None
+
+    def covers(self, task: str, losses: int) -> bool:
+        """Whether a job of this task, which has lost so many leases, is one of them."""
+        return task in self.tasks or (self.losses is not None and losses >= self.losses)
+
+
+NONE_DEFERRED = Deferred()
+
+
 class Settlement(NamedTuple):
     """What a worker says of a job it has leased. With it the lease ends.
 
@@ -159,6 +253,8 @@ class Settlement(NamedTuple):
         dead: It goes to the dead letters, to be retried or dropped by hand.
         history: What is to be kept of its attempts from now on, a JSON list; ``None`` leaves it as
             it is.
+        due_at: If it goes back, the moment by which it takes its place in the queue, instead of
+            ``delay``: its lease's own, so that it keeps the place it had.
     """
 
     lease: Lease
@@ -171,6 +267,7 @@ class Settlement(NamedTuple):
     error: str | None = None
     dead: bool = False
     history: str | None = None
+    due_at: datetime | None = None
 
 
 class Held(StrEnum):
@@ -301,6 +398,21 @@ class Requeued(StrEnum):
     NOT_NOW = "not_now"
     """It is in a state in which that cannot be done."""
     UNKNOWN = "unknown"
+
+
+class CancelOutcome(StrEnum):
+    """What ``job.cancel()`` did. True, unless the job had ended already."""
+
+    REVOKED = "revoked"
+    """It waited, and will not run."""
+    REQUESTED = "requested"
+    """It runs, and still does: its end is requested. It ends when its code does, and a result that
+    the code returns all the same is the job's result."""
+    ENDED = "ended"
+    """It had ended already; nothing was changed."""
+
+    def __bool__(self) -> bool:
+        return self is not CancelOutcome.ENDED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

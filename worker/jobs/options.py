@@ -11,18 +11,29 @@ import random
 import re
 from dataclasses import dataclass, fields, replace
 from datetime import timedelta
-from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Literal
 
-from worker.durations import format_duration, parse_duration
-from worker.errors import InvalidOptions
+from worker.durations import as_duration, format_duration, parse_duration
+from worker.errors import InvalidOptions, nearest
+from worker.groups import leaves
 from worker.jobs.job import QUEUE, Rate, Unique
+from worker.jobs.keys import key_of
 from worker.model import State
+from worker.redaction import quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
-__all__ = ["ConcurrencyPer", "JobOptions", "UniquePer", "as_delay", "overrides"]
+__all__ = [
+    "CELERY_OPTIONS",
+    "ConcurrencyPer",
+    "JobOptions",
+    "UniquePer",
+    "as_delay",
+    "as_limit",
+    "hint_at",
+    "overrides",
+]
 
 LONGEST = timedelta(days=366)
 ACTIVE = (State.PENDING, State.STARTED, State.RETRY)
@@ -43,9 +54,6 @@ PER_JOB = frozenset(
     }
 )
 """What a job can carry with it, beside its queue, priority and delay, which the engine knows."""
-DURATIONS = frozenset(
-    {"expires", "result_ttl", "retry_backoff_max", "retry_delay", "soft_time_limit", "time_limit"}
-)
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -67,7 +75,7 @@ class UniquePer:
     def __init__(
         self,
         *by: str,
-        ttl: timedelta | str | None = None,
+        ttl: timedelta | str | float | None = None,
         states: tuple[State | str, ...] = ACTIVE,
         on_conflict: Literal["return", "raise"] = "return",
     ) -> None:
@@ -89,9 +97,17 @@ class UniquePer:
             raise InvalidOptions(f"unique: states: expected states of jobs, got {states!r}")
         put(self, "states", tuple(state for state in State if state in said))
 
-    def of(self, task: str, params: str) -> Unique:
-        """The key that a job of ``task`` with these parameters holds."""
-        return Unique(key_of(task, params, self.by), self.states, self.ttl)
+    def of(self, task: str, params: str | Mapping[str, object]) -> Unique:
+        """The key that a job of ``task`` with these parameters holds.
+
+        Args:
+            params: The validated values by field, or the JSON text of parameters without types.
+        """
+        return self.holding(key_of(task, as_values(params), self.by))
+
+    def holding(self, key: str) -> Unique:
+        """A job that holds this key."""
+        return Unique(key, self.states, self.ttl)
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -114,15 +130,20 @@ class ConcurrencyPer:
         put(self, "limit", as_number("concurrency: limit", limit, 1, 1_000_000))
         put(self, "name", name)
 
-    def of(self, task: str, params: str) -> str:
-        """The key that a job of ``task`` with these parameters has."""
+    def of(self, task: str, params: str | Mapping[str, object]) -> str:
+        """The key that a job of ``task`` with these parameters has.
+
+        Args:
+            params: The validated values by field, or the JSON text of parameters without types.
+        """
         name = self.name or task
-        return key_of(name, params, self.by) if self.by else name
+        return key_of(name, as_values(params), self.by) if self.by else name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobOptions:
-    """The options of an on-demand task. A duration is a ``timedelta`` or a text such as ``"5m"``.
+    """The options of an on-demand task. A duration is a ``timedelta``, a number of
+    seconds, or a text such as ``"5m"``.
 
     Attributes:
         queue: Where its jobs wait.
@@ -133,8 +154,10 @@ class JobOptions:
             leaves it as it is.
         retry_backoff_max: The longest delay.
         retry_jitter: Whether the delay is drawn from between half of it and all of it.
-        retry_on: What is worth another attempt; by default every exception.
-        dont_retry_on: What is not, even if ``retry_on`` says so.
+        retry_on: What is worth another attempt; by default every exception. Of an exception group,
+            each exception in it must be.
+        dont_retry_on: What is not, even if ``retry_on`` says so. One such exception in a group is
+            enough.
         time_limit: The longest an attempt may take; ``None`` takes the worker's setting.
         soft_time_limit: After it `SoftTimeLimitExceeded` is raised inside of the task.
         ignore_result: Keep the outcome only.
@@ -179,9 +202,8 @@ class JobOptions:
         """
         known = {f.name for f in fields(cls)}
         if unknown := sorted(set(said) - known):
-            raise InvalidOptions(
-                f"unknown option {', '.join(unknown)}; known: {', '.join(sorted(known))}"
-            )
+            named = ", ".join(f"{name}{hint_at(name, known)}" for name in unknown)
+            raise InvalidOptions(f"unknown option {named}; known: {', '.join(sorted(known))}")
         return in_harmony(
             cls(
                 **{
@@ -204,12 +226,12 @@ class JobOptions:
         """
         try:
             said = json.loads(text)
-        except ValueError as exc:
+        except (ValueError, RecursionError) as exc:
             raise InvalidOptions(f"options: expected a JSON object: {exc}") from exc
         if not isinstance(said, dict):
             raise InvalidOptions(f"options: expected a JSON object, got a {type(said).__name__}")
         changes: dict[str, Any] = {
-            name: CHECKS[name](name, as_seconds(name, value) if name in DURATIONS else value)
+            name: CHECKS[name](name, value)
             for name, value in said.items()
             if name in PER_JOB and value is not None
         }
@@ -229,8 +251,51 @@ class JobOptions:
         return timedelta(seconds=delay_s)
 
     def is_worth_another(self, failure: BaseException) -> bool:
-        """Whether an attempt that ended with ``failure`` is worth another."""
-        return isinstance(failure, self.retry_on) and not isinstance(failure, self.dont_retry_on)
+        """Whether an attempt that ended with ``failure`` is worth another.
+
+        An exception group is judged by what it holds: all of it must be worth another attempt. It
+        is judged as a whole only where an option names a kind of group.
+        """
+        if isinstance(failure, self.dont_retry_on):
+            return False
+        found = [leaf for leaf in leaves(failure) if isinstance(leaf, Exception)]
+        if any(isinstance(leaf, self.dont_retry_on) for leaf in found):
+            return False
+        groups = tuple(kind for kind in self.retry_on if issubclass(kind, BaseExceptionGroup))
+        return isinstance(failure, groups) or all(isinstance(leaf, self.retry_on) for leaf in found)
+
+
+CELERY_OPTIONS: Mapping[str, str] = {
+    "abstract": "here a class without a name is a base of others",
+    "acks_late": "here a job is always acknowledged after it has run",
+    "acks_on_failure_or_timeout": "here a failed job is retried and then kept as a dead letter",
+    "autoretry_for": "here retry_on",
+    "bind": "here self.context, and in a function a parameter of the type RunContext",
+    "compression": "here nothing is compressed",
+    "countdown": "here delay=… when the job is enqueued",
+    "default_retry_delay": "here retry_delay",
+    "delivery_mode": "here the queue's engine decides",
+    "dont_autoretry_for": "here dont_retry_on",
+    "eta": "here at=… when the job is enqueued",
+    "reject_on_worker_lost": "here a job whose worker is lost always runs again",
+    "request_stack": "here self.context",
+    "retry_kwargs": "here max_retries and retry_delay",
+    "routing_key": "here queue",
+    "send_events": "here events are always sent",
+    "serializer": "here parameters and results are always JSON",
+    "store_eager_result": "here a test's worker always keeps results",
+    "store_errors_even_if_ignored": "here errors are always kept",
+    "throws": "here dont_retry_on",
+    "trail": "here it does not exist",
+    "typing": "here parameters are always validated",
+}
+"""Celery's options that have another name here, or none, and what to write instead."""
+
+
+def hint_at(name: str, known: Iterable[str]) -> str:
+    """What may be meant by the unknown name of an option, in parentheses; or nothing."""
+    celery = CELERY_OPTIONS.get(name)
+    return nearest(name, known) if celery is None else f" ({celery})"
 
 
 def in_harmony(options: JobOptions) -> JobOptions:
@@ -271,52 +336,41 @@ def overrides(said: Mapping[str, Any]) -> str:
     )
 
 
-def key_of(name: str, params: str, by: tuple[str, ...]) -> str:
-    """A short key for a task's name and the parameters that count."""
-    said: dict[str, Any] = json.loads(params)
-    chosen = {field: said.get(field) for field in by} if by else said
-    canonical = json.dumps(chosen, sort_keys=True, separators=(",", ":"))
-    return f"{name}:{sha256(canonical.encode()).hexdigest()[:32]}"
+def as_values(params: str | Mapping[str, object]) -> Mapping[str, object]:
+    if isinstance(params, str):
+        values: Mapping[str, object] = json.loads(params)
+        return values
+    return params
 
 
 def as_delay(name: str, value: object) -> timedelta:
-    """A duration that may be zero, from a ``timedelta`` or a text such as ``"5m"``.
+    """A duration that may be zero: a ``timedelta``, a number of seconds, or a text such as
+    ``"5m"``.
 
     Raises:
         InvalidOptions: It is none, negative, or longer than a year.
     """
-    if isinstance(value, str):
-        try:
-            value = parse_duration(value)
-        except ValueError as exc:
-            raise InvalidOptions(f"{name}: {exc}") from exc
-    if not isinstance(value, timedelta):
-        raise InvalidOptions(f'{name}: expected a timedelta or a text such as "5m", got {value!r}')
-    if not timedelta(0) <= value <= LONGEST:
-        raise InvalidOptions(f"{name}: expected 0 to {LONGEST.days} days, got {value}")
-    return value
-
-
-def as_seconds(name: str, value: object) -> object:
-    """A duration from a number of seconds, which is how it travels."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return value
     try:
-        return timedelta(seconds=value)
-    except (OverflowError, ValueError) as exc:
-        raise InvalidOptions(f"{name}: expected seconds, got {value!r}") from exc
+        duration = as_duration(value)
+    except ValueError as exc:
+        raise InvalidOptions(f"{name}: {exc}") from exc
+    if not timedelta(0) <= duration <= LONGEST:
+        raise InvalidOptions(f"{name}: expected 0 to {LONGEST.days} days, got {quoted(value)}")
+    return duration
 
 
 def as_limit(name: str, value: object) -> timedelta:
     duration = as_delay(name, value)
     if not duration:
-        raise InvalidOptions(f"{name}: expected more than nothing, got {value!r}")
+        raise InvalidOptions(f"{name}: expected more than nothing, got {quoted(value)}")
     return duration
 
 
 def as_number(name: str, value: object, least: int, most: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise InvalidOptions(f"{name}: expected a whole number {least} to {most}, got {value!r}")
+        raise InvalidOptions(
+            f"{name}: expected a whole number {least} to {most}, got {quoted(value)}"
+        )
     return value
 
 
@@ -334,7 +388,7 @@ def as_priority(name: str, value: object) -> int:
 
 def as_flag(name: str, value: object) -> bool:
     if not isinstance(value, bool):
-        raise InvalidOptions(f"{name}: expected True or False, got {value!r}")
+        raise InvalidOptions(f"{name}: expected True or False, got {quoted(value)}")
     return value
 
 
@@ -342,7 +396,9 @@ def as_factor(name: str, value: object) -> float:
     if isinstance(value, bool):
         return 2.0 if value else 1.0
     if not isinstance(value, int | float) or not 1 <= value <= 100:
-        raise InvalidOptions(f"{name}: expected True, False, or a factor 1 to 100, got {value!r}")
+        raise InvalidOptions(
+            f"{name}: expected True, False, or a factor 1 to 100, got {quoted(value)}"
+        )
     return float(value)
 
 
@@ -355,7 +411,7 @@ def as_queue(name: str, value: object) -> str:
     if not isinstance(value, str) or not QUEUE.fullmatch(value):
         raise InvalidOptions(
             f"{name}: expected 1 to 80 letters, digits and _ . -, a letter or digit first, "
-            f"got {value!r}"
+            f"got {quoted(value)}"
         )
     return value
 
@@ -364,7 +420,7 @@ def as_exceptions(name: str, value: object) -> tuple[type[Exception], ...]:
     kinds = value if isinstance(value, tuple) else (value,)
     for kind in kinds:
         if not isinstance(kind, type) or not issubclass(kind, Exception):
-            raise InvalidOptions(f"{name}: expected a tuple of exceptions, got {value!r}")
+            raise InvalidOptions(f"{name}: expected a tuple of exceptions, got {quoted(value)}")
     return kinds
 
 
@@ -373,7 +429,7 @@ def as_unique(name: str, value: object) -> UniquePer | None:
         return UniquePer()
     if value is False or isinstance(value, UniquePer):
         return value or None
-    raise InvalidOptions(f'{name}: expected UniquePer("parameter", …) or True, got {value!r}')
+    raise InvalidOptions(f'{name}: expected UniquePer("parameter", …) or True, got {quoted(value)}')
 
 
 def as_concurrency(name: str, value: object) -> ConcurrencyPer:
@@ -382,7 +438,7 @@ def as_concurrency(name: str, value: object) -> ConcurrencyPer:
     if isinstance(value, int) and not isinstance(value, bool):
         return ConcurrencyPer(limit=value)
     raise InvalidOptions(
-        f'{name}: expected ConcurrencyPer("parameter", …, limit=1) or a number, got {value!r}'
+        f'{name}: expected ConcurrencyPer("parameter", …, limit=1) or a number, got {quoted(value)}'
     )
 
 
@@ -392,7 +448,7 @@ def as_rate(name: str, value: object) -> Rate:
     match = RATE.fullmatch(value) if isinstance(value, str) else None
     if match is None:
         raise InvalidOptions(
-            f'{name}: expected starts in a time, such as "100/m" or "5/2s", got {value!r}'
+            f'{name}: expected starts in a time, such as "100/m" or "5/2s", got {quoted(value)}'
         )
     limit, period = int(match[1]), match[2].replace(" ", "")
     if not period[0].isdigit():

@@ -8,22 +8,29 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
 from collections.abc import Callable, Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from worker.errors import InvalidParams, TaskDefinitionError
-from worker.redaction import cut
+from worker.jobs.round_trip import changed_on_the_way, fields_of
+from worker.jobs.strict_schema import strict_validator
+from worker.json_values import NotJson, check_written, is_suspicious, read_json
+from worker.redaction import cut, writable
 
 if TYPE_CHECKING:
     from pydantic import BaseModel, TypeAdapter
+    from pydantic_core import SchemaValidator
 
 __all__ = ["NO_PARAMS", "Params", "params_of_function", "params_of_type"]
 
 LONGEST_SAID = 1000
 """Of one thing that does not fit, which may quote what came."""
+UNFIT = (ValueError, TypeError, OverflowError, RecursionError)
+"""What reading and writing values raises: pydantic's own errors are among them."""
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
@@ -33,6 +40,7 @@ class Params:
 
     Attributes:
         adapter: Of the type that holds them; ``None`` for a task that takes none.
+        validator: The same, with unknown fields refused.
         kind: The type as the task has it. Its own instances can be handed in.
         spread: Whether the fields are arguments of their own, or one object.
         required: Whether there is a field without a default.
@@ -40,6 +48,7 @@ class Params:
     """
 
     adapter: TypeAdapter[Any] | None
+    validator: SchemaValidator | None = None
     kind: type[Any] = object
     spread: bool = False
     required: bool = False
@@ -53,9 +62,15 @@ class Params:
         if self.adapter is None:
             return None
         try:
-            return self.adapter.json_schema()
+            schema = self.adapter.json_schema()
         except PydanticInvalidForJsonSchema:
             return None
+        if "$ref" in schema:  # of a model that holds itself
+            name = schema.pop("$ref").rpartition("/")[2]
+            schema = {**schema["$defs"][name], **schema}
+        if "properties" in schema:
+            schema.setdefault("additionalProperties", False)
+        return schema
 
     def dump(self, said: object) -> str:
         """The parameters as they travel.
@@ -64,25 +79,20 @@ class Params:
             said: A mapping, or an object of the task's own type.
 
         Raises:
-            InvalidParams: They do not fit.
+            InvalidParams: They do not fit, or would not arrive as they are.
         """
-        from pydantic import ValidationError
-
         if self.adapter is None:
             if said:
                 raise InvalidParams(f"expected no parameters, got {shape(said)}")
             return "{}"
-        try:
-            value = said
-            if not isinstance(said, self.kind):
-                value = self.adapter.validate_python(said if said is not None else {})
-            text = self.adapter.dump_json(value, by_alias=True, warnings="none")
-            self.adapter.validate_json(text)  # as the worker will
-            return text.decode()
-        except ValidationError as exc:
-            raise InvalidParams(in_words(exc)) from exc
-        except (ValueError, TypeError) as exc:  # of a type that JSON does not know
-            raise InvalidParams(f"expected what can be written as JSON: {exc}") from exc
+        own = isinstance(said, self.kind)
+        value = said if own else self._validated(said)
+        text = self._written(value)
+        received = self._read(text, value)
+        changed = changed_on_the_way(value, received, private=own)
+        if changed is not None:
+            raise InvalidParams(changed)
+        return text
 
     def load(self, text: str) -> Arguments:
         """The arguments that the task's code is called with.
@@ -90,15 +100,45 @@ class Params:
         Raises:
             InvalidParams: They do not fit.
         """
+        if text.startswith('"'):
+            raise InvalidParams(f"expected a JSON object, got {what_text(text)}")
         if self.adapter is None:
             if text != "{}" and "".join(text.split()) not in ("", "{}"):
                 raise InvalidParams("expected no parameters, got some")
             return (), {}
-        try:
-            value = self.adapter.validate_json(text)
-        except ValueError as exc:  # pydantic's is one
-            raise InvalidParams(in_words(exc)) from exc
+        value = self._read(text)
         return ((), vars(value)) if self.spread else ((value,), {})
+
+    def _validated(self, said: object) -> object:
+        assert self.validator is not None
+        try:
+            return self.validator.validate_python(said if said is not None else {})
+        except UNFIT as exc:
+            raise InvalidParams(in_words(exc)) from exc
+
+    def _written(self, value: object) -> str:
+        assert self.adapter is not None
+        try:
+            # round_trip leaves out what is computed from other fields.
+            text = self.adapter.dump_json(value, by_alias=True, round_trip=True, warnings="none")
+        except UNFIT as exc:
+            problem = unwritten(exc, value)
+            raise InvalidParams(f"expected what can be written as JSON: {problem}") from exc
+        return text.decode()
+
+    def _read(self, text: str, written: object = None) -> object:
+        """What a worker makes of the text.
+
+        Args:
+            written: What the text was made of, if that is known.
+        """
+        assert self.validator is not None
+        if is_suspicious(text):
+            check_text(text, written)
+        try:
+            return self.validator.validate_json(text)
+        except UNFIT as exc:
+            raise InvalidParams(in_words(exc)) from exc
 
 
 NO_PARAMS = Params(None)
@@ -124,15 +164,10 @@ def params_of_type(kind: type[Any], of: str) -> Params:
 
 
 def params_of_model(kind: type[BaseModel]) -> Params:
-    from pydantic import ConfigDict, TypeAdapter
+    from pydantic import TypeAdapter
 
-    strict = kind
-    if "extra" not in kind.model_config:
-        own = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
-        forbid = ConfigDict(extra="forbid")
-        strict = type(kind.__name__, (kind,), {**own, "model_config": forbid})
     return Params(
-        TypeAdapter(strict),
+        TypeAdapter(kind),
         kind=kind,
         required=any(field.is_required() for field in kind.model_fields.values()),
         fields=frozenset(
@@ -221,9 +256,10 @@ def checked(described: Callable[[], Params], of: str) -> Params:
 
     try:
         params = described()
+        assert params.adapter is not None
         if not getattr(params.adapter, "pydantic_complete", True):
-            assert params.adapter is not None
             params.adapter.rebuild()  # or it would be found out with the first job
+        params = replace(params, validator=strict_validator(params.adapter.core_schema))
     except (PydanticSchemaGenerationError, PydanticUserError, NameError) as exc:
         raise TaskDefinitionError(f"{of}: its parameters cannot be described: {exc}") from exc
     for name, hint in hints_of(params.kind).items():
@@ -246,10 +282,55 @@ def hints_of(kind: type[Any]) -> dict[str, Any]:
         return {}
 
 
-def in_words(exc: ValueError) -> str:
+def what_text(quoted: str) -> str:
+    """What came in place of an object: engines hand on a body that is not JSON as a string."""
+    try:
+        read_json(json.loads(quoted))
+    except ValueError as exc:
+        return f"text that is not JSON: {exc}"
+    return "a string that holds JSON: it was encoded twice"
+
+
+def check_text(text: str, written: object) -> None:
+    """Refuse numbers that JSON does not have. pydantic reads them, so it is no use to ask it.
+
+    Raises:
+        InvalidParams: There is one; the message says where.
+    """
+    try:
+        read_json(text)
+    except NotJson as exc:
+        try:
+            check_written(fields_of(written))  # the text does not always say where
+        except NotJson as placed:
+            raise InvalidParams(str(placed)) from exc
+        raise InvalidParams(str(exc)) from exc
+
+
+def unwritten(exc: Exception, value: object) -> str:
+    """What cannot be written as JSON, and in which field, if that is found."""
+    from pydantic_core import to_json
+
+    for name, item in (fields_of(value) or {}).items():
+        try:
+            to_json(item)
+        except UNFIT as found:
+            return f"{cut(name)}: {in_brief(found)}"
+    return in_brief(exc)
+
+
+def in_brief(exc: Exception) -> str:
+    if isinstance(exc, RecursionError):
+        return "it is nested too deeply"
+    return cut(writable(str(exc)), LONGEST_SAID)
+
+
+def in_words(exc: Exception) -> str:
     """What does not fit, a clause a field, without any of the values."""
     from pydantic import ValidationError
 
+    if isinstance(exc, RecursionError):
+        return "expected parameters that are not nested so deeply"
     if not isinstance(exc, ValidationError):
         return f"expected what can be read as JSON, got a {type(exc).__name__}"
     problems = []

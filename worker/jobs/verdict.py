@@ -6,34 +6,46 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
-from worker.errors import InvalidParams, InvalidResult, RunInterrupted, WorkerLost
+from worker.errors import (
+    EnqueueNotAwaited,
+    InvalidParams,
+    InvalidResult,
+    RunInterrupted,
+    WorkerLost,
+)
+from worker.groups import leaves
 from worker.jobs.job import NOW, Settlement
 from worker.jobs.options import as_delay
-from worker.model import State
+from worker.model import CancelReason, State
 
 if TYPE_CHECKING:
-    from worker.jobs.job import Lease
+    from worker.jobs.job import Job, Lease
     from worker.jobs.options import JobOptions
 
 __all__ = [
-    "CANCELLED",
     "DeadLetter",
     "Drop",
     "Retry",
     "Snoozed",
     "Verdict",
     "Wish",
+    "has_begun",
     "judge",
     "unspent",
 ]
 
-CANCELLED = "cancelled: somebody asked for the end of this job"
-HOPELESS = (InvalidParams, InvalidResult, WorkerLost)
+LEFT_BEHIND_DELAY = timedelta(seconds=5)
+"""How long a job waits whose code still ran when its worker had to exit: until that process and
+its threads are gone."""
+HOPELESS = (EnqueueNotAwaited, InvalidParams, InvalidResult, WorkerLost)
 """What no further attempt can mend."""
 
 
-class Snoozed(Exception):
-    """Raised by ``context.snooze(delay)``."""
+class Snoozed(BaseException):
+    """Raised by ``context.snooze(delay)``.
+
+    It is no `Exception`, so that ``except Exception`` and ``suppress(Exception)`` let it pass.
+    """
 
     def __init__(self, delay: timedelta) -> None:
         super().__init__(f"again in {delay}")
@@ -50,7 +62,7 @@ class Retry:
 
     after: timedelta | None
 
-    def __init__(self, after: timedelta | str | None = None) -> None:
+    def __init__(self, after: timedelta | str | float | None = None) -> None:
         delay = None if after is None else as_delay("Retry: after", after)
         object.__setattr__(self, "after", delay)
 
@@ -108,9 +120,12 @@ def judge(
             return Verdict(State.SUCCESS)
         case Snoozed(delay=delay), _:
             return Verdict(State.PENDING, delay)
+        case RunInterrupted(left_behind=True), _:
+            return Verdict(State.PENDING, LEFT_BEHIND_DELAY)
+        case RunInterrupted(reason=CancelReason.CANCEL), _:
+            return Verdict(State.REVOKED)
         case RunInterrupted(), _:
-            cancelled = str(failure) == CANCELLED
-            return Verdict(State.REVOKED if cancelled else State.PENDING)
+            return Verdict(State.PENDING)
         case _, Drop():
             return Verdict(State.FAILURE)
         case _, DeadLetter():
@@ -118,20 +133,30 @@ def judge(
         case _, Retry(after=after) if left:
             own = max(at_least, options.delay_after(attempt))
             return Verdict(State.RETRY, own if after is None else after)
-        case _, None if left and not isinstance(failure, HOPELESS):
+        case _, None if left and not any(isinstance(leaf, HOPELESS) for leaf in leaves(failure)):
             # What ends a process or a loop is contained, and then it is a failure as any other.
-            if not isinstance(failure, Exception) or options.is_worth_another(failure):
+            if options.is_worth_another(failure):
                 return Verdict(State.RETRY, max(at_least, options.delay_after(attempt)))
     return Verdict(State.FAILURE, dead=True)
 
 
-def unspent(lease: Lease, *, delay: timedelta = NOW) -> Settlement:
+def has_begun(job: Lease | Job) -> bool:
+    """Whether the work on a job has begun before. Such a job does not expire any more."""
+    return bool(job.attempts or job.losses or job.history)
+
+
+def unspent(lease: Lease, *, delay: timedelta | None = None) -> Settlement:
     """The job goes back as it was. One whose attempt before failed still waits for its next one:
-    that this one came to nothing makes it no new job, and its error stays with it."""
+    that this one came to nothing makes it no new job, and its error stays with it.
+
+    Args:
+        delay: When it may be leased again; ``None`` for at once, at the place that it had.
+    """
     return Settlement(
         lease,
         State.RETRY if lease.attempts else State.PENDING,
         attempts=lease.attempts,
         refusals=lease.refusals,
-        delay=delay,
+        delay=NOW if delay is None else delay,
+        due_at=lease.due_at if delay is None else None,
     )

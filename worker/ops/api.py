@@ -10,7 +10,6 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from worker.admin.jobs import Act
-from worker.client.asking_by_id import ask_by_id
 from worker.errors import UnknownTaskError
 from worker.ops.calls import Asked, Call, route_of
 from worker.ops.models import (
@@ -207,7 +206,7 @@ class Api:
         if said.max_retries is not None:
             options["max_retries"] = said.max_retries
         client = self._facts.worker.client
-        job = await ask_by_id(client, asked.name, said.params, options)
+        job = await client.enqueue(asked.name, said.params, **options)
         self._facts.outdate()
         return EnqueueAnswer(id=job.id, created=job.created), 201 if job.created else 200
 

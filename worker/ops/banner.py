@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from worker.admin.overdue import rough
 from worker.admin.queues import unattended
 from worker.admin.waiting import behind, unknown_tasks
 from worker.config.stores import shares_store
@@ -35,6 +36,7 @@ LostReplica: TypeAlias = "tuple[Casualty, int]"
 MOST = 50
 GRAVITY: list[Severity] = ["critical", "warning", "info"]
 MOST_STALLS = 3
+MOST_STUCK = 5
 MOST_LOST = 10
 LONGEST_ERROR = 160
 ANEW = timedelta(days=1)
@@ -70,6 +72,7 @@ def problems_of(
     """
     found = [
         *own(worker, health),
+        *stuck_runs(worker),
         *stores(worker, health, replicas, views, queues),
         *losses(lost),
     ]
@@ -125,6 +128,37 @@ def own(worker: Worker, health: Health) -> Iterator[Problem]:
             kind="worker",
             name=name,
         )
+
+
+def stuck_runs(worker: Worker) -> Iterator[Problem]:
+    """Runs of this worker whose code does not end, and the places that they take from jobs."""
+    stuck = worker.runner.stuck()
+    if not stuck:
+        return
+    places = sum(max(1, len(one.jobs)) for one in stuck if one.task)
+    limit = worker.settings.concurrency
+    many = "1 run goes" if len(stuck) == 1 else f"{len(stuck)} runs go"
+    full = worker.consumer is not None and places >= limit
+    told = [
+        f"{one.task} ({one.run_id}) for {rough(timedelta(seconds=one.overdue_s))}"
+        f"{at_line(one.stack)}"
+        for one in stuck[:MOST_STUCK]
+    ]
+    yield Problem(
+        severity="critical" if full else "warning",
+        what=f"{many} on in this worker after the end was requested: the code does not end"
+        + (f", and takes all {limit} places for jobs" if full else ""),
+        why="; ".join(told) + "; run.stuck in its log has the whole stacks",
+        kind="worker",
+        name=worker.ledger.replica,
+    )
+
+
+def at_line(stack: str) -> str:
+    """Where a stack ends."""
+    lines = [line.strip() for line in stack.splitlines() if line.strip()]
+    places = [line for line in lines if line.startswith("File ")]
+    return f", at {places[-1]}: {lines[-1]}" if places else ""
 
 
 def stores(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
 from starlette.exceptions import HTTPException
+
+from worker.json_values import NotJson
+from worker.json_values import read_json as exact_json
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -30,9 +32,9 @@ async def read_json(request: Request) -> dict[str, Any]:
     if not body:
         return {}
     try:
-        value = json.loads(body)
-    except (ValueError, RecursionError) as exc:
-        raise HTTPException(400, "expected a JSON object, got what is no JSON") from exc
+        value = exact_json(body)
+    except NotJson as exc:
+        raise HTTPException(400, f"expected a JSON object, got what is no JSON: {exc}") from exc
     if not isinstance(value, dict):
         raise HTTPException(400, f"expected a JSON object, got a {type(value).__name__}")
     return value

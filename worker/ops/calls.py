@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from pydantic import TypeAdapter, ValidationError
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match, Route
 
 from worker.errors import (
     ConfigurationError,
-    DuplicateJob,
     InvalidOptions,
     InvalidParams,
+    JobConflict,
     NotSupported,
     StoreError,
     TaskBusy,
@@ -24,6 +25,8 @@ from worker.errors import (
     UnknownTaskError,
     WorkerError,
 )
+from worker.json_values import NotJson
+from worker.json_values import read_json as check_json_text
 from worker.ops.bodies import read
 from worker.ops.problem import problem
 from worker.redaction import cut
@@ -40,7 +43,7 @@ STATUSES: tuple[tuple[type[WorkerError], int], ...] = (
     (UnknownTaskError, 404),
     (UnknownJob, 404),
     (TaskBusy, 409),
-    (DuplicateJob, 409),
+    (JobConflict, 409),
     (InvalidParams, 422),
     (InvalidOptions, 422),
     (NotSupported, 501),
@@ -166,9 +169,15 @@ async def read_body(kind: type[BaseModel], request: Request) -> BaseModel:
 
     Raises:
         ValidationError: It does not fit, or is no JSON.
-        HTTPException: It came too slowly, or is too large.
+        HTTPException: It came too slowly, is too large, or holds what JSON does not have.
     """
-    return kind.model_validate_json(await read(request) or b"{}")
+    body = await read(request) or b"{}"
+    said = kind.model_validate_json(body)
+    try:
+        check_json_text(body)  # pydantic reads NaN, and takes the last of two equal keys
+    except NotJson as exc:
+        raise HTTPException(400, f"expected JSON: {exc}") from exc
+    return said
 
 
 def unfit(
@@ -199,7 +208,7 @@ def refused(exc: WorkerError, redact: Callable[[str], str]) -> Response:
     if isinstance(exc, InvalidParams) and cause is not None:
         return unfit(cause, redact, redact(str(exc)))
     status = next((status for kind, status in STATUSES if isinstance(exc, kind)), 500)
-    more = {"id": exc.job_id} if isinstance(exc, DuplicateJob) else {}
+    more = {"id": exc.job_id} if isinstance(exc, JobConflict) else {}
     return problem(status, redact(str(exc)), headers=SOON if status == 503 else None, **more)
 
 

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
+from worker.admin.overdue import limit_of_job, overdue_jobs
 from worker.admin.presence import blind_to_pollers
 from worker.admin.queues import QueueFacts, queue_facts
 from worker.config.stores import queue_url, store_url
 from worker.errors import ConfigurationError, NotSupported, StoreError
+from worker.jobs.job import JobId
+from worker.model import RunId
 from worker.ops.banner import problems_of, status_of
 from worker.ops.jobs import JobBook
 from worker.ops.models import (
     Overview,
     ReplicaFacts,
     Running,
+    RunningRun,
     ScheduleFacts,
     StateFacts,
     TaskFacts,
@@ -36,6 +41,7 @@ if TYPE_CHECKING:
     from worker.admin.presence import Casualty
     from worker.admin.schedules import ScheduleAdmin
     from worker.app import Worker
+    from worker.jobs.job import Job
     from worker.ledger.attendance import Pollers
     from worker.ledger.book import Replica
     from worker.ops.banner import LostReplica
@@ -147,7 +153,30 @@ class Facts:
         """
         views, (jobs, more) = await asyncio.gather(self._views.get(), self._running.get())
         runs = [*running_slots(views), *map(self.jobs.run, jobs)]
-        return Running(running=runs, more=more)
+        return Running(running=self._with_overdue(runs, jobs), more=more)
+
+    def _with_overdue(self, runs: list[RunningRun], jobs: list[Job]) -> list[RunningRun]:
+        """The runs, with how long they go on past their end; of those of this worker, where."""
+        stuck = {
+            run_id: one
+            for one in self._worker.runner.stuck()
+            for run_id in one.jobs or [one.run_id]
+        }
+        late = {one.job.id: one.by for one in overdue_jobs(jobs, self._limit, datetime.now(UTC))}
+        found = []
+        for run in runs:
+            own, by = stuck.get(RunId(run.id)), late.get(JobId(run.id))
+            if own is not None:
+                run = replace(run, overdue_s=round(own.overdue_s, 1), stack=own.stack)
+            elif by is not None:
+                run = replace(run, overdue_s=by.total_seconds())
+            found.append(run)
+        return found
+
+    def _limit(self, job: Job) -> timedelta:
+        known = self._worker.scheduler.tasks.get(job.task)
+        definition = None if known is None else known.definition
+        return limit_of_job(job, definition, self._worker.settings.task_time_limit)
 
     async def queues(self) -> list[QueueFacts]:
         """How each queue stands.

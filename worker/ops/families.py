@@ -84,7 +84,7 @@ HOOK_FAILURES = Family(
 ABANDONED = Family(
     "worker_runs_abandoned_total",
     "counter",
-    "Runs whose code went on although it was cancelled.",
+    "Runs whose code was left behind when the worker had to exit.",
     ("task",),
 )
 COUNTERS = (
@@ -138,6 +138,12 @@ STALLS = Family(
     "How often the event loop stood still for longer than WORKER_STALL_AFTER.",
 )
 RUNNING = Family("worker_runs_in_progress", "gauge", "Runs that go on here.", ("task",))
+STUCK = Family(
+    "worker_runs_stuck",
+    "gauge",
+    "Runs that go on here although they were cancelled: their code does not end.",
+    ("task",),
+)
 BEHIND = Family(
     "worker_scheduler_behind_seconds",
     "gauge",
@@ -174,6 +180,7 @@ STANDING = (
     READY,
     STALLS,
     RUNNING,
+    STUCK,
     BEHIND,
     STORE_UP,
     QUEUE_UP,

@@ -77,6 +77,13 @@ class Reading:
             Figures(families.BEHIND, [((), worker.scheduler.behind.total_seconds())]),
             Figures(families.RUNNING, by_task(worker.runner.busy, worker.scheduler.tasks)),
             Figures(
+                families.STUCK,
+                by_task(
+                    [one.task for one in worker.runner.stuck() for _ in one.jobs or (one.run_id,)],
+                    worker.scheduler.tasks,
+                ),
+            ),
+            Figures(
                 families.STORE_UP,
                 [((), float(ledger is not None and "store" not in ready.problems))],
             ),

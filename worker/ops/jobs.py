@@ -277,6 +277,7 @@ class JobBook:
                 started_at=one.started_at,
                 finished_at=one.finished_at,
                 worker=self._text(one.worker),
+                overtime_ms=one.overtime_ms,
                 error=None
                 if one.type is None
                 else JobError(type=self._text(one.type), message=self._text(one.message or "")),

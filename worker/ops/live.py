@@ -199,4 +199,7 @@ def without_clocks(state: dict[str, Any]) -> dict[str, Any]:
     queues = state["queues"]
     if queues is not None:
         queues = [dict(one, oldest_age_s=one["oldest_age_s"] is not None) for one in queues]
-    return dict(state, overview=overview, queues=queues)
+    running = state["running"]
+    if running is not None:
+        running = [dict(one, overdue_s=one["overdue_s"] is not None, stack=None) for one in running]
+    return dict(state, overview=overview, queues=queues, running=running)

@@ -248,7 +248,10 @@ class RunningRun:
     Attributes:
         id: The job's, which can be cancelled, or the run's.
         progress: ``percent``, and whatever else the task tells.
-        cancel: It was asked to end.
+        cancel: Its end was requested; it still runs.
+        overdue_s: For how long it goes on past its time limit, or since it was cancelled;
+            ``None`` if it does not.
+        stack: Where its code is now, if it runs on the worker that answers and does not end.
     """
 
     kind: Literal["slot", "job"]
@@ -259,6 +262,8 @@ class RunningRun:
     attempt: int
     progress: dict[str, Any] | None
     cancel: bool
+    overdue_s: float | None = None
+    stack: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -295,7 +300,7 @@ class JobFacts:
     Attributes:
         ready_at: When it can begin, while it waits; when its lease ends, while it runs.
         worker: The one that leased it last.
-        cancel: It was asked to end.
+        cancel: Its cancellation was requested. If it runs, it still does.
     """
 
     id: str
@@ -347,6 +352,8 @@ class AttemptFacts:
         attempt: Which one it was. One that was not spent (lost, given back, snoozed) has the
             number of the next one.
         error: If it failed; the beginning of its message.
+        overtime_ms: From its time limit, or from when its cancellation was requested, to its end;
+            ``None`` if it ended before either.
     """
 
     attempt: int
@@ -355,6 +362,7 @@ class AttemptFacts:
     finished_at: datetime
     worker: str
     error: JobError | None
+    overtime_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -425,8 +433,8 @@ class Done:
 
     Attributes:
         what: ``done``: it is cancelled, back in its queue, or forgotten, as was asked. ``asked``:
-            it runs, and its worker was asked to end it. ``not_now``: it is in a state in which
-            that cannot be done.
+            its cancellation was requested, and it still runs. ``not_now``: it is in a state in
+            which that cannot be done.
     """
 
     id: str

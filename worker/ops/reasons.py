@@ -13,6 +13,7 @@ from worker.errors import (
     TimeLimitExceeded,
     UnexpectedStatus,
 )
+from worker.groups import leaves
 
 __all__ = ["Reason", "reason_of", "status_class"]
 
@@ -35,7 +36,10 @@ class Reason(StrEnum):
 
 
 def reason_of(failure: BaseException | None) -> Reason:
-    """Why it failed. What an error of the Data API says in words, its cause says by its type."""
+    """Why it failed. What an error of the Data API says in words, its cause says by its type. Of an
+    exception group, the first exception in it counts."""
+    if failure is not None:
+        failure = leaves(failure)[0]
     cause = failure.__cause__ if isinstance(failure, DataApiUnreachable) else failure
     if isinstance(cause, TIMEOUTS):
         return Reason.TIMEOUT

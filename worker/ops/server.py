@@ -13,6 +13,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from worker.errors import ConfigurationError
+from worker.open_files import within_limit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -20,12 +21,15 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp
 
-__all__ = ["Listener", "OpsServer", "listen"]
+__all__ = ["Listener", "OpsServer", "listen", "most_connections"]
 
 KEEP_ALIVE_S = 75
 LONGEST_STOP_S = 1.0
 BACKLOG = 64
-"""How many newcomers are taken in at a time: fewer than there may be connections."""
+"""How many newcomers the system lets wait."""
+ACCEPTED_AT_ONCE = 1
+"""How many newcomers asyncio takes in before it does anything else. Without a free file descriptor
+it reports, and later repeats, each of these tries: 64 at a time would become thousands."""
 REQUEST_S = 10.0
 """How long a request line and its headers may take to arrive."""
 UNREAD_S = 30.0
@@ -33,7 +37,7 @@ UNREAD_S = 30.0
 MOST_AHEAD = 64 * 1024
 """Bytes of requests that may have come before it is their turn."""
 MOST_CONNECTIONS = 100
-"""Of one listener."""
+"""Of one listener, unless that is more than an eighth of the files that may be open."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +129,7 @@ class BoundedProtocol(H11Protocol):
         ]
         super().connection_made(cast("asyncio.Transport", transport))
         self._expect_request()
-        if len(others) >= MOST_CONNECTIONS:
+        if len(others) >= most_connections():
             min(others, key=lambda one: one.worth).put_out()
 
     def put_out(self) -> None:
@@ -163,6 +167,11 @@ class BoundedProtocol(H11Protocol):
         self._too_slow = self.loop.call_later(REQUEST_S, self.transport.abort)
 
 
+def most_connections() -> int:
+    """How many connections one listener keeps."""
+    return within_limit(MOST_CONNECTIONS, share=8)
+
+
 def without(timer: asyncio.TimerHandle | None) -> asyncio.TimerHandle | None:
     """Nothing, once the timer is cancelled."""
     if timer is not None:
@@ -186,7 +195,7 @@ class QuietServer(uvicorn.Server):
                 proxy_headers=False,  # anybody could say that he is somebody else
                 server_header=False,
                 date_header=False,  # uvicorn would have to wake every second for it
-                backlog=BACKLOG,
+                backlog=ACCEPTED_AT_ONCE,
                 timeout_keep_alive=KEEP_ALIVE_S,
                 timeout_graceful_shutdown=int(LONGEST_STOP_S),
             )
@@ -202,6 +211,11 @@ class QuietServer(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for sock in sockets or ():
+            sock.listen(BACKLOG)  # asyncio has said how many it takes in at once
 
     async def main_loop(self) -> None:
         await self._exit.wait()

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 from worker.clock import Clock, SystemClock
 from worker.jobs.history import MOST_LOSSES, with_loss
 from worker.jobs.job import (
+    NONE_DEFERRED,
     Capabilities,
     Enqueued,
+    Existing,
     Held,
     Job,
     JobId,
@@ -31,7 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from datetime import datetime, timedelta
 
-    from worker.jobs.job import Grant, Rate, Unique
+    from worker.jobs.declaration import Declaration, Terms
+    from worker.jobs.job import Deferred, Grant, Rate, Unique
 
 __all__ = ["MemoryJobs"]
 
@@ -63,6 +66,7 @@ class Row:
     error: str | None = None
     dead: bool = False
     cancel: bool = False
+    begun: bool = True
     history: str | None = None
 
 
@@ -100,6 +104,7 @@ class MemoryJobs:
         self._blocked: defaultdict[str, dict[JobId, None]] = defaultdict(dict)
         self._arrivals: dict[str, datetime] = {}
         self._ended: dict[JobId, set[asyncio.Event]] = {}
+        self._declarations: dict[str, Declaration] = {}
         self._order = 0
         self._deliveries = 0
 
@@ -115,7 +120,7 @@ class MemoryJobs:
 
     def _take_in(self, job: NewJob, now: datetime) -> Enqueued:
         if job.id in self._rows:
-            return Enqueued(job.id, False)
+            return Enqueued(job.id, False, Existing.of(job_of(self._rows[job.id], now)))
         if job.unique is not None:
             holder = self._holder(job.unique.key, now)
             if holder is not None:
@@ -173,14 +178,21 @@ class MemoryJobs:
                 self._put(blocked)
 
     async def lease(
-        self, queue: str, *, limit: int, ttl: timedelta, wait: timedelta, worker: str
+        self,
+        queue: str,
+        *,
+        limit: int,
+        ttl: timedelta,
+        wait: timedelta,
+        worker: str,
+        deferred: Deferred = NONE_DEFERRED,
     ) -> list[Lease]:
         waiting = self._queues[queue]
         until = self._clock.monotonic() + wait.total_seconds()
         while True:
             waiting.changed.clear()
             now = self._clock.now()
-            leases = self._lease(waiting, limit=limit, now=now, ttl=ttl, worker=worker)
+            leases = self._lease(waiting, limit, now, ttl, worker, deferred)
             left_s = until - self._clock.monotonic()
             if leases or left_s <= 0:
                 return leases
@@ -199,7 +211,13 @@ class MemoryJobs:
             over.cancel()
 
     def _lease(
-        self, queue: Waiting, *, limit: int, now: datetime, ttl: timedelta, worker: str
+        self,
+        queue: Waiting,
+        limit: int,
+        now: datetime,
+        ttl: timedelta,
+        worker: str,
+        deferred: Deferred,
     ) -> list[Lease]:
         self._advance(queue, now)
         leases: list[Lease] = []
@@ -216,16 +234,23 @@ class MemoryJobs:
                     heappush(queue.later, (ends[0], order, stamp, job))
                     continue
                 self._holders[key].add(job)
-            leases.append(self._start(row, ready_at, now=now, ttl=ttl, worker=worker))
+            leases.append(self._start(row, ready_at, now, ttl, worker, deferred))
         if leases:
             queue.changed.clear()  # it was only this that has changed
         return leases
 
     def _start(
-        self, row: Row, due_at: datetime, *, now: datetime, ttl: timedelta, worker: str
+        self,
+        row: Row,
+        due_at: datetime,
+        now: datetime,
+        ttl: timedelta,
+        worker: str,
+        deferred: Deferred,
     ) -> Lease:
-        if is_running(row):
+        if is_running(row) and row.begun:
             self._lost(row, due_at)
+        row.begun = not deferred.covers(row.new.task, row.losses)
         row.deliveries += 1
         self._deliveries += 1
         row.receipt = str(self._deliveries)
@@ -248,20 +273,25 @@ class MemoryJobs:
         row.losses += 1
 
     async def claim(
-        self, ids: Sequence[JobId], *, ttl: timedelta, worker: str
+        self,
+        ids: Sequence[JobId],
+        *,
+        ttl: timedelta,
+        worker: str,
+        deferred: Deferred = NONE_DEFERRED,
     ) -> list[Lease | Job | None]:
         now = self._clock.now()
-        return [self._claim(job, now=now, ttl=ttl, worker=worker) for job in ids]
+        return [self._claim(job, now, ttl, worker, deferred) for job in ids]
 
     def _claim(
-        self, job: JobId, *, now: datetime, ttl: timedelta, worker: str
+        self, job: JobId, now: datetime, ttl: timedelta, worker: str, deferred: Deferred
     ) -> Lease | Job | None:
         row = self._rows.get(job)
         if row is None:
             return None
         if not is_carried(row.new.queue) or row.state.final or row.ready_at > now:
             return job_of(row, now)
-        return self._start(row, row.ready_at, now=now, ttl=ttl, worker=worker)
+        return self._start(row, row.ready_at, now, ttl, worker, deferred)
 
     def _ends(self, key: str, now: datetime) -> list[datetime]:
         """When the leases end that hold a concurrency key, the first one first."""
@@ -273,6 +303,12 @@ class MemoryJobs:
         if row is None or not is_running(row) or row.receipt != lease.receipt:
             return None
         return row
+
+    async def begin(self, leases: Sequence[Lease], ttl: timedelta) -> list[Held]:
+        for lease in leases:
+            if (row := self._held(lease)) is not None:
+                row.begun = True
+        return await MemoryJobs.extend(self, leases, ttl)
 
     async def extend(self, leases: Sequence[Lease], ttl: timedelta) -> list[Held]:
         now = self._clock.now()
@@ -309,7 +345,7 @@ class MemoryJobs:
             self._end(row, said.state, now)
         else:
             row.state, row.progress = said.state, None
-            row.ready_at = now if row.cancel else now + said.delay
+            row.ready_at = said.due_at or (now if row.cancel else now + said.delay)
             self._put(row)
         return True
 
@@ -323,6 +359,37 @@ class MemoryJobs:
         allowed, arrival = grant(rate, self._arrivals.get(key), self._clock.now(), wanted)
         self._arrivals[key] = arrival
         return allowed
+
+    async def publish(self, declarations: Sequence[Declaration]) -> None:
+        for one in declarations:
+            known = self._declarations.get(one.task)
+            if known is None or known.version <= one.version:
+                self._declarations[one.task] = one
+
+    async def declaration(self, task: str) -> Declaration | None:
+        return self._declarations.get(task)
+
+    async def apply_terms(self, lease: Lease, terms: Terms) -> JobId | None:
+        now = self._clock.now()
+        row = self._held(lease)
+        if row is None:
+            return None
+        new, unique = row.new, terms.unique
+        if unique is not None:
+            holder = self._holder(unique.key, now)
+            if holder not in (None, new.id):
+                return holder
+            self._uniques[unique.key] = (new.id, unique, row.created_at)
+        if terms.concurrency_key is not None:
+            new = new._replace(
+                concurrency_key=terms.concurrency_key, concurrency_limit=terms.concurrency_limit
+            )
+        row.new = new._replace(
+            priority=terms.priority, options=terms.options, unique=unique or new.unique
+        )
+        if terms.expires is not None:
+            row.expires_at = row.created_at + terms.expires
+        return new.id
 
     async def get(self, ids: Sequence[JobId]) -> list[Job | None]:
         now = self._clock.now()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from worker.backends.opening import STORES
 from worker.errors import ConfigurationError
 from worker.urls import SCHEMES, UrlKinds
 
@@ -11,9 +12,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from worker.clock import Clock
+    from worker.environment import QueueLocation
     from worker.ports import JobStore
 
-__all__ = ["QUEUES", "make_jobs"]
+__all__ = ["QUEUES", "configured_jobs", "make_jobs"]
 
 QUEUES = UrlKinds(
     setting="WORKER_QUEUE_URL",
@@ -21,6 +23,26 @@ QUEUES = UrlKinds(
     schemes={**SCHEMES, "sqs": "sqs"},
     expected="memory://, sqlite:///path/to/file, postgresql://…, redis://… or sqs://…",
 )
+
+
+def configured_jobs(
+    location: QueueLocation, *, queues: Sequence[str] = (), clock: Clock | None = None
+) -> JobStore:
+    """The engine that the settings name, not opened yet. The arguments are those of `make_jobs`.
+
+    Raises:
+        ConfigurationError: As `make_jobs`. The message names the setting that has the URL.
+    """
+    if location.queue_url is not None:
+        return make_jobs(
+            location.queue_url, records_url=location.store_url, queues=queues, clock=clock
+        )
+    STORES.of(location.store_url)  # which knows fewer kinds
+    try:
+        return make_jobs(location.store_url, queues=queues, clock=clock)
+    except ConfigurationError as exc:
+        named = (problem.replace(QUEUES.setting, STORES.setting) for problem in exc.problems)
+        raise ConfigurationError(named) from exc
 
 
 def make_jobs(

@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any
 from worker.backends.postgres_json import packed, readable
 from worker.backends.postgres_server import server_of
 from worker.errors import StoreError, StoreUnavailable
-from worker.jobs.job import Capabilities, Grant, Held, QueueCount, Requeued
+from worker.jobs.declaration import Declaration
+from worker.jobs.job import NONE_DEFERRED, Capabilities, Grant, Held, JobId, QueueCount, Requeued
 from worker.model import State
 from worker.queues.postgres_connections import Connections
 from worker.queues.postgres_news import News
@@ -41,10 +42,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
+    from worker.jobs.declaration import Terms
     from worker.jobs.job import (
+        Deferred,
         Enqueued,
         Job,
-        JobId,
         JobQuery,
         Lease,
         NewJob,
@@ -139,17 +141,41 @@ class PostgresJobs:
         await self._news.close()
         await self._connections.close()
 
-    async def introduce(self, tasks: Sequence[tuple[str, str, int]]) -> None:
-        """Tell those who enqueue with SQL alone which tasks there are.
-
-        Args:
-            tasks: Of each its name, its queue and the version of its parameters.
-        """
+    async def publish(self, declarations: Sequence[Declaration]) -> None:
         rows = {
-            name: {"name": name, "queue": queue, "version": version}
-            for name, queue, version in tasks
+            one.task: {
+                "name": one.task,
+                "queue": one.queue,
+                "version": one.version,
+                "declaration": one.dump(),
+            }
+            for one in declarations
         }
-        await self._connections.ask("introduce_tasks", tasks=packed(list(rows.values())))
+        await self._connections.ask("publish_tasks", tasks=packed(list(rows.values())))
+
+    async def declaration(self, task: str) -> Declaration | None:
+        rows = await self._connections.ask("read_declaration", task=readable(task))
+        text = rows[0]["declaration"] if rows else None
+        return None if text is None else Declaration.read(text)
+
+    async def apply_terms(self, lease: Lease, terms: Terms) -> JobId | None:
+        seq, token = seq_and_token(lease)
+        unique, key = terms.unique, terms.concurrency_key
+        ttl = None if unique is None or unique.ttl is None else unique.ttl.total_seconds()
+        ((told,),) = await self._connections.ask_rows(
+            "apply_terms",
+            seq=seq,
+            token=token,
+            priority=terms.priority,
+            options=readable(terms.options),
+            expires=None if terms.expires is None else terms.expires.total_seconds(),
+            unique_key=None if unique is None else readable(unique.key),
+            states=[] if unique is None else [*map(str, unique.states)],
+            ttl=ttl,
+            key=None if key is None else readable(key),
+            limit=terms.concurrency_limit,
+        )
+        return lease.id if told is None else JobId(told) if told else None
 
     async def enqueue(self, jobs: Sequence[NewJob]) -> list[Enqueued]:
         if not jobs:
@@ -161,13 +187,24 @@ class PostgresJobs:
         return enqueued(jobs, refused)
 
     async def lease(
-        self, queue: str, *, limit: int, ttl: timedelta, wait: timedelta, worker: str
+        self,
+        queue: str,
+        *,
+        limit: int,
+        ttl: timedelta,
+        wait: timedelta,
+        worker: str,
+        deferred: Deferred = NONE_DEFERRED,
     ) -> list[Lease]:
         loop = asyncio.get_running_loop()
         until = loop.time() + wait.total_seconds()
         topic, look = self._news.of_queue(queue), self._looks[queue]
-        asked = {"queue": queue, "limit": min(limit, self.capabilities.most_leased), "ttl": ttl}
-        asked["worker"] = readable(worker)
+        asked: dict[str, object] = {
+            "queue": queue,
+            "limit": min(limit, self.capabilities.most_leased),
+            "ttl": ttl,
+        }
+        asked |= {"worker": readable(worker), **deferral(deferred)}
         stumbles = tries = 0
         while True:
             seen, tries = topic.number, tries + 1
@@ -215,10 +252,16 @@ class PostgresJobs:
         due_s = look.next_s()
         return pause_s if due_s is None else max(0.001, min(pause_s, due_s))
 
+    async def begin(self, leases: Sequence[Lease], ttl: timedelta) -> list[Held]:
+        return await self._hold("begin_jobs", leases, ttl)
+
     async def extend(self, leases: Sequence[Lease], ttl: timedelta) -> list[Held]:
+        return await self._hold("extend", leases, ttl)
+
+    async def _hold(self, query: str, leases: Sequence[Lease], ttl: timedelta) -> list[Held]:
         held = [Held.LOST] * len(leases)
         if leases:
-            for row in await self._connections.ask("extend", leases=receipts(leases), ttl=ttl):
+            for row in await self._connections.ask(query, leases=receipts(leases), ttl=ttl):
                 held[row["place"]] = Held.CANCEL if row["cancel"] else Held.YES
         return held
 
@@ -359,7 +402,12 @@ class PostgresJobs:
         return gone
 
     async def claim(
-        self, ids: Sequence[JobId], *, ttl: timedelta, worker: str
+        self,
+        ids: Sequence[JobId],
+        *,
+        ttl: timedelta,
+        worker: str,
+        deferred: Deferred = NONE_DEFERRED,
     ) -> list[Lease | Job | None]:
         if not ids:
             return []
@@ -369,8 +417,14 @@ class PostgresJobs:
             ttl=ttl,
             worker=readable(worker),
             token=randbits(62),
+            **deferral(deferred),
         )
         leases = {lease.id: lease for lease in leases_of(rows)}
         others = [job for job in ids if job not in leases]
         found = dict(zip(others, await self.get(others), strict=True))
         return [leases[job] if job in leases else found[job] for job in ids]
+
+
+def deferral(deferred: Deferred) -> dict[str, object]:
+    """The parameters of a statement that leases jobs."""
+    return {"deferred": list(deferred.tasks), "suspect": deferred.losses}

@@ -24,14 +24,18 @@ FROM pg_proc p
 WHERE p.pronamespace = (SELECT c.relnamespace FROM pg_class c WHERE c.oid = 'worker_queue'::regclass)
     AND p.proname IN (
         'worker_admit',
+        'worker_apply_terms',
         'worker_cancel',
+        'worker_canonical',
         'worker_enqueue',
         'worker_enqueue_jobs',
+        'worker_key',
         'worker_lease',
         'worker_listen',
         'worker_lock_keys',
         'worker_release_keys',
         'worker_retry',
+        'worker_same_params',
         'worker_settle',
         'worker_survey',
         'worker_tell_ended',
@@ -55,17 +59,18 @@ SELECT worker_listen();
 SELECT 1;
 
 -- name: enqueue
--- A row for each job that is not taken in: its id, and that of the one in its place.
-SELECT asked, there
+-- A row for each job that is not taken in: its id, that of the one in its place, and what is
+-- recorded of that one if it has the same id.
+SELECT asked, there, existing
 FROM worker_enqueue_jobs(%(jobs)s::text::json, %(wishes)s::text::json);
 
 -- name: enqueue_by_asyncpg
 -- The same with the parameters of asyncpg.
-SELECT asked, there FROM worker_enqueue_jobs($1::text::json, $2::text::json);
+SELECT asked, there, existing FROM worker_enqueue_jobs($1::text::json, $2::text::json);
 
 -- name: enqueue_by_sqlalchemy
 -- The same with the parameters of SQLAlchemy.
-SELECT asked, there
+SELECT asked, there, existing
 FROM worker_enqueue_jobs(CAST(CAST(:jobs AS text) AS json), CAST(CAST(:wishes AS text) AS json));
 
 -- name: survey
@@ -79,7 +84,7 @@ SELECT id, task, queue, receipt, params, version, priority, options, headers, de
     coalesce(expires_at <= statement_timestamp(), false) AS expired, history
 FROM worker_lease(
     %(queue)s, %(limit)s, %(ttl)s, %(worker)s, %(token)s, %(levels)s::smallint[],
-    %(floors)s::timestamptz[]
+    %(floors)s::timestamptz[], %(deferred)s::text[], %(suspect)s::integer
 );
 
 -- name: claim_jobs
@@ -98,10 +103,15 @@ WITH ready AS MATERIALIZED (
 UPDATE worker_queue q
 SET token = %(token)s, state = 'STARTED', progress = NULL, worker = %(worker)s,
     started_at = statement_timestamp(), ready_at = statement_timestamp() + %(ttl)s,
-    deliveries = q.deliveries + 1, losses = q.losses + (q.token IS NOT NULL)::integer,
-    history = CASE WHEN q.token IS NULL OR q.losses >= 20 THEN q.history ELSE
-        worker_with_loss(q.history, q.attempts + 1, q.worker, q.started_at, r.due_at)
-    END
+    deliveries = q.deliveries + 1,
+    losses = q.losses + (q.token IS NOT NULL AND q.begun)::integer,
+    history = CASE WHEN q.token IS NULL OR NOT q.begun OR q.losses >= 20 THEN q.history
+        ELSE worker_with_loss(q.history, q.attempts + 1, q.worker, q.started_at, r.due_at)
+    END,
+    begun = j.task <> ALL(%(deferred)s::text[]) AND (
+        %(suspect)s::integer IS NULL
+        OR q.losses + (q.token IS NOT NULL AND q.begun)::integer < %(suspect)s::integer
+    )
 FROM ready r
 JOIN worker_jobs j USING (seq)
 WHERE q.seq = r.seq
@@ -118,6 +128,19 @@ SELECT worker_settle(%(ended)s::text::json, %(back)s::text::json) AS lost;
 UPDATE worker_queue q
 SET ready_at = statement_timestamp() + %(ttl)s, due_at = NULL
 FROM json_to_recordset(%(leases)s::text::json) AS s (place integer, seq bigint, token bigint)
+WHERE q.seq = s.seq AND q.token = s.token
+RETURNING s.place, q.cancel;
+
+-- name: begin_jobs
+-- The same, and the work on these jobs begins. What a crash of the server forgets is a loss that is
+-- not charged, so the commit need not be flushed.
+WITH said AS MATERIALIZED (
+    SELECT s.*, set_config('synchronous_commit', 'off', true) AS quick
+    FROM json_to_recordset(%(leases)s::text::json) AS s (place integer, seq bigint, token bigint)
+)
+UPDATE worker_queue q
+SET ready_at = statement_timestamp() + %(ttl)s, due_at = NULL, begun = true
+FROM said s
 WHERE q.seq = s.seq AND q.token = s.token
 RETURNING s.place, q.cancel;
 
@@ -303,11 +326,27 @@ SELECT count(*) AS gone FROM gone;
 DELETE FROM worker_rates
 WHERE arrival < (extract(epoch FROM statement_timestamp()) * 1000000)::bigint;
 
--- name: introduce_tasks
--- What is new about the tasks that a worker knows.
-INSERT INTO worker_tasks AS t (name, queue, version)
-SELECT s.name, s.queue, s.version
-FROM json_to_recordset(%(tasks)s::text::json) AS s (name text, queue text, version integer)
+-- name: publish_tasks
+-- What tasks declare, unless a newer version of it is recorded.
+INSERT INTO worker_tasks AS t (name, queue, version, declaration)
+SELECT s.name, s.queue, s.version, s.declaration
+FROM json_to_recordset(%(tasks)s::text::json) AS s (
+    name text, queue text, version integer, declaration text
+)
 ORDER BY s.name
-ON CONFLICT (name) DO UPDATE SET queue = EXCLUDED.queue, version = EXCLUDED.version
-WHERE (t.queue, t.version) IS DISTINCT FROM (EXCLUDED.queue, EXCLUDED.version);
+ON CONFLICT (name) DO UPDATE
+SET queue = EXCLUDED.queue, version = EXCLUDED.version, declaration = EXCLUDED.declaration
+WHERE t.version <= EXCLUDED.version
+    AND (t.queue, t.version, t.declaration)
+        IS DISTINCT FROM (EXCLUDED.queue, EXCLUDED.version, EXCLUDED.declaration);
+
+-- name: read_declaration
+-- What a task declares; null of a worker of the schema before.
+SELECT declaration FROM worker_tasks WHERE name = %(task)s;
+
+-- name: apply_terms
+-- The job that holds the unique key, an empty text if the lease was lost, null if all is well.
+SELECT worker_apply_terms(
+    %(seq)s, %(token)s, %(priority)s, %(options)s, %(expires)s::float8, %(unique_key)s::text,
+    %(states)s::text[], %(ttl)s::float8, %(key)s::text, %(limit)s
+) AS holder;

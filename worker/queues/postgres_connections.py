@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import select
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -42,6 +43,15 @@ class JobsConnection(psycopg.AsyncConnection[tuple[Any, ...]]):
     """
 
     pooled = False
+
+    def __init__(self, *args: Any, **rest: Any) -> None:
+        super().__init__(*args, **rest)
+        self._process = os.getpid()
+
+    async def close(self) -> None:
+        """Close it, but not in a forked child, where that would end the parent's session."""
+        if self._process == os.getpid():
+            await super().close()
 
     async def wait(
         self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+import json
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from worker.backends.postgres_json import packed
-from worker.jobs.job import Enqueued, Job, Lease
+from worker.jobs.job import Enqueued, Existing, Job, JobId, Lease
 from worker.model import State
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from worker.jobs.job import JobId, NewJob, Settlement
+    from worker.jobs.job import NewJob, Settlement
 
 __all__ = [
     "enqueued",
@@ -73,14 +74,34 @@ def job_row(job: NewJob) -> dict[str, Any]:
 
 def enqueued(jobs: Sequence[NewJob], refused: Iterable[tuple[Any, ...]]) -> list[Enqueued]:
     """What became of ``jobs``, of which some were refused in favour of others that are there."""
-    there: dict[JobId, JobId] = dict(refused)
+    there = {asked: (JobId(job), existing) for asked, job, existing in refused}
     told: list[Enqueued] = []
-    seen: set[JobId] = set()
+    seen: dict[JobId, NewJob] = {}
     for job in jobs:
-        created = job.id not in there and job.id not in seen
-        told.append(Enqueued(there.get(job.id, job.id), created))
-        seen.add(job.id)
+        if job.id in there:
+            other, existing = there[job.id]
+            told.append(Enqueued(other, False, None if existing is None else existing_of(existing)))
+        elif job.id in seen:
+            told.append(Enqueued(job.id, False, Existing.of_new(seen[job.id])))
+        else:
+            told.append(Enqueued(job.id, True))
+        seen.setdefault(job.id, job)
     return told
+
+
+def existing_of(text: str) -> Existing:
+    """What ``worker_enqueue_jobs`` returns of a job whose id is known."""
+    said: dict[str, Any] = json.loads(text)
+    expires = said["expires"]
+    return Existing(
+        **{
+            **said,
+            "state": State(said["state"]),
+            "delay": timedelta(seconds=said["delay"]),
+            "expires": None if expires is None else timedelta(seconds=expires),
+            "created_at": datetime.fromtimestamp(said["created_at"], UTC),
+        }
+    )
 
 
 def leases_of(rows: Sequence[Sequence[Any]]) -> list[Lease]:
@@ -138,6 +159,8 @@ def outcomes(said: Sequence[Settlement]) -> tuple[str | None, str | None, set[in
             row["history"] = one.history
         if not one.state.final:
             row["delay"] = one.delay.total_seconds()
+            if one.due_at is not None:
+                row["due"] = one.due_at.isoformat()
             back.append(row)
             continue
         if one.result is not None:

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from worker.backends.queries import load_queries
-from worker.errors import InvalidOptions, StoreSchemaError
+from worker.errors import InvalidOptions, StoreSchemaError, TransactionDeadlock
 from worker.queues.postgres_rows import enqueued, new_jobs
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ EXPECTED = (
 )
 NOT_MIGRATED = frozenset({"42883", "42P01", "3F000", "42501"})
 """What PostgreSQL says of a function or table that is not there, or that a role may not use."""
+DEADLOCK = "40P01"
 
 Rows = Iterable[tuple[Any, ...]]
 Ask = Callable[[Any, str, str | None], Any]
@@ -48,7 +49,10 @@ def enqueue_in(
     Raises:
         InvalidOptions: The connection is of another kind.
         StoreSchemaError: The worker's functions are not to be found over this connection, or its
-            role may not use them. Other errors are those of the caller's library, since it is the
+            role may not use them.
+        TransactionDeadlock: Another transaction enqueues jobs with the same ids or unique keys, in
+            another order. One call takes its locks in one order, so this needs several calls in
+            each transaction. Other errors are those of the caller's library, since it is the
             caller's transaction that has failed.
     """
     ask, waits = way_over(connection)
@@ -59,7 +63,7 @@ def enqueue_in(
     try:
         rows = ask(connection, *new_jobs(jobs))
     except Exception as exc:
-        refuse_unmigrated(exc)
+        map_error(exc)
         raise
     return enqueued(jobs, rows)
 
@@ -70,7 +74,7 @@ async def enqueue_soon(ask: Ask, connection: Any, jobs: Sequence[NewJob]) -> lis
     try:
         rows = await ask(connection, *new_jobs(jobs))
     except Exception as exc:
-        refuse_unmigrated(exc)
+        map_error(exc)
         raise
     return enqueued(jobs, rows)
 
@@ -150,11 +154,12 @@ WAYS: Sequence[tuple[str, Sequence[str], Ask, bool]] = (
 )
 
 
-def refuse_unmigrated(exc: Exception) -> None:
-    """If the worker's functions are not there, say so; ``exc`` may be of any library.
+def map_error(exc: Exception) -> None:
+    """Say in our own words what the caller can do about an error, which may be of any library.
 
     Raises:
-        StoreSchemaError: They are not.
+        StoreSchemaError: The worker's functions are not there.
+        TransactionDeadlock: The transaction was the victim of a deadlock.
     """
     said = getattr(exc, "orig", None) or exc  # SQLAlchemy's errors hold the driver's
     state = getattr(said, "sqlstate", None) or getattr(said, "pgcode", None)
@@ -162,4 +167,11 @@ def refuse_unmigrated(exc: Exception) -> None:
         raise StoreSchemaError(
             f"connection: PostgreSQL says {str(said).splitlines()[0]!r}; expected a role that may "
             "use the tables that `worker migrate` made, and a search_path with their schema"
+        ) from exc
+    if state == DEADLOCK:
+        raise TransactionDeadlock(
+            "connection: PostgreSQL has ended this transaction, since another one waited for it "
+            "and it for the other (deadlock); roll it back and repeat it from its beginning. To "
+            "avoid it, enqueue jobs with the same ids or unique keys in the same order in each "
+            "transaction, or by one enqueue_many"
         ) from exc

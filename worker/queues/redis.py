@@ -22,6 +22,7 @@ Keys, each with the prefix and ``:jobs:`` before it:
 ``lots:KEY``              set    The lots of a concurrency key: "LIMIT QUEUE KEY".
 ``parked:LOT``            zset   Jobs that wait for their key, ordered as in ``ready``.
 ``unique:KEY``            string The states in which it is held, and by which job; may expire.
+``tasks``                 hash   TASK → "VERSION DECLARATION": what tasks declare, as JSON.
 ``rate:KEY``              string The theoretical arrival time; expires.
 ``waiters:QUEUE``         zset   Workers that wait for a job, by when they last looked.
 ``alarms``                hash   QUEUE → which of them looks again, and when.
@@ -46,7 +47,9 @@ What this engine promises, Redis must keep:
 `RedisJobs.warnings` says at opening which of these Redis is set up to do.
 
 A user of Redis needs ``~PREFIX:jobs:* &PREFIX:jobs:* +@read +@write +@scripting +@pubsub
-+@connection +time``, and ``+info`` for the warnings.
++@connection +time``, and ``+info`` for the warnings. What is missing is named at opening. Without
+the channels (``&``), which new users of Redis do not have, no worker and no client is woken: each
+looks once a second.
 """
 
 from __future__ import annotations
@@ -58,25 +61,57 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from worker.backends.redis_server import ANSWER_TIMEOUT_S, dangers
-from worker.errors import ConfigurationError, StoreUnavailable
-from worker.jobs.job import NOW, Capabilities, Enqueued, Grant, Held, JobId
+from worker.backends.redis_survey import Needs, Survey
+from worker.errors import StoreUnavailable
+from worker.jobs.declaration import Declaration
+from worker.jobs.job import (
+    NONE_DEFERRED,
+    NOW,
+    Capabilities,
+    Enqueued,
+    Existing,
+    Grant,
+    Held,
+    JobId,
+)
 from worker.jobs.verdict import unspent
 from worker.queues.bell import heard
 from worker.queues.redis_channel import RedisChannel
 from worker.queues.redis_link import RedisLink
 from worker.queues.redis_records import POLL_S, PORTION, RedisRecords, portions
-from worker.queues.redis_rows import enqueued, jobs_from, leases_from, micros, settled
+from worker.queues.redis_rows import (
+    applied,
+    deferral,
+    enqueued,
+    job_from,
+    jobs_from,
+    leases_from,
+    micros,
+    settled,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
 
     from worker.backends.redis_server import Command
-    from worker.jobs.job import Job, Lease, NewJob, Rate, Settlement
+    from worker.jobs.declaration import Terms
+    from worker.jobs.job import Deferred, Job, Lease, NewJob, Rate, Settlement
 
 __all__ = ["RedisJobs"]
 
 SCHEMA = 1
 OLDEST = 7
+COMMANDS = frozenset({"GET", "SET", "TYPE"})
+"""What is called beside the scripts."""
+KEYS = {
+    **dict.fromkeys(("schema", "order"), "string"),
+    **dict.fromkeys(("counts", "dead_counts", "alarms", "watched", "tasks"), "hash"),
+    **dict.fromkeys(("created", "finished", "dead", "leased"), "zset"),
+    **dict.fromkeys(("job:ID", "result:ID", "waiting:GROUP", "ready:QUEUE", "later:QUEUE")),
+    **dict.fromkeys(("holders:KEY", "lots:KEY", "parked:LOT", "unique:KEY", "rate:KEY")),
+    "waiters:QUEUE": None,
+}
+"""The keys after the prefix; the types of those that have one name only."""
 HELD = {"0": Held.LOST, "1": Held.YES, "2": Held.CANCEL}
 
 
@@ -105,33 +140,38 @@ class RedisJobs(RedisRecords):
     async def open(self) -> None:
         """
         Raises:
-            ConfigurationError: It is a Redis Cluster, or older than Redis 7.
+            ConfigurationError: It is a Redis Cluster or a Sentinel, or older than Redis 7.
             StoreUnavailable: It cannot be reached, or not be used.
-            StoreSchemaError: The keys were written by a newer worker.
+            StoreSchemaError: The keys were written by a newer worker, or are another program's, or
+                the user lacks rights.
         """
         address = self._link.address
-        name = f"{address.prefix}:jobs:schema"
-        schema = await self._link.ask(("GET", name))
+        root = f"{address.prefix}:jobs:"
+        survey = Survey(
+            address,
+            Needs(
+                root=root,
+                commands=self._link.commands | COMMANDS,
+                keys=KEYS,
+                oldest=OLDEST,
+                channel=self._channel.address,
+                grants=f"~{root}* &{root}* +@read +@write +@scripting +@pubsub +@connection +time",
+            ),
+        )
+        survey.judge(await self._link.try_all(survey.questions()))
+        schema = survey.judge_keys(await self._link.try_all(survey.key_questions()))
+        name = f"{root}schema"
         if schema is None:
             await self._link.ask(("SET", name, SCHEMA, "NX"))
             schema = await self._link.ask(("GET", name))
         address.check_schema(name, schema, SCHEMA, "the jobs have")
-        try:
-            info = await self._link.ask(("INFO",))
-        except StoreUnavailable:
-            return  # An ACL may forbid it, and nothing else depends on it.
-        address.refuse_cluster(info)
-        version = str(info.get("redis_version", OLDEST))
-        if int(version.partition(".")[0]) < OLDEST:
-            told = f"{address.setting}: {address.shown} is Redis {version}"
-            raise ConfigurationError([f"{told}; expected {OLDEST} or newer"])
         found = dangers(
-            info,
+            survey.info,
             evicted="an evicted job is lost",
             expiring="a result may be evicted before its time",
             forgotten="jobs may be lost, or run twice",
         )
-        self.warnings = tuple(f"{address.shown}: {danger}" for danger in found)
+        self.warnings = (*survey.warnings, *(f"{address.shown}: {danger}" for danger in found))
 
     async def close(self) -> None:
         if self._background:
@@ -144,17 +184,28 @@ class RedisJobs(RedisRecords):
             return []
         told = await self._link.run("enqueue", *enqueued(jobs))
         answers = [Enqueued(job.id, True) for job in jobs]
-        for number, there in json.loads(told):
-            answers[number] = Enqueued(JobId(there), False)
+        for number, there, row in json.loads(told):
+            if number < 0:
+                self._channel.report(there)
+                continue
+            existing = None if row is None else Existing.of(job_from(row))
+            answers[number] = Enqueued(JobId(there), False, existing)
         return answers
 
     async def lease(
-        self, queue: str, *, limit: int, ttl: timedelta, wait: timedelta, worker: str
+        self,
+        queue: str,
+        *,
+        limit: int,
+        ttl: timedelta,
+        wait: timedelta,
+        worker: str,
+        deferred: Deferred = NONE_DEFERRED,
     ) -> list[Lease]:
         limit = min(limit, self.capabilities.most_leased)
         if limit < 1:
             return []
-        asked = (queue, micros(ttl), worker)
+        asked = (queue, micros(ttl), worker, deferral(deferred))
         if wait <= NOW:
             while True:
                 leases, again_s = await self._lease(asked, limit)
@@ -163,7 +214,7 @@ class RedisJobs(RedisRecords):
         return await self._lease_or_wait(asked, limit, wait)
 
     async def _lease_or_wait(
-        self, asked: tuple[str, int, str], limit: int, wait: timedelta
+        self, asked: tuple[str, int, str, str], limit: int, wait: timedelta
     ) -> list[Lease]:
         """Look once, then whenever the bell rings, a job is due, or a second has passed."""
         clock = asyncio.get_running_loop().time
@@ -186,14 +237,21 @@ class RedisJobs(RedisRecords):
                     raise
 
     async def _lease(
-        self, asked: tuple[str, int, str], limit: int, waiter: str = "", *, stays: bool = False
+        self,
+        asked: tuple[str, int, str, str],
+        limit: int,
+        waiter: str = "",
+        *,
+        stays: bool = False,
     ) -> tuple[list[Lease], float | None]:
         """What can be leased now, and in how many seconds to look again, if that is soon."""
-        queue, ttl, worker = asked
+        queue, ttl, worker, later = asked
         full = (limit - 1) // PORTION
-        commands = [self._link.script("lease", queue, PORTION, ttl, worker, "", 0)] * full
+        commands = [self._link.script("lease", queue, PORTION, ttl, worker, "", 0, later)] * full
         last = limit - PORTION * full
-        commands.append(self._link.script("lease", queue, last, ttl, worker, waiter, int(stays)))
+        commands.append(
+            self._link.script("lease", queue, last, ttl, worker, waiter, int(stays), later)
+        )
         call = asyncio.create_task(self._ask_for_leases(commands), name=f"lease:{queue}")
         try:
             return await asyncio.shield(call)
@@ -232,9 +290,17 @@ class RedisJobs(RedisRecords):
         task.add_done_callback(self._background.discard)
 
     async def claim(
-        self, ids: Sequence[JobId], *, ttl: timedelta, worker: str
+        self,
+        ids: Sequence[JobId],
+        *,
+        ttl: timedelta,
+        worker: str,
+        deferred: Deferred = NONE_DEFERRED,
     ) -> list[Lease | Job | None]:
-        commands = [self._link.script("claim", micros(ttl), worker, *p) for p in portions(ids)]
+        later = deferral(deferred)
+        commands = [
+            self._link.script("claim", micros(ttl), worker, later, *p) for p in portions(ids)
+        ]
         told: list[Lease | Job | None] = []
         for answer in await self._link.ask_all(commands):
             moment, *rows = json.loads(answer)
@@ -245,11 +311,18 @@ class RedisJobs(RedisRecords):
                     told += leases_from(moment, row)
         return told
 
+    async def begin(self, leases: Sequence[Lease], ttl: timedelta) -> list[Held]:
+        return await self._hold(leases, ttl, begins=True)
+
     async def extend(self, leases: Sequence[Lease], ttl: timedelta) -> list[Held]:
+        return await self._hold(leases, ttl, begins=False)
+
+    async def _hold(self, leases: Sequence[Lease], ttl: timedelta, *, begins: bool) -> list[Held]:
         commands = [
             self._link.script(
                 "extend",
                 micros(ttl),
+                int(begins),
                 *(word for lease in part for word in (lease.id, lease.receipt)),
             )
             for part in portions(leases)
@@ -259,6 +332,19 @@ class RedisJobs(RedisRecords):
     async def settle(self, settlements: Sequence[Settlement]) -> list[bool]:
         commands = [self._link.script("settle", settled(part)) for part in portions(settlements)]
         return [digit == "1" for answer in await self._link.ask_all(commands) for digit in answer]
+
+    async def publish(self, declarations: Sequence[Declaration]) -> None:
+        words = [word for one in declarations for word in (one.task, one.version, one.dump())]
+        if words:
+            await self._link.run("publish", *words)
+
+    async def declaration(self, task: str) -> Declaration | None:
+        text = await self._link.ask(("HGET", f"{self._link.address.prefix}:jobs:tasks", task))
+        return None if text is None else Declaration.read(text.partition(" ")[2])
+
+    async def apply_terms(self, lease: Lease, terms: Terms) -> JobId | None:
+        told = await self._link.run("terms", *applied(lease, terms))
+        return JobId(told) if told else None
 
     async def take(self, key: str, rate: Rate, wanted: int) -> Grant:
         granted, wait = await self._link.run("take", key, micros(rate.spacing), rate.burst, wanted)

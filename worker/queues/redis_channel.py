@@ -8,7 +8,8 @@ from itertools import count
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from redis.exceptions import ConnectionError, RedisError
+import structlog
+from redis.exceptions import ConnectionError, NoPermissionError, RedisError
 
 from worker.backends.redis_server import ANSWER_TIMEOUT_S
 from worker.cancelling import end_task
@@ -25,6 +26,7 @@ QUIET_S = 4.0
 version 8 raises when a longer read blocks."""
 AGAIN_S = 0.2
 LONGEST_AGAIN_S = 2.0
+FORBIDDEN_AGAIN_S = 30.0
 LISTENING_S = 1.0
 
 
@@ -36,25 +38,28 @@ class RedisChannel:
 
     Attributes:
         name: No other process has it; the scripts take it.
+        address: What Redis calls it.
         bell: Rung for what is heard, texts such as ``ended ID``.
     """
 
     def __init__(self, address: RedisAddress) -> None:
         self.name = uuid4().hex
         self.bell = Bell()
-        self._channel = f"{address.prefix}:jobs:wake:{self.name}"
+        self.address = f"{address.prefix}:jobs:wake:{self.name}"
         self._client = client_for(address)
         self._numbers = count(1)
         self._task: asyncio.Task[None] | None = None
         self._listening = asyncio.Event()
+        self._has_answer = asyncio.Event()
+        self._is_reported = False
 
     async def listen(self) -> None:
-        """Begin to listen. The first call returns once it does, or without it after a second."""
+        """Begin to listen. The first call returns once it does, or may not, or after a second."""
         if self._task is None:
             self._task = asyncio.create_task(self._listen(), name=f"channel:{self.name}")
             with suppress(TimeoutError):
                 async with asyncio.timeout(LISTENING_S):
-                    await self._listening.wait()
+                    await self._has_answer.wait()
 
     def number(self) -> int:
         """One that no other wait of this process has."""
@@ -65,12 +70,29 @@ class RedisChannel:
         while True:
             try:
                 await self._hear()
+            except NoPermissionError as exc:
+                self.report(str(exc))
+                self._has_answer.set()
+                self._listening.clear()
+                again_s = FORBIDDEN_AGAIN_S
             except (RedisError, OSError):
                 if self._listening.is_set():
                     again_s = AGAIN_S
                 self._listening.clear()
             await asyncio.sleep(again_s)
             again_s = min(2 * again_s, LONGEST_AGAIN_S)
+
+    def report(self, reason: str) -> None:
+        """Log, once, that nobody is woken by Redis: those that wait look once a second."""
+        if self._is_reported:
+            return
+        self._is_reported = True
+        structlog.get_logger("worker").warning(
+            "queue.not_woken",
+            reason=reason,
+            hint="workers and clients that wait look once a second; allow this user of Redis "
+            f"the channels &{self.address.removesuffix(self.name)}*",
+        )
 
     async def _hear(self) -> None:
         """Listen until the connection is lost.
@@ -80,7 +102,7 @@ class RedisChannel:
         """
         pubsub = self._client.pubsub()
         try:
-            await pubsub.subscribe(self._channel)
+            await pubsub.subscribe(self.address)
             while True:
                 message = await pubsub.get_message(timeout=QUIET_S)
                 if message is None:
@@ -92,6 +114,7 @@ class RedisChannel:
                     self.bell.ring([message["data"]])
                 elif message["type"] == "subscribe":
                     self._listening.set()
+                    self._has_answer.set()
                     self.bell.ring_all()
         finally:
             with suppress(RedisError, OSError):

@@ -77,6 +77,11 @@ class RedisLink:
         self._client = client_for(self.address)
         self._turns = asyncio.Semaphore(CONNECTIONS)
 
+    @property
+    def commands(self) -> frozenset[str]:
+        """The commands that the scripts call with a key."""
+        return self._scripts.commands
+
     def script(self, name: str, *arguments: Argument) -> Command:
         """The command that runs ``redis_scripts/NAME.lua``."""
         return self._scripts.command(name, self.address.prefix, *arguments)
@@ -101,6 +106,19 @@ class RedisLink:
             except NoScriptError:
                 return await self._client.execute_command(*self._scripts.spelled_out(command))
 
+    async def try_all(self, commands: list[Command]) -> list[Any]:
+        """The answers to several commands, sent in one round trip. What Redis refused is among
+        them, as a `redis.exceptions.RedisError`.
+
+        Raises:
+            StoreUnavailable: The connection failed.
+        """
+        async with self._turn():
+            pipeline = self._client.pipeline(transaction=False)
+            for command in commands:
+                pipeline.execute_command(*command)
+            return await pipeline.execute(raise_on_error=False)
+
     async def ask_all(self, commands: list[Command]) -> list[Any]:
         """The answers to several commands, sent in one round trip.
 
@@ -111,11 +129,7 @@ class RedisLink:
             return []
         if len(commands) == 1:
             return [await self.ask(commands[0])]
-        async with self._turn():
-            pipeline = self._client.pipeline(transaction=False)
-            for command in commands:
-                pipeline.execute_command(*command)
-            answers = await pipeline.execute(raise_on_error=False)
+        answers = await self.try_all(commands)
         for number, answer in enumerate(answers):
             if isinstance(answer, NoScriptError):
                 answers[number] = await self.ask(commands[number])

@@ -7,17 +7,27 @@ import json
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from worker.backends.codec import EPOCH, from_micros
-from worker.jobs.job import Job, Lease
+from worker.backends.codec import EPOCH, from_micros, to_micros
+from worker.jobs.job import Job, Lease, NewJob
 from worker.model import State
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from worker.backends.redis_server import Argument
-    from worker.jobs.job import NewJob, Settlement
+    from worker.jobs.declaration import Terms
+    from worker.jobs.job import Deferred, Settlement
 
-__all__ = ["enqueued", "jobs_from", "leases_from", "micros", "settled"]
+__all__ = [
+    "applied",
+    "deferral",
+    "enqueued",
+    "job_from",
+    "jobs_from",
+    "leases_from",
+    "micros",
+    "settled",
+]
 
 MICROSECOND = timedelta(microseconds=1)
 compact = json.JSONEncoder(separators=(",", ":")).encode
@@ -66,6 +76,29 @@ def keys_of(job: NewJob) -> str:
     return compact([key, states, ttl, job.concurrency_key or "", str(job.concurrency_limit)])
 
 
+def applied(lease: Lease, terms: Terms) -> Iterator[Argument]:
+    """What ``terms.lua`` takes."""
+    job = NewJob(
+        id=lease.id,
+        task=lease.task,
+        queue=lease.queue,
+        params=lease.params,
+        version=lease.version,
+        priority=terms.priority,
+        options=terms.options,
+        headers=lease.headers,
+        unique=terms.unique,
+        concurrency_key=terms.concurrency_key,
+        concurrency_limit=terms.concurrency_limit,
+    )
+    yield lease.id
+    yield lease.receipt
+    yield made_with(job)
+    yield str(terms.priority)
+    yield "" if terms.expires is None else str(terms.expires // MICROSECOND)
+    yield "" if job.unique is None and job.concurrency_key is None else keys_of(job)
+
+
 def leases_from(moment: int, rows: Iterable[list[Any]]) -> list[Lease]:
     """Of the rows that ``lease.lua`` answers, leased at this moment."""
     leases = []
@@ -98,6 +131,14 @@ def leases_from(moment: int, rows: Iterable[list[Any]]) -> list[Lease]:
     return leases
 
 
+def deferral(deferred: Deferred) -> str:
+    """What ``lease.lua`` and ``claim.lua`` take: from how many losses on, then tasks."""
+    if not deferred.tasks and deferred.losses is None:
+        return ""
+    losses = "-" if deferred.losses is None else str(deferred.losses)
+    return " ".join([losses, *deferred.tasks])
+
+
 def settled(settlements: Iterable[Settlement]) -> str:
     """What ``settle.lua`` takes."""
     said: list[str] = []
@@ -107,7 +148,8 @@ def settled(settlements: Iterable[Settlement]) -> str:
             lease.id,
             lease.receipt,
             f"{one.state} {one.attempts} {one.refusals} {one.delay // MICROSECOND}"
-            f" {one.result_ttl // MICROSECOND} {one.dead:d}",
+            f" {one.result_ttl // MICROSECOND} {one.dead:d}"
+            f" {'-' if one.due_at is None else to_micros(one.due_at)}",
             one.result or "",
             one.error or "",
             one.history or "",

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from worker.backends.sqlite_file import PATIENCE, now_micros
 from worker.errors import StoreUnavailable
-from worker.jobs.job import Capabilities
+from worker.jobs.job import NONE_DEFERRED, Capabilities
+from worker.queues import sqlite_declarations as declarations
 from worker.queues import sqlite_records as records
 from worker.queues import sqlite_work as work
 from worker.queues.bell import Bell, heard
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
     from datetime import timedelta
     from pathlib import Path
 
+    from worker.jobs.declaration import Declaration, Terms
     from worker.jobs.job import (
+        Deferred,
         Enqueued,
         Grant,
         Held,
@@ -98,12 +101,21 @@ class SqliteJobs:
         return await self._each(Order.ENQUEUE, work.enqueue, jobs)
 
     async def lease(
-        self, queue: str, *, limit: int, ttl: timedelta, wait: timedelta, worker: str
+        self,
+        queue: str,
+        *,
+        limit: int,
+        ttl: timedelta,
+        wait: timedelta,
+        worker: str,
+        deferred: Deferred = NONE_DEFERRED,
     ) -> list[Lease]:
         loop = asyncio.get_running_loop()
         until = loop.time() + wait.total_seconds()
         limit = min(limit, self.capabilities.most_leased)
-        lease = partial(work.lease, queue=queue, limit=limit, ttl=ttl, worker=worker)
+        lease = partial(
+            work.lease, queue=queue, limit=limit, ttl=ttl, worker=worker, deferred=deferred
+        )
         with self._listening(self._queues, queue) as rung:
             while True:
                 rung.clear()
@@ -130,6 +142,9 @@ class SqliteJobs:
         if leases and self._thread is not None:
             self._call(Order.SETTLE, partial(work.give_back, leases=leases))
 
+    async def begin(self, leases: Sequence[Lease], ttl: timedelta) -> list[Held]:
+        return await self._each(Order.EXTEND, work.begin, [(lease, ttl) for lease in leases])
+
     async def extend(self, leases: Sequence[Lease], ttl: timedelta) -> list[Held]:
         return await self._each(Order.EXTEND, work.extend, [(lease, ttl) for lease in leases])
 
@@ -138,6 +153,15 @@ class SqliteJobs:
 
     async def take(self, key: str, rate: Rate, wanted: int) -> Grant:
         return await self._ask(work.take, key, rate, wanted)
+
+    async def publish(self, tasks: Sequence[Declaration]) -> None:
+        await self._ask(declarations.publish, tasks)
+
+    async def declaration(self, task: str) -> Declaration | None:
+        return await self._read(declarations.declaration, task)
+
+    async def apply_terms(self, lease: Lease, terms: Terms) -> JobId | None:
+        return await self._ask(declarations.apply_terms, lease, terms)
 
     async def get(self, ids: Sequence[JobId]) -> list[Job | None]:
         return await self._each(Order.READ, records.get, ids)
@@ -182,9 +206,15 @@ class SqliteJobs:
         return await self._ask(records.prune, keep, limit)
 
     async def claim(
-        self, ids: Sequence[JobId], *, ttl: timedelta, worker: str
+        self,
+        ids: Sequence[JobId],
+        *,
+        ttl: timedelta,
+        worker: str,
+        deferred: Deferred = NONE_DEFERRED,
     ) -> list[Lease | Job | None]:
-        leases = {lease.id: lease for lease in await self._ask(work.claim, ids, ttl, worker)}
+        claimed = await self._ask(work.claim, ids, ttl, worker, deferred)
+        leases = {lease.id: lease for lease in claimed}
         return [leases.get(job, told) for job, told in zip(ids, await self.get(ids), strict=True)]
 
     async def _each(

@@ -94,7 +94,7 @@ SELECT
         SELECT json_group_array(json_array(
             place, id, task, params, version, urgency, options, headers, deliveries, losses,
             attempts, refusals, cancel, created_at, ready_at, expires_at,
-            state IN ('STARTED', 'PROGRESS'), concurrency_key, concurrency_limit,
+            begun AND state IN ('STARTED', 'PROGRESS'), concurrency_key, concurrency_limit,
             history, started_at, worker
         ))
         FROM (
@@ -131,9 +131,11 @@ UPDATE jobs SET stage = CASE WHEN concurrency_key IS NULL THEN 0 ELSE 3 END
 WHERE place IN (SELECT value FROM json_each(:places));
 
 -- name: hold_jobs
--- Leases the jobs at these places. One that was leased before has lost that lease.
+-- Leases the jobs at these places; those that are deferred have not begun yet. One that was leased
+-- before has lost that lease, which counts if it had begun.
 UPDATE jobs SET
-    losses = losses + (state IN ('STARTED', 'PROGRESS')),
+    losses = losses + (begun AND state IN ('STARTED', 'PROGRESS')),
+    begun = place NOT IN (SELECT value FROM json_each(:deferred)),
     deliveries = deliveries + 1,
     state = 'STARTED', stage = 2, ready_at = :until, started_at = :now, worker = :worker,
     progress = NULL
@@ -151,7 +153,8 @@ WHERE jobs.place = json_extract(said.value, '$[0]');
 SELECT json_group_array(json_array(
     jobs.place, jobs.id, jobs.task, jobs.params, jobs.version, jobs.urgency, jobs.options,
     jobs.headers, jobs.deliveries, jobs.losses, jobs.attempts, jobs.refusals, jobs.cancel,
-    jobs.created_at, jobs.ready_at, jobs.expires_at, jobs.state IN ('STARTED', 'PROGRESS'),
+    jobs.created_at, jobs.ready_at, jobs.expires_at,
+    jobs.begun AND jobs.state IN ('STARTED', 'PROGRESS'),
     jobs.queue, jobs.history, jobs.started_at, jobs.worker
 ))
 FROM json_each(:ids) AS asked CROSS JOIN jobs ON jobs.id = asked.value
@@ -170,6 +173,11 @@ WHERE jobs.deliveries = json_extract(said.value, '$[1]')
 -- name: extend_leases
 -- Has the leases at these places hold until a moment.
 UPDATE jobs SET stage = 2, ready_at = :until
+WHERE place IN (SELECT value FROM json_each(:places));
+
+-- name: begin_jobs
+-- The same, and the work on these jobs begins.
+UPDATE jobs SET stage = 2, ready_at = :until, begun = 1
 WHERE place IN (SELECT value FROM json_each(:places));
 
 -- name: end_jobs
@@ -489,3 +497,41 @@ DELETE FROM jobs WHERE place IN (
 -- name: prune_rates
 -- Forgets the rates that would allow as much if they had never been used.
 DELETE FROM rates WHERE arrival < :now;
+
+-- name: publish_tasks
+-- Records what each task of a JSON list declares, unless a newer version of it is recorded.
+INSERT INTO tasks (name, version, declaration)
+SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]')
+FROM json_each(:tasks) WHERE true
+ON CONFLICT (name) DO UPDATE SET version = excluded.version, declaration = excluded.declaration
+WHERE tasks.version <= excluded.version;
+
+-- name: read_declaration
+-- What a task declares.
+SELECT declaration FROM tasks WHERE name = :task;
+
+-- name: apply_terms
+-- Gives a leased job what its producer left to its task.
+UPDATE jobs SET
+    urgency = :urgency,
+    options = :options,
+    expires_at = coalesce(created_at + :expires, expires_at),
+    unique_key = coalesce(:unique_key, unique_key),
+    unique_states = coalesce(:unique_states, unique_states),
+    unique_until = CASE
+        WHEN :unique_key IS NULL THEN unique_until ELSE created_at + :unique_ttl
+    END,
+    concurrency_key = coalesce(:concurrency_key, concurrency_key),
+    concurrency_limit = CASE
+        WHEN :concurrency_key IS NULL THEN concurrency_limit ELSE :concurrency_limit
+    END
+WHERE place = :place;
+
+-- name: leave_unique
+-- Takes a unique key from jobs that do not hold it any more, so that an older job can hold it: the
+-- holder is the job that came last.
+UPDATE jobs SET unique_states = NULL
+WHERE place IN (
+    SELECT place FROM jobs INDEXED BY jobs_unique
+    WHERE unique_key = :key AND unique_states IS NOT NULL AND place <> :place
+);

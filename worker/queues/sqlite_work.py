@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from worker.backends.codec import from_micros, to_micros
 from worker.backends.sqlite_file import micros, storable
 from worker.jobs.history import MOST_LOSSES, with_loss
-from worker.jobs.job import NOW, Enqueued, Held, JobId, Lease
+from worker.jobs.job import NOW, Enqueued, Existing, Held, JobId, Lease
 from worker.model import State
 from worker.queues.rates import grant
 from worker.queues.sqlite_keys import regroup
+from worker.queues.sqlite_records import get
 from worker.queues.sqlite_turn import encode, key_text
 
 if TYPE_CHECKING:
@@ -20,10 +22,10 @@ if TYPE_CHECKING:
     from datetime import timedelta
     from typing import Any
 
-    from worker.jobs.job import Grant, NewJob, Rate, Settlement
+    from worker.jobs.job import Deferred, Grant, NewJob, Rate, Settlement
     from worker.queues.sqlite_turn import Turn
 
-__all__ = ["claim", "enqueue", "extend", "give_back", "lease", "look", "settle", "take"]
+__all__ = ["begin", "claim", "enqueue", "extend", "give_back", "lease", "look", "settle", "take"]
 
 LEASED = 2
 """A job's stage."""
@@ -37,7 +39,7 @@ def enqueue(turn: Turn, jobs: Sequence[NewJob]) -> list[Enqueued]:
         told = choose(turn, jobs)
         fresh = [job for job, answer in zip(jobs, told, strict=True) if answer.created]
         add(turn, fresh)
-        return told
+        return with_existing(turn, jobs, told)
     count = add(turn, jobs)
     if count == len(jobs):
         return [Enqueued(job.id, True) for job in jobs]
@@ -46,7 +48,22 @@ def enqueue(turn: Turn, jobs: Sequence[NewJob]) -> list[Enqueued]:
     for job in jobs:
         told.append(Enqueued(job.id, job.id in added))
         added.discard(job.id)
-    return told
+    return with_existing(turn, jobs, told)
+
+
+def with_existing(turn: Turn, jobs: Sequence[NewJob], told: Sequence[Enqueued]) -> list[Enqueued]:
+    """The results, with the records of the jobs whose ids were known."""
+    pairs = list(zip(jobs, told, strict=True))
+    known = {one.id for job, one in pairs if not one.created and one.id == job.id}
+    if not known:
+        return list(told)
+    ids = sorted(known)
+    found = dict(zip(ids, get(turn, ids), strict=True))
+    results = []
+    for job, one in pairs:
+        record = None if one.created or one.id != job.id else found[one.id]
+        results.append(one if record is None else replace(one, existing=Existing.of(record)))
+    return results
 
 
 def choose(turn: Turn, jobs: Sequence[NewJob]) -> list[Enqueued]:
@@ -124,14 +141,16 @@ def look(turn: Turn, queue: str) -> bool:
     return bool(is_ready) or any(m is not None and m <= turn.now for m in (due, keyed_due))
 
 
-def lease(turn: Turn, queue: str, limit: int, ttl: timedelta, worker: str) -> list[Lease]:
+def lease(
+    turn: Turn, queue: str, limit: int, ttl: timedelta, worker: str, deferred: Deferred
+) -> list[Lease]:
     until = turn.now + micros(ttl)
     leases: list[Lease] = []
     while rows := pick(turn, queue, limit - len(leases)):
         chosen, keys = rows, {row[17] for row in rows} - {None}
         if keys:
             chosen = with_room(turn, rows)
-        leases += hold(turn, chosen, [queue] * len(chosen), until, worker)
+        leases += hold(turn, chosen, [queue] * len(chosen), until, worker, deferred)
         regroup(turn, keys)
         if len(chosen) == len(rows) or len(leases) == limit:
             break  # else those that were passed over stand aside now, and there may be more
@@ -140,14 +159,22 @@ def lease(turn: Turn, queue: str, limit: int, ttl: timedelta, worker: str) -> li
     return leases
 
 
-def claim(turn: Turn, ids: Sequence[JobId], ttl: timedelta, worker: str) -> list[Lease]:
+def claim(
+    turn: Turn, ids: Sequence[JobId], ttl: timedelta, worker: str, deferred: Deferred
+) -> list[Lease]:
     """The leases of those that are ready and that another engine carries."""
     rows = turn.listed("pick_carried", ids=encode(ids), now=turn.now)
-    return hold(turn, rows, [row[17] for row in rows], turn.now + micros(ttl), worker)
+    until = turn.now + micros(ttl)
+    return hold(turn, rows, [row[17] for row in rows], until, worker, deferred)
 
 
 def hold(
-    turn: Turn, rows: Sequence[Any], queues: Sequence[str], until: int, worker: str
+    turn: Turn,
+    rows: Sequence[Any],
+    queues: Sequence[str],
+    until: int,
+    worker: str,
+    deferred: Deferred,
 ) -> list[Lease]:
     """Lease the jobs of these rows, and note which of them lost their last lease."""
     lost = [row for row in rows if row[16] and row[9] < MOST_LOSSES]
@@ -161,8 +188,14 @@ def hold(
         )
     if lost:
         turn.run("write_histories", jobs=encode([(row[0], row[-3]) for row in lost]))
-    places = encode([row[0] for row in rows])
-    turn.run("hold_jobs", places=places, until=until, now=turn.now, worker=key_text(worker))
+    turn.run(
+        "hold_jobs",
+        places=encode([row[0] for row in rows]),
+        deferred=encode([row[0] for row in rows if deferred.covers(row[2], row[9] + row[16])]),
+        until=until,
+        now=turn.now,
+        worker=key_text(worker),
+    )
     return [lease_of(row, queue, turn.now) for row, queue in zip(rows, queues, strict=True)]
 
 
@@ -249,7 +282,13 @@ def held(turn: Turn, leases: Sequence[Lease]) -> dict[int, Any]:
     return {number: rest for number, *rest in found}
 
 
-def extend(turn: Turn, leases: Sequence[tuple[Lease, timedelta]]) -> list[Held]:
+def begin(turn: Turn, leases: Sequence[tuple[Lease, timedelta]]) -> list[Held]:
+    return extend(turn, leases, query="begin_jobs")
+
+
+def extend(
+    turn: Turn, leases: Sequence[tuple[Lease, timedelta]], *, query: str = "extend_leases"
+) -> list[Held]:
     alive = held(turn, [lease for lease, _ in leases])
     places: dict[timedelta, list[int]] = {}
     keys = set()
@@ -265,7 +304,7 @@ def extend(turn: Turn, leases: Sequence[tuple[Lease, timedelta]]) -> list[Held]:
         told.append(Held.CANCEL if cancel else Held.YES)
     for ttl, extended in places.items():
         until = turn.now + micros(ttl)
-        turn.run("extend_leases", places=encode(extended), until=until)
+        turn.run(query, places=encode(extended), until=until)
         turn.news.comes(until)
     regroup(turn, keys)
     return told
@@ -289,8 +328,10 @@ def settle(turn: Turn, settlements: Sequence[Settlement]) -> list[bool]:
             ended.append(end_row_of(place, said, turn.now))
             turn.news.ended.append(said.lease.id)
         else:
-            delay = NOW if cancel else said.delay
-            back.append(back_row_of(place, said, turn.now + micros(delay)))
+            ready_at = turn.now + micros(NOW if cancel else said.delay)
+            if said.due_at is not None:
+                ready_at = to_micros(said.due_at)
+            back.append(back_row_of(place, said, ready_at))
             turn.news.queues.add(said.lease.queue)
     if ended:
         turn.run("end_jobs", jobs=encode(ended), now=turn.now)

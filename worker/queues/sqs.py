@@ -16,9 +16,9 @@ from worker.errors import (
     StoreSchemaError,
     StoreUnavailable,
 )
-from worker.jobs.job import Capabilities, Job, JobId, NewJob, QueueCount, Requeued
+from worker.jobs.job import NONE_DEFERRED, Capabilities, Job, JobId, NewJob, QueueCount, Requeued
 from worker.model import State
-from worker.queues.sqs_batches import together
+from worker.queues.sqs_batches import MOST_BYTES, size_of, together
 from worker.queues.sqs_connection import SqsConnection, SqsQueue
 from worker.queues.sqs_dead import DeadLetters
 from worker.queues.sqs_delivery import MOST_LEASED, Deliveries, seconds
@@ -29,15 +29,16 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
     from datetime import datetime
 
-    from worker.jobs.job import Enqueued, Grant, Held, JobQuery, Lease, Rate, Settlement
+    from worker.jobs.declaration import Declaration, Terms
+    from worker.jobs.job import Deferred, Enqueued, Grant, Held, JobQuery, Lease, Rate, Settlement
     from worker.ports import JobStore
     from worker.queues.sqs_batches import Entry
 
 __all__ = ["SqsJobs"]
 
 LONGEST_DELAY = timedelta(minutes=15)
-MOST_PARAMS = 240 * 1024
 MOST_BESIDE = 8 * 1024
+MOST_PARAMS = MOST_BYTES - 2 * MOST_BESIDE
 ENOUGH_RECEIVES = 10
 NOW = timedelta(0)
 
@@ -71,10 +72,11 @@ class SqsJobs:
     **Limits.** A new job can be delayed by up to 15 minutes. One that goes back can wait for any
     time: it is hidden for up to 12 hours, and if it is not due when it shows up, it is hidden
     anew. In the same way a run may take longer than the 12 hours for which SQS hides a message.
-    Of the 256 KiB of a message, 240 are for the parameters, 8 for options and headers, and the
-    rest for names, and for the error of a dead letter. There are no priorities and no concurrency
-    keys: passing a message over costs a receive. Rates and unique keys are as good as the records.
-    Jobs come about in the order in which they were sent.
+    Of the 1024 KiB of a message, 1008 are for the parameters, 8 for options and headers, and the
+    rest for names, and for the error of a dead letter. A queue with a smaller
+    ``MaximumMessageSize``, as those from before August 2025 have, takes less. There are no
+    priorities and no concurrency keys: passing a message over costs a receive. Rates and unique
+    keys are as good as the records. Jobs come about in the order in which they were sent.
 
     **Attempts**, losses and refusals are counted by the records. For a job that they did not know,
     since a stranger sent it or other workers have other records, each receive before this one
@@ -85,6 +87,13 @@ class SqsJobs:
     records alone. SQS itself moves messages there after ``maxReceiveCount`` receives; ``find``
     with ``dead=True`` looks through those queues, and records what it finds. Every retry, snooze
     and lost lease costs a receive, so that count should be 10 or more.
+
+    **Redrive.** A dead letter that is moved back to its queue, by SQS's own redrive or by any
+    client that keeps the attributes, is a request to run its job again, as `retry` is. A letter of
+    ours says in ``JobDelivery`` which delivery it died of: an older copy, which SQS delivers late,
+    changes nothing. What SQS itself moved to the dead letters has no such mark: there, a message
+    that was sent after the records knew that the job is dead is a request, and any other a copy.
+    Both are logged.
 
     **What may surprise.** A job that waits longer than its queue's retention is gone from SQS,
     while the records say that it waits: ``retry`` sends it once more, and answers ``NOT_NOW``. A
@@ -166,9 +175,12 @@ class SqsJobs:
             await self._open_records()
             if not self._expected:
                 await self._sqs.reach()
-            for told in await together([self._sqs.queue(queue) for queue in self._expected]):
-                if isinstance(told, StoreError):
-                    raise told
+            told = await together([self._sqs.queue(queue) for queue in self._expected])
+            failures = [failure for failure in told if isinstance(failure, StoreError)]
+            if missing := [one for one in failures if isinstance(one, StoreSchemaError)]:
+                raise StoreSchemaError("\n".join(str(one) for one in missing))
+            for failure in failures:
+                raise failure
         except (ConfigurationError, StoreSchemaError):
             await self.close()
             raise
@@ -191,8 +203,8 @@ class SqsJobs:
         await self._open_records()
         now = self._clock.now()
         entries = {job.id: message_of(job, now) for job in reversed(jobs)}
-        for queue in {job.queue for job in jobs}:
-            await self._sqs.queue(queue)
+        for job in jobs:
+            refuse_too_long(job, entries[job.id], await self._sqs.queue(job.queue))
         told = await self._records.enqueue(
             [job._replace(queue=self._address.recorded(job.queue)) for job in jobs]
         )
@@ -206,7 +218,14 @@ class SqsJobs:
             if waiting.state is State.PENDING and not waiting.deliveries:
                 sending[waiting.queue][waiting.id] = self._again(waiting)
         await self._send(sending)
-        return told
+        return [self._with_own_queue(taken) for taken in told]
+
+    def _with_own_queue(self, taken: Enqueued) -> Enqueued:
+        """The result, with the queue as SQS has it and not as the records name it."""
+        if taken.existing is None:
+            return taken
+        queue = self._address.queue_of(taken.existing.queue) or taken.existing.queue
+        return replace(taken, existing=taken.existing._replace(queue=queue))
 
     async def _found(self, ids: Iterable[JobId]) -> list[Job]:
         """Those of ``ids`` that are recorded as ours."""
@@ -242,12 +261,27 @@ class SqsJobs:
                 raise StoreUnavailable(f"{self._address.shown} did not take a job: {failure}")
 
     async def lease(
-        self, queue: str, *, limit: int, ttl: timedelta, wait: timedelta, worker: str
+        self,
+        queue: str,
+        *,
+        limit: int,
+        ttl: timedelta,
+        wait: timedelta,
+        worker: str,
+        deferred: Deferred = NONE_DEFERRED,
     ) -> list[Lease]:
         await self._open_records()
         return await self._deliveries.lease(
-            await self._sqs.queue(queue), limit=limit, ttl=ttl, wait=wait, worker=worker
+            await self._sqs.queue(queue),
+            limit=limit,
+            ttl=ttl,
+            wait=wait,
+            worker=worker,
+            deferred=deferred,
         )
+
+    async def begin(self, leases: Sequence[Lease], ttl: timedelta) -> list[Held]:
+        return await self._deliveries.begin(leases, ttl)
 
     async def extend(self, leases: Sequence[Lease], ttl: timedelta) -> list[Held]:
         return await self._deliveries.extend(leases, ttl)
@@ -257,6 +291,17 @@ class SqsJobs:
 
     async def take(self, key: str, rate: Rate, wanted: int) -> Grant:
         return await self._records.take(key, rate, wanted)
+
+    async def publish(self, declarations: Sequence[Declaration]) -> None:
+        await self._open_records()
+        await self._records.publish(declarations)
+
+    async def declaration(self, task: str) -> Declaration | None:
+        await self._open_records()
+        return await self._records.declaration(task)
+
+    async def apply_terms(self, lease: Lease, terms: Terms) -> JobId | None:
+        return await self._deliveries.apply_terms(lease, terms)
 
     async def get(self, ids: Sequence[JobId]) -> list[Job | None]:
         return [self._ours(job) for job in await self._records.get(ids)]
@@ -387,7 +432,12 @@ class SqsJobs:
             await self._dead.forget(await self._sqs.queue(name), doomed)
 
     async def claim(
-        self, ids: Sequence[JobId], *, ttl: timedelta, worker: str
+        self,
+        ids: Sequence[JobId],
+        *,
+        ttl: timedelta,
+        worker: str,
+        deferred: Deferred = NONE_DEFERRED,
     ) -> list[Lease | Job | None]:
         raise NotSupported("sqs keeps no records; expected another engine for them")
 
@@ -412,6 +462,19 @@ def message_of(job: NewJob, now: datetime) -> Entry:
             f"headers of up to {MOST_BESIDE}, got {size} and {beside}"
         )
     return entry
+
+
+def refuse_too_long(job: NewJob, entry: Entry, queue: SqsQueue) -> None:
+    """
+    Raises:
+        NotSupported: The queue takes shorter messages only.
+    """
+    size = size_of(entry)
+    if size > queue.most_bytes:
+        raise NotSupported(
+            f"job {job.id}: its message is {size} bytes long; the queue {queue.name} takes up to "
+            f"{queue.most_bytes}, as its MaximumMessageSize says"
+        )
 
 
 def dangers(queue: SqsQueue) -> list[str]:

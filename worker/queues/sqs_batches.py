@@ -18,8 +18,9 @@ Entry = dict[str, Any]
 """One message, receipt handle or the like, as the service has it."""
 
 BATCH = 10
-MOST_BYTES = 256 * 1024
-"""Of one batch. Since 2025 SQS takes four times as much; other servers do not."""
+MOST_BYTES = 1024 * 1024
+"""What SQS takes as one message, and as one batch. A queue, or another server, may take less: its
+``MaximumMessageSize`` says so of a message, and a batch that is refused is sent one by one."""
 TRIES = 3
 BACKOFF_S = 0.1
 

@@ -19,7 +19,7 @@ from botocore.exceptions import (
 from botocore.parsers import ResponseParserError
 
 from worker.errors import ConfigurationError, StoreError, StoreSchemaError, StoreUnavailable
-from worker.queues.sqs_batches import BATCH, SqsRefused, in_batches, nothing, size_of
+from worker.queues.sqs_batches import BATCH, MOST_BYTES, SqsRefused, in_batches, nothing, size_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -69,6 +69,7 @@ class SqsQueue(NamedTuple):
         dead_letters: The URL of the queue that its redrive policy names.
         receives: How often a message is received before SQS itself takes it there.
         readable: Whether its attributes could be read.
+        most_bytes: How long a message may be, with its attributes.
     """
 
     queue: str
@@ -77,6 +78,7 @@ class SqsQueue(NamedTuple):
     dead_letters: str | None = None
     receives: int | None = None
     readable: bool = True
+    most_bytes: int = MOST_BYTES
 
 
 class SqsConnection:
@@ -171,14 +173,18 @@ class SqsConnection:
                 wanted["QueueOwnerAWSAccountId"] = self._address.account
             url = str((await self._call("get_queue_url", name, **wanted))["QueueUrl"])
         try:
-            policy = (await self._attributes(url, "RedrivePolicy")).get("RedrivePolicy")
+            found = await self._attributes(url, "RedrivePolicy", "MaximumMessageSize")
         except SqsDenied:
             return SqsQueue(queue, name, url, readable=False)
-        redrive = read_policy(policy)
+        known = SqsQueue(
+            queue, name, url, most_bytes=int(found.get("MaximumMessageSize", MOST_BYTES))
+        )
+        redrive = read_policy(found.get("RedrivePolicy"))
         if redrive is None:
-            return SqsQueue(queue, name, url)
+            return known
         # It lies in the same account and region.
-        return SqsQueue(queue, name, url, f"{url.rpartition('/')[0]}/{redrive[0]}", redrive[1])
+        dead_letters = f"{url.rpartition('/')[0]}/{redrive[0]}"
+        return known._replace(dead_letters=dead_letters, receives=redrive[1])
 
     async def _attributes(self, url: str, *names: str) -> Mapping[str, str]:
         answer = await self._call("get_queue_attributes", url, AttributeNames=list(names))

@@ -6,6 +6,8 @@ import json
 from datetime import timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
+import structlog
+
 from worker.errors import StoreError
 from worker.jobs.job import Lease, Settlement
 from worker.model import State
@@ -20,8 +22,9 @@ if TYPE_CHECKING:
     from worker.queues.sqs_connection import SqsConnection, SqsQueue
     from worker.queues.sqs_url import SqsAddress
 
-__all__ = ["DeadLetters", "Dying"]
+__all__ = ["DeadLetters", "Dying", "was_moved"]
 
+MOVED = "MaxReceiveCount"
 MOST_SEEN = 5000
 """How many dead letters are looked through at most."""
 HIDDEN_S = 30
@@ -59,8 +62,19 @@ class DeadLetters:
         else:
             letters = {n: one.letter for n, one in enumerate(dying) if one.letter is not None}
             failures = await self._sqs.send(queue.dead_letters, list(letters.values()))
-            # What could not be sent comes back, is found to be dead, and is sent then.
-            kept = {n for place, n in enumerate(letters) if place in failures}
+            # What could not be sent comes back, is found to be dead, and is sent then. What SQS
+            # never takes would come back again and again; the records keep the job.
+            kept = {
+                n
+                for place, n in enumerate(letters)
+                if place in failures and not failures[place].by_sender
+            }
+            for failure in failures.values():
+                structlog.get_logger("worker").warning(
+                    "queue.letter_refused" if failure.by_sender else "queue.message_kept",
+                    queue=queue.queue,
+                    reason=f"{queue.dead_letters} did not take a dead letter: {failure}",
+                )
         await self._sqs.delete(
             queue.url, [one.handle for n, one in enumerate(dying) if n not in kept]
         )
@@ -150,12 +164,21 @@ class DeadLetters:
             return  # they show up by themselves
 
 
+def was_moved(error: str | None) -> bool:
+    """Whether it is the error of a job that SQS itself gave up."""
+    try:
+        said = json.loads(error or "{}")
+    except ValueError:
+        return False
+    return isinstance(said, dict) and said.get("type") == MOVED
+
+
 def moved(queue: SqsQueue) -> str:
     """The error of a job that SQS itself gave up."""
     often = "" if queue.receives is None else f" after {queue.receives} receives"
     return json.dumps(
         {
-            "type": "MaxReceiveCount",
+            "type": MOVED,
             "message": f"SQS moved it to the dead letters{often}, as the redrive policy of "
             f"{queue.name} says",
         }

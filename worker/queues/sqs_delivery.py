@@ -5,23 +5,29 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from contextlib import suppress
+from functools import partial
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
+import structlog
+
 from worker.errors import StoreError
-from worker.jobs.job import Held, Job, JobId, Lease
+from worker.jobs.declaration import with_left_open
+from worker.jobs.job import Held, Job, JobId, Lease, NewJob
 from worker.jobs.verdict import unspent
 from worker.queues.sqs_batches import BATCH, together
 from worker.queues.sqs_connection import ANSWER_TIMEOUT_S, LONGEST_POLL_S
-from worker.queues.sqs_dead import Dying
+from worker.queues.sqs_dead import Dying, was_moved
 from worker.queues.sqs_messages import Arrived, Receipt, arrived, as_dead_letter, read_receipt
+from worker.queues.sqs_taken import is_another, refuse_taken
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Sequence
     from datetime import datetime, timedelta
 
     from worker.clock import Clock
-    from worker.jobs.job import Settlement
+    from worker.jobs.declaration import Terms
+    from worker.jobs.job import Deferred, Settlement
     from worker.ports import JobStore
     from worker.queues.sqs_batches import Entry
     from worker.queues.sqs_connection import SqsConnection, SqsQueue
@@ -29,6 +35,9 @@ if TYPE_CHECKING:
     from worker.queues.sqs_url import SqsAddress
 
 __all__ = ["Deliveries", "seconds"]
+
+Claimed = tuple[Arrived, Lease | Job | None, bool]
+"""A message, what the records say of its job, and whether they did not know it before."""
 
 MOST_LEASED = 100
 LONGEST_HIDDEN_S = 12 * 60 * 60 - 60
@@ -65,7 +74,14 @@ class Deliveries:
         self._background: set[asyncio.Task[None]] = set()
 
     async def lease(
-        self, queue: SqsQueue, *, limit: int, ttl: timedelta, wait: timedelta, worker: str
+        self,
+        queue: SqsQueue,
+        *,
+        limit: int,
+        ttl: timedelta,
+        wait: timedelta,
+        worker: str,
+        deferred: Deferred,
     ) -> list[Lease]:
         """As `worker.ports.JobQueue.lease`."""
         if limit < 1:
@@ -78,16 +94,23 @@ class Deliveries:
                 self._records_failed = False
             left_s = max(0.0, until - self._clock.monotonic())
             received = await self._received(queue, limit, ttl, left_s)
-            leases = await self._claim_all(queue, received, ttl, worker) if received else []
+            leases = []
+            if received:
+                leases = await self._claim_all(queue, received, ttl, worker, deferred)
             if leases or (not received and self._clock.monotonic() >= until):
                 return leases
 
     async def _claim_all(
-        self, queue: SqsQueue, received: Sequence[Arrived], ttl: timedelta, worker: str
+        self,
+        queue: SqsQueue,
+        received: Sequence[Arrived],
+        ttl: timedelta,
+        worker: str,
+        deferred: Deferred,
     ) -> list[Lease]:
         """Claim what was received. What nobody waits for any more is given back."""
         call = asyncio.create_task(
-            self._claim(queue, received, ttl, worker), name=f"claim:{queue.queue}"
+            self._claim(queue, received, ttl, worker, deferred), name=f"claim:{queue.queue}"
         )
         try:
             return await asyncio.shield(call)
@@ -150,44 +173,93 @@ class Deliveries:
         return [arrived(message, queue.queue) for message in messages]
 
     async def _claim(
-        self, queue: SqsQueue, received: Sequence[Arrived], ttl: timedelta, worker: str
+        self,
+        queue: SqsQueue,
+        received: Sequence[Arrived],
+        ttl: timedelta,
+        worker: str,
+        deferred: Deferred,
     ) -> list[Lease]:
         """The leases of those that are ready. The other messages are hidden, or deleted."""
         now = self._clock.now()
         by_id: dict[JobId, Arrived] = {}
         later: list[tuple[str, int]] = []
+        twins: list[Arrived] = []
         for one in received:
-            if one.job.id in by_id:
-                later.append((one.handle, min(hidden_for(ttl), LONGEST_HIDDEN_S)))  # a twin
-            else:
-                by_id[one.job.id] = one
+            if by_id.setdefault(one.job.id, one) is not one:
+                twins.append(one)
         leases: list[Lease] = []
+        taken: list[Arrived] = []
         dying: list[Dying] = []
-        for one, known, strange in await self._claimed(by_id, ttl, worker):
+        claimed = await self._claimed(by_id, ttl, worker, deferred)
+        there = {one.job.id: known for one, known, _ in claimed}
+        for one in twins:
+            if is_another(one, there[one.job.id]):
+                taken.append(one)
+            else:
+                later.append((one.handle, min(hidden_for(ttl), LONGEST_HIDDEN_S)))
+        own: list[Claimed] = []
+        for claim in claimed:
+            one, known, _ = claim
+            if not is_another(one, known):
+                own.append(claim)
+                continue
+            taken.append(one)
+            if isinstance(known, Lease):
+                await self._records.settle([unspent(known)])
+        for one, known, strange in await self._redriven(own, ttl, worker):
             if isinstance(known, Lease):
                 leases.append(leased(known, one, strange, now))
             elif known is None or not known.state.final:
                 ready_at = now if known is None else known.ready_at
                 later.append((one.handle, patience(one, ready_at - now)))
             else:
-                dying.append(Dying(one.handle, letter_of(one, known) if known.dead else None))
+                dying.append(Dying(one.handle, letter_of(one, known)))
+        if taken:
+            dying += await refuse_taken(self._records, self._address, taken, ttl, worker)
         await self._tidy(queue, later, dying)
         return leases
 
+    async def _redriven(
+        self, claimed: Sequence[Claimed], ttl: timedelta, worker: str
+    ) -> Sequence[Claimed]:
+        """The same, once the dead jobs whose messages were moved back from the dead letters are
+        put back and claimed. Other messages of jobs that have ended are logged."""
+        ended = [(one, job) for one, job, _ in claimed if isinstance(job, Job) and job.state.final]
+        moved = [job for one, job in ended if is_redriven(one, job)]
+        for one, job in ended:
+            if job not in moved:
+                log_late(one, job)
+        if not moved:
+            return claimed
+        try:
+            await self._records.retry([job.id for job in moved])
+            found = await self._records.claim([job.id for job in moved], ttl=ttl, worker=worker)
+        except StoreError:
+            self._records_failed = True
+            raise
+        log = structlog.get_logger("worker")
+        for job in moved:
+            queue = self._address.queue_of(job.queue)
+            log.info("job.redriven", task=job.task, run_id=job.id, queue=queue, error=job.error)
+        again = dict(zip([job.id for job in moved], found, strict=True))
+        return [(one, again.get(one.job.id, known), strange) for one, known, strange in claimed]
+
     async def _claimed(
-        self, by_id: dict[JobId, Arrived], ttl: timedelta, worker: str
-    ) -> list[tuple[Arrived, Lease | Job | None, bool]]:
+        self, by_id: dict[JobId, Arrived], ttl: timedelta, worker: str, deferred: Deferred
+    ) -> list[Claimed]:
         """What the records say of each; those that they do not know are recorded first."""
         try:
-            found = await self._records.claim(list(by_id), ttl=ttl, worker=worker)
+            claim = partial(self._records.claim, ttl=ttl, worker=worker, deferred=deferred)
+            found = await claim(list(by_id))
             known = dict(zip(by_id, found, strict=True))
             strangers = [job for job, told in known.items() if told is None]
             if strangers:
-                jobs = [by_id[job].job for job in strangers]
+                jobs = [with_declared(by_id[job].job) for job in strangers]
                 await self._records.enqueue(
                     [job._replace(queue=self._address.recorded(job.queue)) for job in jobs]
                 )
-                found = await self._records.claim(strangers, ttl=ttl, worker=worker)
+                found = await claim(strangers)
                 known |= zip(strangers, found, strict=True)
         except StoreError:
             self._records_failed = True
@@ -198,21 +270,36 @@ class Deliveries:
         self, queue: SqsQueue, later: Sequence[tuple[str, int]], dying: Sequence[Dying]
     ) -> None:
         """Hide and delete messages. If that fails they come back, and it is done then."""
-        calls = []
+        calls: list[Coroutine[Any, Any, None]] = []
         if later:
             calls.append(self._hide(queue, later))
         if dying:
             calls.append(self._dead.bury(queue, dying))
-        await together(calls)
+        for told in await together(calls):
+            if isinstance(told, StoreError):
+                log = structlog.get_logger("worker")
+                log.warning("queue.message_kept", queue=queue.queue, reason=str(told))
 
     async def _hide(self, queue: SqsQueue, later: Sequence[tuple[str, int]]) -> None:
         await self._sqs.hide(queue.url, later)
 
+    async def begin(self, leases: Sequence[Lease], ttl: timedelta) -> list[Held]:
+        """As `extend`, and the work on the jobs begins."""
+        return await self._hold(self._records.begin, leases, ttl)
+
     async def extend(self, leases: Sequence[Lease], ttl: timedelta) -> list[Held]:
         """Extend the leases in the records, and hide their messages. One that SQS hides no longer
         is hidden by whoever receives it, since the records say that its job is leased."""
+        return await self._hold(self._records.extend, leases, ttl)
+
+    async def _hold(
+        self,
+        hold: Callable[[Sequence[Lease], timedelta], Awaitable[list[Held]]],
+        leases: Sequence[Lease],
+        ttl: timedelta,
+    ) -> list[Held]:
         receipts = [read_receipt(lease.receipt) for lease in leases]
-        held = await self._records.extend(
+        held = await hold(
             [self._recorded(*pair) for pair in zip(leases, receipts, strict=True)], ttl
         )
         hiding: dict[str, list[tuple[str, int]]] = defaultdict(list)
@@ -226,6 +313,11 @@ class Deliveries:
 
     def _longest_hidden_s(self, receipt: Receipt) -> int:
         return LONGEST_HIDDEN_S - (int(self._clock.now().timestamp()) - receipt.received_at)
+
+    async def apply_terms(self, lease: Lease, terms: Terms) -> JobId | None:
+        """As `worker.ports.JobDeclarations.apply_terms`."""
+        recorded = self._recorded(lease, read_receipt(lease.receipt))
+        return await self._records.apply_terms(recorded, terms)
 
     async def tell(self, lease: Lease, progress: str) -> None:
         """As `worker.ports.JobRecords.tell`."""
@@ -261,10 +353,18 @@ class Deliveries:
         return held
 
 
+def with_declared(job: NewJob) -> NewJob:
+    """The job of a message that a program sent which knows nothing of the task's declaration: the
+    worker applies it. What SQS does not do is left out."""
+    names = ("unique",) if job.expires is not None else ("expires", "unique")
+    return job._replace(options=with_left_open(job.options, names))
+
+
 def leased(lease: Lease, message: Arrived, strange: bool, now: datetime) -> Lease:
     """The lease of the records as a worker shall see it."""
     lease = lease._replace(
-        queue=message.job.queue, receipt=message.receipt(lease.receipt, now).dump()
+        queue=message.job.queue,
+        receipt=message.receipt(lease.receipt, now, lease.deliveries).dump(),
     )
     if not strange:
         return lease
@@ -276,14 +376,44 @@ def leased(lease: Lease, message: Arrived, strange: bool, now: datetime) -> Leas
     )
 
 
-def letter_of(message: Arrived, job: Job) -> Entry:
-    """The dead letter of a message that was received although its job is dead."""
+def is_redriven(message: Arrived, job: Job) -> bool:
+    """Whether a message of a dead job was moved back from the dead letters to its queue."""
+    if not job.dead:
+        return False
+    if message.delivery is not None:
+        return message.delivery == job.deliveries  # or else it is a copy of an earlier letter
+    # SQS itself moved it, and marks nothing; a copy of what it moved was sent before.
+    died_at = job.finished_at
+    return was_moved(job.error) and died_at is not None and message.sent_at > died_at
+
+
+def log_late(message: Arrived, job: Job) -> None:
+    """Tell of a message whose job has ended. SQS may deliver a message twice; but one of a dead
+    job, or a dead letter, may also be meant as a request, which it is not."""
+    log = structlog.get_logger("worker")
+    tell = log.warning if job.dead or message.delivery is not None else log.debug
+    tell(
+        "job.late_message",
+        task=job.task,
+        run_id=job.id,
+        queue=message.job.queue,
+        state=job.state.value,
+        hint=f"it changes nothing; to run the job again: worker jobs retry {job.id}",
+    )
+
+
+def letter_of(message: Arrived, job: Job) -> Entry | None:
+    """The dead letter of a message that was received although its job has ended, if it is dead
+    and the message is no letter itself."""
+    if not job.dead or message.delivery is not None:
+        return None
     return as_dead_letter(
         job,
         expires_at=job.expires_at,
         error=job.error,
         body=message.body,
         others=message.others,
+        delivery=job.deliveries,
     )
 
 
@@ -294,6 +424,7 @@ def letter_of_lease(said: Settlement, receipt: Receipt) -> Entry:
         error=said.error,
         body=receipt.body,
         others=receipt.others,
+        delivery=receipt.delivery,
     )
 
 

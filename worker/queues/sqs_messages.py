@@ -10,7 +10,11 @@ The body is the parameters. Message attributes say the rest, and only ``JobName`
 ``JobHeaders``   String What the producer hands on, a JSON object.
 ``JobExpiresAt`` String When it is too late to begin, in ISO 8601 with its distance from UTC.
 ``JobError``     String In a queue for dead letters: what went wrong, a JSON object.
+``JobDelivery``  Number There, too: which delivery of the job it was that it died of.
 ================ ====== ===========================================================================
+
+Other attributes, which are the sender's own, are headers of the job under their names, as far as
+``JobHeaders`` does not say otherwise.
 
 A message that says it wrongly is a job all the same, whose task or parameters nobody can run: a
 body that is no JSON becomes the JSON string of its text. So the worker buries it with its cause.
@@ -53,6 +57,7 @@ OURS = {
     "JobHeaders",
     "JobExpiresAt",
     "JobError",
+    "JobDelivery",
 }
 FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """What SQS takes in no text. In JSON it stands within strings, so it can be escaped."""
@@ -85,7 +90,9 @@ class Arrived(NamedTuple):
         body: As it was sent.
         others: The attributes that are not ours.
         error: Why it lies in the dead letters, if it says so.
+        delivery: Which delivery it died of, if it is a dead letter of ours, or was one.
         source: The name of the queue that SQS moved it from to the dead letters, if it did.
+        message: The id that SQS gave the message.
     """
 
     job: NewJob
@@ -96,11 +103,14 @@ class Arrived(NamedTuple):
     others: dict[str, Any]
     error: str | None
     source: str | None
+    delivery: int | None = None
+    message: JobId = JobId("")
 
-    def receipt(self, records: str, received_at: datetime) -> Receipt:
+    def receipt(self, records: str, received_at: datetime, delivery: int = 1) -> Receipt:
         """What a lease of it shall hold."""
         body = None if self.body == self.job.params else self.body
-        return Receipt(records, int(received_at.timestamp()), self.handle, body, self.others)
+        moment = int(received_at.timestamp())
+        return Receipt(records, moment, self.handle, body, self.others, delivery)
 
 
 class Receipt(NamedTuple):
@@ -110,6 +120,7 @@ class Receipt(NamedTuple):
         records: The receipt that the records know this delivery by.
         received_at: Seconds since 1970.
         body: As it was sent, if it is not the parameters.
+        delivery: How often the job was delivered, as the records count.
     """
 
     records: str
@@ -117,6 +128,7 @@ class Receipt(NamedTuple):
     handle: str
     body: str | None
     others: dict[str, Any]
+    delivery: int
 
     def dump(self) -> str:
         return json.dumps(self, separators=(",", ":"), default=lambda b: b64encode(b).decode())
@@ -156,19 +168,27 @@ def as_dead_letter(
     error: str | None,
     body: str | None,
     others: Mapping[str, Any],
+    delivery: int,
 ) -> Entry:
     """The entry that sends it to the dead letters: as it was, with what went wrong.
 
-    Of more than ten attributes the last foreign ones are left out, and the error if it makes the
-    message too long; the records know it.
+    Of more than ten attributes the last foreign ones become headers only, and the error is left
+    out if it makes the message too long; the records know it.
     """
     entry = as_message(job, expires_at=expires_at)
     if body is not None:
         entry["MessageBody"] = body
     attributes: dict[str, Any] = entry["MessageAttributes"]
+    attributes["JobDelivery"] = {"DataType": "Number", "StringValue": str(delivery)}
     told = {} if error is None else {"JobError": string(shortened(error))}
     room = MOST_ATTRIBUTES - len(attributes) - len(told)
-    attributes |= dict(sorted(others.items())[:room])
+    kept = dict(sorted(others.items())[:room])
+    own = {name: value for name, value in json.loads(job.headers).items() if name not in kept}
+    if not own:
+        attributes.pop("JobHeaders", None)
+    elif kept:
+        attributes["JobHeaders"] = string(json.dumps(own, separators=(",", ":")))
+    attributes |= kept
     if told and size_of(entry) + LONGEST_ERROR < MOST_BYTES:
         attributes |= told
     return entry
@@ -181,6 +201,7 @@ def arrived(message: Entry, queue: str) -> Arrived:
     said = {name: text(attributes.get(name)) for name in OURS}
     sent_at = datetime.fromtimestamp(number(system.get("SentTimestamp"), 0) / 1000, UTC)
     task = said["JobName"] if len(said["JobName"]) <= LONGEST_NAME else ""
+    others = {name: value for name, value in attributes.items() if name not in OURS}
     job = NewJob(
         id=JobId(said["JobId"] if ID.fullmatch(said["JobId"]) else str(message["MessageId"])),
         task=task,
@@ -189,7 +210,7 @@ def arrived(message: Entry, queue: str) -> Arrived:
         version=min(max(1, number(said["JobVersion"], 1)), 2**31 - 1),
         expires=from_now(said["JobExpiresAt"]),
         options=object_in(said["JobOptions"]),
-        headers=object_in(said["JobHeaders"]),
+        headers=with_others(object_in(said["JobHeaders"]), others),
     )
     return Arrived(
         job=job,
@@ -203,12 +224,24 @@ def arrived(message: Entry, queue: str) -> Arrived:
                 for key in ("DataType", "StringValue", "BinaryValue")
                 if key in value
             }
-            for name, value in attributes.items()
-            if name not in OURS
+            for name, value in others.items()
         },
         error=said["JobError"] or None,
         source=str(system.get("DeadLetterQueueSourceArn") or "").rpartition(":")[2] or None,
+        delivery=number(said["JobDelivery"], 0) or None,
+        message=JobId(str(message["MessageId"])),
     )
+
+
+def with_others(headers: str, others: Mapping[str, Any]) -> str:
+    """The headers, and the sender's own attributes by their names; of a binary one its base64."""
+    if not others:
+        return headers
+    texts = {}
+    for name, value in others.items():
+        binary = value.get("BinaryValue")
+        texts[name] = text(value) if binary is None else b64encode(binary).decode()
+    return json.dumps({**texts, **json.loads(headers)}, separators=(",", ":"))
 
 
 def attributes_size(entry: Entry) -> int:

@@ -15,15 +15,26 @@ from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+from worker.client.open_clients import choose
 from worker.context import RunContext
-from worker.errors import DataApiError, InvalidResult, RunInterrupted, WorkerError
+from worker.errors import DataApiError, InvalidResult, RunInterrupted
 from worker.events import BatchEnded, BatchStarted, RunFinished, RunRetrying, RunStarted
-from worker.jobs.verdict import CANCELLED, Verdict, judge
-from worker.model import Run, RunId, State, Trigger, new_run_id
+from worker.forking import child_ends_here
+from worker.groups import leaves
+from worker.jobs.verdict import Snoozed, Verdict, judge
+from worker.model import CancelReason, Run, RunId, State, Trigger, new_run_id
 from worker.retry import RetryPolicy, retry_after_s
-from worker.running.bounds import SHUTTING_DOWN, Bounds, Ending, outlasting
+from worker.running.bounds import Bounds, Ending, outlasting
 from worker.running.hooks import Held, Hooks
-from worker.running.outcome import encode_result, error_of, is_one_jobs_fault, is_own, state_of
+from worker.running.outcome import (
+    encode_result,
+    error_of,
+    is_one_jobs_fault,
+    is_own,
+    result_in,
+    state_of,
+    unwrapped,
+)
 from worker.tasks.bulk import BulkJob
 from worker.threads import Threads
 
@@ -38,6 +49,7 @@ if TYPE_CHECKING:
     from worker.events import Events
     from worker.jobs.options import JobOptions
     from worker.jobs.verdict import Wish
+    from worker.running.bounds import StuckRun
     from worker.tasks.base import TaskCode, TaskDefinition
     from worker.tasks.bulk import BulkTask
 
@@ -54,8 +66,8 @@ class RunLimits:
         retry: How transient failures are tried again. A job that a service turned away with a
             ``Retry-After`` waits at least that long for its next attempt, up to this one's cap.
         time_limit: The longest a run may take, retries included.
-        cancel_grace: How long cancelled code may take to clean up before it is left behind, and
-            how long a hook may take.
+        cancel_grace: How long cancelled code may take to clean up before it is reported as stuck
+            (in a shutdown: before it is left behind), and how long a hook may take.
         result_limit: The most bytes that a job's result may have as JSON.
     """
 
@@ -111,6 +123,7 @@ class Underway:
     result: object = None
     failure: BaseException | None = None
     encoded: str | None = None
+    overtime_s: float | None = None
 
 
 class Runner:
@@ -138,7 +151,9 @@ class Runner:
         self._clock = clock
         self._events = events
         self._limits = limits
-        self._bounds = Bounds(clock=clock, events=events, cancel_grace=limits.cancel_grace)
+        self._bounds = Bounds(
+            clock=clock, events=events, cancel_grace=limits.cancel_grace, redact=redact
+        )
         self._hooks = Hooks(events=events, limit=limits.cancel_grace)
         self.client: WorkerClient | None = None
         self._threads = Threads()
@@ -149,17 +164,19 @@ class Runner:
         """The tasks whose code still goes on, even if it was given up."""
         return self._bounds.busy
 
-    def ask_to_end(self, run_id: RunId) -> None:
-        """Have the code find ``context.cancelled``. Does nothing if it has ended."""
-        self._bounds.ask_to_end(run_id)
+    def stuck(self) -> list[StuckRun]:
+        """The runs whose code goes on although it was cancelled, the longest overdue first."""
+        return self._bounds.stuck()
 
-    def interrupt(self, run_id: RunId, reason: str) -> None:
-        """End a run early, as ``REVOKED``, because of ``reason``. Does nothing if it has ended."""
+    def request_end(self, run_id: RunId) -> None:
+        """Have the code find ``context.cancelled``, since its job was cancelled. Does nothing if
+        it has ended."""
+        self._bounds.request_end(run_id)
+
+    def interrupt(self, run_id: RunId, reason: CancelReason) -> None:
+        """Cancel a run's code. The run ends when its code does; in a shutdown at the end of the
+        code's grace at the latest. Does nothing if it has ended."""
         self._bounds.interrupt(run_id, reason)
-
-    async def code_ended(self, run_id: RunId) -> None:
-        """Return once the code of a run has ended that was left behind; at once, if none was."""
-        await self._bounds.code_ended(run_id)
 
     async def run(
         self,
@@ -194,7 +211,7 @@ class Runner:
             done=ended.set_result,
         )
         run, interruption = await outlasting(
-            ended, partial(self._bounds.interrupt, run_id, SHUTTING_DOWN)
+            ended, partial(self._bounds.interrupt, run_id, CancelReason.SHUTDOWN)
         )
         if interruption is not None:
             raise interruption
@@ -247,6 +264,7 @@ class Runner:
         """
         batch = self._context(task, trigger, run_id, None, None)
         batch.retry = self._retry_of(task, jobs[0].terms)
+        batch.is_batch = True
         self._follow(self._many(task, batch, jobs, done), self._around(batch))
 
     def _follow(self, work: Coroutine[Any, Any, None], around: Context) -> asyncio.Task[None]:
@@ -269,12 +287,11 @@ class Runner:
         fit: list[tuple[int, BulkJob[Any]]] = []
         for place, job in enumerate(jobs):
             try:
-                (params,), _ = (
-                    task.params.load(job.params) if task.params.adapter else ((None,), {})
-                )
+                arguments, _ = task.params.load(job.params)
             except Exception as exc:  # a model may have code of its own for this
                 endings[place] = Ending(None, exc)
             else:
+                params = arguments[0] if arguments else None
                 runs[place].context.params = params
                 fit.append((place, BulkJob(job.id, params, job.terms.attempt)))
         together = tuple(RunId(job.id) for _, job in fit)
@@ -306,15 +323,16 @@ class Runner:
             ending = await self._part(task, batch, held, [job for _, job in part])
             if ending.failure is None:
                 answers = list(cast("Sequence[object]", ending.result))
+                delay = batch.snooze_delay
+                if delay is not None and not any(isinstance(one, Snoozed) for one in answers):
+                    answers = [Snoozed(delay)] * len(part)  # its code caught the request
                 for (place, _), answer in zip(part, answers, strict=True):
-                    endings[place] = (
-                        Ending(None, answer)
-                        if isinstance(answer, BaseException)
-                        else Ending(answer, None)
-                    )
+                    if isinstance(answer, BaseException):
+                        endings[place] = Ending(None, unwrapped(answer), ending.overtime_s)
+                    else:
+                        endings[place] = Ending(answer, None, ending.overtime_s)
                 continue
-            one = is_one_jobs_fault(ending.failure)
-            if len(part) > 1 and one and not self._bounds.is_left_behind(batch.run_id):
+            if len(part) > 1 and is_one_jobs_fault(ending.failure):
                 middle = len(part) // 2
                 parts += [part[middle:], part[:middle]]
                 continue
@@ -329,7 +347,8 @@ class Runner:
         self, task: TaskDefinition, batch: RunContext, held: Held, jobs: list[BulkJob[Any]]
     ) -> Ending:
         ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
-        batch.cancelled = batch.asked_to_end
+        batch.withdraw_end()
+        batch.snooze_delay = None
         limit, soft = self._limits_of(task, None)
         self._bounds.begin(
             batch,
@@ -338,6 +357,7 @@ class Runner:
             limit=limit,
             soft=soft,
             tell=ended.set_result,
+            jobs=tuple(RunId(job.id) for job in jobs),
         )
         return await ended
 
@@ -393,8 +413,7 @@ class Runner:
     def _around(self, context: RunContext) -> Context:
         """What a run's code runs in. A door may be a timer, or a thread, that knows nothing."""
         around = context.copied()
-        if self.client is not None:
-            around.run(self.client.be_in_reach)
+        around.run(partial(choose, self.client, in_run=True))
         return around
 
     def _context(
@@ -448,12 +467,11 @@ class Runner:
 
     def _take(self, underway: Underway, ending: Ending) -> None:
         """Take in how the code ended. A result that cannot be kept is a failure."""
-        underway.result, underway.failure = ending
-        job, failure = underway.job, underway.failure
-        asked = underway.context.asked_to_end
-        if asked and failure is not None and not isinstance(failure, RunInterrupted):
-            underway.failure = RunInterrupted(CANCELLED)  # it ended, as it was asked to
-            underway.failure.__cause__ = failure
+        underway.result, underway.failure, underway.overtime_s = ending
+        job, delay = underway.job, underway.context.snooze_delay
+        if underway.failure is None and delay is not None:
+            underway.failure = Snoozed(delay)  # its code caught the request
+        failure = underway.failure
         if failure is None and job is not None and not job.options.ignore_result:
             try:
                 underway.encoded = encode_result(underway.result, self._limits.result_limit)
@@ -485,6 +503,7 @@ class Runner:
         """The run, with what became of it, which is announced."""
         context, started, failure = underway.context, underway.started, underway.failure
         state, delay, dead = verdict or self._verdict(underway, None)
+        overtime_s = underway.overtime_s
         run = Run(
             run_id=started.run_id,
             task=started.task,
@@ -494,11 +513,12 @@ class Runner:
             slot=started.slot,
             attempts=context.attempt,
             duration_ms=round((self._clock.monotonic() - context.began) * 1000, 1),
-            result=failure.result if isinstance(failure, WorkerError) else underway.result,
+            result=underway.result if failure is None else result_in(failure),
             error=None if failure is None else error_of(failure, self._redact),
             encoded=underway.encoded,
             delay=delay,
             dead=dead,
+            overtime_ms=None if overtime_s is None else round(overtime_s * 1000, 1),
         )
         self._events.announce(
             RunFinished(
@@ -544,16 +564,18 @@ class Runner:
         async def attempt() -> object:
             nonlocal number
             number += 1
-            context.attempt = before + number
+            context.attempt, context.snooze_delay = before + number, None
             if held.code is None:
                 held.code = task.prepare(self._client)
-            return await call(held.code)
+            with child_ends_here():  # before the retry policy judges what it raised
+                return await call(held.code)
 
         def should_retry(failure: BaseException) -> bool:
             # A DataApiError comes from a call that was repeated already: retries do not multiply.
             return (
                 context.repeatable
-                and not isinstance(failure, DataApiError)
+                and context.end_reason is None
+                and not any(isinstance(leaf, DataApiError) for leaf in leaves(failure))
                 and context.retry.covers(failure)
             )
 

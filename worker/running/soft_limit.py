@@ -18,14 +18,21 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine, Generator
     from datetime import timedelta
 
+    from worker.context import RunContext
+
 __all__ = ["raising_softly"]
 
 
-async def raising_softly(coroutine: Coroutine[Any, Any, object], limit: timedelta) -> object:
-    """Await ``coroutine``; after ``limit``, raise `SoftTimeLimitExceeded` in it, once."""
+async def raising_softly(
+    coroutine: Coroutine[Any, Any, object], limit: timedelta, context: RunContext
+) -> object:
+    """Await ``coroutine``; after ``limit``, raise `SoftTimeLimitExceeded` in it, once.
+
+    Where it waits for code in a thread, ``context.raise_if_cancelled()`` raises it in that code.
+    """
     task = asyncio.current_task()
     assert task is not None
-    over = Over(task, limit)
+    over = Over(task, limit, context)
     timer = asyncio.get_running_loop().call_later(limit.total_seconds(), over.happen)
     try:
         return await driven(coroutine, over)
@@ -41,17 +48,24 @@ class OverInside(SoftTimeLimitExceeded, asyncio.CancelledError):
 
 
 class Over:
-    """Whether the limit is over, and the coroutine was told."""
+    """Whether the limit is over, and the coroutine has received the exception."""
 
-    def __init__(self, task: asyncio.Task[Any], limit: timedelta) -> None:
+    def __init__(self, task: asyncio.Task[Any], limit: timedelta, context: RunContext) -> None:
         self._task = task
-        self._limit = limit
+        self._context = context
+        self._message = f"took longer than its soft time limit of {format_duration(limit)}"
         self._pending = False
 
     def happen(self) -> None:
-        """Ask for the cancellation that becomes the exception."""
-        self._pending = True
-        self._task.cancel()
+        """Request the cancellation that becomes the exception."""
+        if not self._task.done():
+            self._pending = True
+            self._task.cancel()
+
+    def _again(self) -> None:
+        """A thread has ended that did not raise the exception: the coroutine gets it."""
+        if asyncio.current_task() is self._task:
+            asyncio.get_running_loop().call_soon(self.happen)
 
     def turned(self, arrived: BaseException) -> BaseException:
         """What the coroutine gets in the place of what arrived."""
@@ -59,8 +73,9 @@ class Over:
             return arrived
         self._pending = False
         if self._task.uncancel():
-            return arrived  # somebody else has asked for a real one, too
-        return OverInside(f"took longer than its soft time limit of {format_duration(self._limit)}")
+            return arrived  # a real cancellation was requested, too
+        self._context.soft_limit_passed(self._message, self._again)
+        return OverInside(self._message)
 
 
 @types.coroutine

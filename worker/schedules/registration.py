@@ -7,8 +7,8 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, TypedDict, TypeVar
 
-from worker.durations import parse_duration
-from worker.errors import TaskDefinitionError
+from worker.durations import as_duration
+from worker.errors import TaskDefinitionError, nearest
 from worker.schedules.catch_up import CatchUp, CatchUpPolicy
 from worker.schedules.policies import Overlap, Policies, TaskSchedule
 from worker.schedules.schedule import (
@@ -35,11 +35,11 @@ GOES_WITH = {"timezone": ("cron",), "phase": ("interval", "interval_seconds")}
 class ScheduleOptions(TypedDict, total=False):
     """When a task runs: one of ``interval``, ``interval_seconds``, ``cron`` and ``at``, and more.
 
-    A duration is a ``timedelta`` or a text such as ``"5m"``.
+    A duration is a ``timedelta``, a number of seconds, or a text such as ``"5m"``.
 
     Keys:
         interval: The time between two slots; ``0`` keeps the task for runs by hand.
-        interval_seconds: The same, as a number.
+        interval_seconds: The same; a number reads well here.
         phase: From midnight UTC of 1970 to a slot. By default the first slot is at ``start_at``;
             without that, the phase is derived from the name.
         cron: Five fields, or ``@hourly`` and the like.
@@ -63,25 +63,25 @@ class ScheduleOptions(TypedDict, total=False):
         enqueue: Whether each slot puts a job into the task's queue, instead of running it.
     """
 
-    interval: timedelta | str
-    interval_seconds: float
-    phase: timedelta | str
+    interval: timedelta | str | float
+    interval_seconds: timedelta | str | float
+    phase: timedelta | str | float
     cron: str
     timezone: str
     at: datetime | str
     start_at: datetime | str
     end_at: datetime | str
-    jitter: timedelta | str
+    jitter: timedelta | str | float
     overlap: Overlap | str
     buffer_limit: int
     catchup: CatchUpPolicy | str
-    catchup_window: timedelta | str
+    catchup_window: timedelta | str | float
     catchup_limit: int
     max_runs: int
     pause_after_failures: int
     retry_lost: int
     needs_ledger: bool
-    max_age: timedelta | str
+    max_age: timedelta | str | float
     params: Mapping[str, Any]
     enqueue: bool
 
@@ -95,10 +95,9 @@ def task_schedule(task: str, options: ScheduleOptions | Mapping[str, Any]) -> Ta
     said = {name: value for name, value in options.items() if value is not None}
     unknown = sorted(set(said) - set(ScheduleOptions.__annotations__))
     if unknown:
-        raise TaskDefinitionError(
-            f"{task!r}: unknown option {', '.join(unknown)}; known: "
-            f"{', '.join(sorted(ScheduleOptions.__annotations__))}"
-        )
+        known = sorted(ScheduleOptions.__annotations__)
+        named = ", ".join(f"{name}{nearest(name, known)}" for name in unknown)
+        raise TaskDefinitionError(f"{task!r}: unknown option {named}; known: {', '.join(known)}")
     given = [name for name in WHEN if name in said]
     if len(given) != 1:
         raise TaskDefinitionError(
@@ -124,23 +123,15 @@ def schedule_of(task: str, said: Mapping[str, Any]) -> Schedule | None:
     every = interval_of(said)
     if every == OFF:
         return None
-    phase, start = as_duration(said, "phase"), as_moment(said, "start_at")
+    phase, start = duration_of(said, "phase"), as_moment(said, "start_at")
     if phase is None:
         phase = phase_of(task, every) if start is None else start - EPOCH
     return Interval(every, phase)
 
 
 def interval_of(said: Mapping[str, Any]) -> timedelta:
-    if "interval_seconds" in said:
-        seconds = said["interval_seconds"]
-        if isinstance(seconds, bool):
-            raise ValueError(f"expected a number of seconds, got {seconds!r}")
-        try:
-            every = timedelta(seconds=seconds)
-        except (TypeError, ValueError, OverflowError) as exc:
-            raise ValueError(f"expected a number of seconds, got {seconds!r}") from exc
-    else:
-        every = as_duration(said, "interval") or OFF
+    name = "interval_seconds" if "interval_seconds" in said else "interval"
+    every = duration_of(said, name) or OFF
     if every < OFF:
         raise ValueError(f"an interval cannot be negative, got {every}")
     if every > LONGEST:
@@ -162,33 +153,28 @@ def policies_of(said: Mapping[str, Any]) -> Policies:
         buffer_limit=as_count(said, "buffer_limit") or plain.buffer_limit,
         catch_up=CatchUp(
             policy=as_choice(said, "catchup", CatchUpPolicy) or plain.catch_up.policy,
-            window=as_duration(said, "catchup_window"),
+            window=duration_of(said, "catchup_window"),
             limit=as_count(said, "catchup_limit") or plain.catch_up.limit,
         ),
-        jitter=as_duration(said, "jitter") or OFF,
+        jitter=duration_of(said, "jitter") or OFF,
         max_runs=as_count(said, "max_runs"),
         pause_after_failures=as_count(said, "pause_after_failures"),
         retry_lost=as_count(said, "retry_lost", least=0) or 0,
         needs_ledger=as_flag(said, "needs_ledger", default=plain.needs_ledger),
-        max_age=as_duration(said, "max_age") or None,
+        max_age=duration_of(said, "max_age") or None,
     )
 
 
-def as_duration(said: Mapping[str, Any], name: str) -> timedelta | None:
+def duration_of(said: Mapping[str, Any], name: str) -> timedelta | None:
     value = said.get(name)
-    if isinstance(value, str):
-        if value.strip().lower() == "off":
-            return OFF
-        try:
-            return parse_duration(value)
-        except ValueError as exc:
-            raise ValueError(f"{name}: {exc}") from exc
-    if value is not None and not isinstance(value, timedelta):
-        hint = "; interval_seconds takes a number" if name == "interval" else ""
-        raise ValueError(
-            f'{name}: expected a timedelta or a text such as "5m", got {value!r}{hint}'
-        )
-    return value
+    if value is None:
+        return None
+    if isinstance(value, str) and value.strip().lower() == "off":
+        return OFF
+    try:
+        return as_duration(value)
+    except ValueError as exc:
+        raise ValueError(f"{name}: {exc}") from exc
 
 
 def as_moment(said: Mapping[str, Any], name: str) -> datetime | None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from worker.ledger.book import Outcome
-from worker.model import State
+from worker.model import CancelReason, State
 
 if TYPE_CHECKING:
     from worker.model import Run
 
 __all__ = ["PRECEDENCE", "last_word"]
 
-PRECEDENCE = "cancelled: a later slot of the task has precedence"
+PRECEDENCE = CancelReason.REPLACED.text
 ERROR = 1000
 """How much of an error the ledger keeps, in characters."""
 
@@ -26,5 +26,5 @@ def last_word(run: Run) -> tuple[Outcome, str | None]:
         return Outcome.RAN, None
     if run.state is not State.REVOKED:
         return Outcome.FAILED, f"{run.error.type}: {run.error.message}"[:ERROR]
-    wanted = run.error.message == PRECEDENCE
+    wanted = run.error.message.startswith(PRECEDENCE)
     return Outcome.FAILED if wanted else Outcome.LOST, run.error.message

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from worker.durations import format_duration
 from worker.ledger.attendance import lost_replicas, serving, takers
 from worker.ledger.book import HistoryQuery, Outcome
 from worker.model import Trigger
@@ -113,11 +114,19 @@ def what_is_wrong(seen: View) -> str | None:
 def why_running(seen: View, replicas: Sequence[Replica]) -> Iterator[str]:
     known = {replica.session: replica for replica in replicas}
     for entry in seen.book.running:
-        asked = ", and was asked to end" if entry.cancel else ""
+        asked = ", and was requested to end" if entry.cancel else ""
         yield (
             f"{seen.name} is running: on {entry.replica} since {at(entry.recorded_at, seen.now)}, "
             f"run {entry.run_id}{asked}"
         )
+        limit = seen.task.definition.time_limit
+        if limit is not None and (by := seen.now - entry.recorded_at - limit) > LATE:
+            late = format_duration(timedelta(seconds=round(by.total_seconds())))
+            yield (
+                f"the run is {late} past its time limit of {format_duration(limit)}: its code does "
+                f"not end, and {seen.name} is not free until it does; run.stuck in the log of "
+                f"{entry.replica} shows where the code is"
+            )
         replica = known.get(entry.session) if entry.session is not None else None
         if replica is not None and seen.now - replica.seen > SILENT:
             yield (

@@ -43,13 +43,12 @@ from worker.ledger.ledger import (
     SettleOrphans,
 )
 from worker.ledger.thread import STOPPED, LedgerThread
-from worker.model import Run, RunId, State, Trigger
-from worker.running.bounds import SHUTTING_DOWN
+from worker.model import CancelReason, Run, RunId, State, Trigger
 from worker.schedules.policies import Overlap, TaskSchedule
 from worker.schedules.registration import ScheduleOptions
 from worker.schedules.schedule import next_due
 from worker.scheduling.attention import Attention
-from worker.scheduling.last_word import PRECEDENCE, last_word
+from worker.scheduling.last_word import last_word
 from worker.scheduling.scheduled_task import Override, ScheduledTask
 from worker.scheduling.timers import Timers, first_wakes
 from worker.scheduling.version_events import version_events
@@ -70,7 +69,6 @@ SETTLE_S = 2.0
 """How long a worker that ends tries to tell a store that is down what became of its runs."""
 RETRY_S = 0.5
 UNWANTED = "cancelled before it began, by whoever asked for it"
-LEASE_LOST = "cancelled: the worker's lease was lost, another may run the task"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +123,6 @@ class Scheduler:
         self._ledger.on_pulse = self._pulse
         self._timers = Timers(self.wake)
         self._runs: dict[RunId, tuple[Entry, asyncio.Task[Any]]] = {}
-        self._holding: set[asyncio.Task[Any]] = set()
         self._settling: set[RunId] = set()
         self._unanswered = 0
         self._all_answered = asyncio.Event()
@@ -159,7 +156,7 @@ class Scheduler:
         *,
         name: str | None = None,
         retry: RetryPolicy | None = None,
-        time_limit: timedelta | str | None = None,
+        time_limit: timedelta | str | float | None = None,
         said_by: str | None = None,
         **schedule: Unpack[ScheduleOptions],
     ) -> None:
@@ -332,12 +329,12 @@ class Scheduler:
             request = Finish(terms=terms, entry=entry, outcome=Outcome.LOST, error=UNWANTED)
             self._submit(request, partial(self._promoted, terms.task))
 
-    def interrupt(self, reason: str = SHUTTING_DOWN) -> None:
+    def interrupt(self, reason: CancelReason = CancelReason.SHUTDOWN) -> None:
         """End every run that goes on."""
         for run_id in self._runs:
             self._interrupt(run_id, reason)
 
-    def _interrupt(self, run_id: RunId, reason: str) -> None:
+    def _interrupt(self, run_id: RunId, reason: CancelReason) -> None:
         # Not at once: of a run that was granted just now the runner has not heard yet.
         asyncio.get_running_loop().call_soon(self._runner.interrupt, run_id, reason)
 
@@ -350,8 +347,6 @@ class Scheduler:
                 {task for _, task in self._runs.values()}, timeout=grace.total_seconds()
             )
         self.interrupt()
-        for task in self._holding:
-            task.cancel()
         while self._runs:  # the runner bounds this: it leaves behind what hangs
             settling = set(self._settling)
             await asyncio.wait(
@@ -403,7 +398,7 @@ class Scheduler:
             self._events.announce(SlotSkipped(task=entry.task, entry=entry, running_since=since))
         for entry in running:
             if entry.cancel and entry.run_id is not None:
-                self._interrupt(RunId(entry.run_id), PRECEDENCE)
+                self._interrupt(RunId(entry.run_id), CancelReason.REPLACED)
         for entry in answer.granted:
             if self._stopping or self._is_in_the_way(entry):
                 self._give_back(entry)
@@ -425,7 +420,7 @@ class Scheduler:
             for entry in leased:
                 assert entry.run_id is not None
                 self._attend_to(entry.task).alone.add(RunId(entry.run_id))
-                self._interrupt(RunId(entry.run_id), LEASE_LOST)
+                self._interrupt(RunId(entry.run_id), CancelReason.LEASE_LOST)
             return
         for key in pulse.cancelled:
             self._interrupt_entry(key)
@@ -461,7 +456,7 @@ class Scheduler:
     def _interrupt_entry(self, key: EntryKey) -> None:
         for run_id, (entry, _) in self._runs.items():
             if entry.key == key:
-                self._interrupt(run_id, PRECEDENCE)
+                self._interrupt(run_id, CancelReason.REPLACED)
 
     def _store_changed(self, trouble: StoreError | None) -> None:
         scheduled = [t for t in self._tasks.values() if t.terms.schedule is not None]
@@ -521,7 +516,6 @@ class Scheduler:
                 run_id=run_id,
                 params="{}" if instead else params or task.params,
             )
-            await self._until_code_ended(run_id)
             self._settling.add(run_id)
             await self._settle(entry, run)
         finally:
@@ -533,21 +527,6 @@ class Scheduler:
                 attention.again = False
                 self.wake(entry.task)
         return run
-
-    async def _until_code_ended(self, run_id: RunId) -> None:
-        """Wait for code that was left behind: until it ends, its task is not free."""
-        current = asyncio.current_task()
-        assert current is not None
-        self._holding.add(current)
-        try:
-            if not self._ending:
-                await self._runner.code_ended(run_id)
-        except asyncio.CancelledError:
-            if not self._stopping:
-                raise
-            current.uncancel()
-        finally:
-            self._holding.discard(current)
 
     async def _settle(self, entry: Entry, run: Run) -> None:
         """Record the last word on a run. A store that is down is asked until it is up again."""

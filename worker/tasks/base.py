@@ -13,18 +13,20 @@ from weakref import WeakValueDictionary
 
 import structlog
 
-from worker.client.client import client_in_reach
+from worker.client import current
+from worker.client.current import awaited_by_frameworks
 from worker.context import RunContext, current_run
-from worker.durations import parse_duration
 from worker.errors import InvalidOptions, TaskDefinitionError, nearest
 from worker.jobs.job import TASK
-from worker.jobs.options import ConcurrencyPer, JobOptions, UniquePer
+from worker.jobs.options import ConcurrencyPer, JobOptions, UniquePer, as_limit
 from worker.jobs.params import NO_PARAMS, Params, params_of_type
 from worker.retry import RetryPolicy
 from worker.summary import summarize
+from worker.tasks.attributes import accepts, asking_problem, attribute_problems, hook_problem
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable
+    from uuid import UUID
 
     import httpx
 
@@ -63,27 +65,27 @@ class BaseTask(ABC):
 
     name: ClassVar[str]
     retry: ClassVar[RetryPolicy | None] = None
-    time_limit: ClassVar[timedelta | str | None] = None
-    soft_time_limit: ClassVar[timedelta | str | None] = None
+    time_limit: ClassVar[timedelta | str | float | None] = None
+    soft_time_limit: ClassVar[timedelta | str | float | None] = None
 
     queue: ClassVar[str | None] = None
     Params: ClassVar[type[Any] | None] = None
     version: ClassVar[int | None] = None
     max_retries: ClassVar[int | None] = None
-    retry_delay: ClassVar[timedelta | str | None] = None
+    retry_delay: ClassVar[timedelta | str | float | None] = None
     retry_backoff: ClassVar[bool | float | None] = None
-    retry_backoff_max: ClassVar[timedelta | str | None] = None
+    retry_backoff_max: ClassVar[timedelta | str | float | None] = None
     retry_jitter: ClassVar[bool | None] = None
     retry_on: ClassVar[tuple[type[Exception], ...] | None] = None
     dont_retry_on: ClassVar[tuple[type[Exception], ...] | None] = None
     ignore_result: ClassVar[bool | None] = None
     track_started: ClassVar[bool | None] = None
-    result_ttl: ClassVar[timedelta | str | None] = None
+    result_ttl: ClassVar[timedelta | str | float | None] = None
     priority: ClassVar[int | None] = None
     unique: ClassVar[UniquePer | bool | None] = None
     concurrency: ClassVar[ConcurrencyPer | int | None] = None
     rate_limit: ClassVar[Rate | str | None] = None
-    expires: ClassVar[timedelta | str | None] = None
+    expires: ClassVar[timedelta | str | float | None] = None
 
     _definition: ClassVar[TaskDefinition]
     _by_name: ClassVar[WeakValueDictionary[str, type[BaseTask]]] = WeakValueDictionary()
@@ -95,6 +97,7 @@ class BaseTask(ABC):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        check_attributes(cls)
         if "name" in cls.__dict__:
             check_name(cls.__dict__["name"], of=identify(cls))
             claim_name(cls, BaseTask._by_name)
@@ -161,8 +164,13 @@ class BaseTask(ABC):
         return definition
 
     @classmethod
-    async def enqueue(cls, params: object = None, **options: Unpack[EnqueueOptions]) -> JobHandle:
-        """Ask for a run of this task.
+    @awaited_by_frameworks
+    def enqueue(
+        cls, params: object = None, **options: Unpack[EnqueueOptions]
+    ) -> Coroutine[Any, Any, JobHandle]:
+        """Enqueue a job of this task: ``await Task.enqueue({…})``.
+
+        In the thread of a task that is not async, it is enqueued when this returns.
 
         Args:
             params: A mapping, or an instance of ``Params``.
@@ -173,22 +181,22 @@ class BaseTask(ABC):
             InvalidOptions: An option does not.
             NotSupported: The queue's engine cannot do what an option asks for.
             DuplicateJob: Another job holds the unique key, and ``unique`` says ``raise``.
+            AmbiguousClient: Several clients are open.
             StoreUnavailable: The queue cannot be reached.
         """
-        client = await client_in_reach()
-        return await client.enqueue(cls, params, **options)
+        return current.enqueue(cls, params, options, name=f"{cls.__name__}.enqueue")
 
     @classmethod
-    async def enqueue_many(
+    @awaited_by_frameworks
+    def enqueue_many(
         cls,
         params: Iterable[object],
         *,
-        ids: Iterable[str] | None = None,
+        ids: Iterable[str | UUID] | None = None,
         **options: Unpack[EnqueueOptions],
-    ) -> list[JobHandle]:
-        """Ask for many runs in one round trip a thousand; see `WorkerClient.enqueue_many`."""
-        client = await client_in_reach()
-        return await client.enqueue_many(cls, params, ids=ids, **options)
+    ) -> Coroutine[Any, Any, list[JobHandle]]:
+        """Enqueue many jobs, a thousand in each round trip; see `WorkerClient.enqueue_many`."""
+        return current.enqueue_many(cls, params, ids, options, name=f"{cls.__name__}.enqueue_many")
 
     async def run(self, *args: Any, **kwargs: Any) -> object:
         """Execute the task on its own, without the runner's limits and retries, and log it.
@@ -232,7 +240,9 @@ class TaskCode(Protocol):
 
 
 HOOKS = ("on_success", "on_retry", "on_failure", "handle_error")
+METHODS = (*HOOKS, "execute", "execute_many", "enqueue_options")
 JOB_OPTIONS = tuple(field.name for field in fields(JobOptions))
+OWN_OPTIONS = (*JOB_OPTIONS, "retry", "max_batch_size", "max_wait")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -247,7 +257,6 @@ class TaskDefinition:
         hooks: Those that do something.
         asking: What is said of a job, by its parameters, unless whoever asks for it says otherwise.
         bulk: For a task that takes many jobs at once, how many and how long it waits for them.
-        blocking: Its code is not async, and runs in a thread.
     """
 
     name: str
@@ -262,7 +271,6 @@ class TaskDefinition:
     hooks: frozenset[str] = frozenset()
     asking: Callable[[Any], EnqueueOptions] | None = None
     bulk: Bulk | None = None
-    blocking: bool = False
 
     @classmethod
     def of(
@@ -271,7 +279,7 @@ class TaskDefinition:
         *,
         name: str | None = None,
         retry: RetryPolicy | None = None,
-        time_limit: timedelta | str | None = None,
+        time_limit: timedelta | str | float | None = None,
     ) -> TaskDefinition:
         """Define a task from a `BaseTask` subclass or an async function, or a ``partial`` of one.
 
@@ -352,9 +360,6 @@ def of_class(task: Callable[..., Any], target: type[BaseTask], name: str | None)
             + ("; say what it takes in a class Params" if target.Params is None else "")
         )
     options = options_of(target, defined_in)
-    for hook in HOOKS:
-        if not inspect.iscoroutinefunction(getattr(target, hook)):
-            raise TaskDefinitionError(f"{defined_in}: write `async def {hook}(self, …)`")
     bulk = getattr(target, "bulk", None)
     asked_for = (target.queue, target.Params, bulk) != (None, None, None)
     definition = TaskDefinition(
@@ -375,6 +380,26 @@ def of_class(task: Callable[..., Any], target: type[BaseTask], name: str | None)
     )
     check_keys(definition)
     return definition
+
+
+def check_attributes(cls: type[BaseTask]) -> None:
+    """Refuse options and hooks that a class has by another name than the worker knows.
+
+    Raises:
+        TaskDefinitionError: It has such attributes; all of them are named.
+    """
+    problems = [*attribute_problems(cls, BaseTask, OWN_OPTIONS, METHODS)]
+    for hook in HOOKS:
+        value = inspect.getattr_static(cls, hook)
+        if value is not BaseTask.__dict__[hook] and (problem := hook_problem(hook, value, cls)):
+            problems.append(problem)
+    asking = inspect.getattr_static(cls, "enqueue_options")
+    if asking is not BaseTask.__dict__["enqueue_options"] and (
+        problem := asking_problem(asking, cls)
+    ):
+        problems.append(problem)
+    if problems:
+        raise TaskDefinitionError(f"{identify(cls)}: {'; '.join(problems)}")
 
 
 def check_keys(definition: TaskDefinition) -> None:
@@ -453,30 +478,15 @@ def is_async_callable(target: object) -> bool:
 
 
 def limit_of(said: object, defined_in: str) -> timedelta:
-    """How long a run may take, from a timedelta or a text such as ``90s``.
+    """How long a run may take.
 
     Raises:
-        TaskDefinitionError: It is neither, or nothing.
+        TaskDefinitionError: It is no duration, or zero.
     """
     try:
-        limit = parse_duration(said) if isinstance(said, str) else said
-    except ValueError as exc:
-        raise TaskDefinitionError(f"{defined_in}: time_limit: {exc}") from exc
-    if not isinstance(limit, timedelta) or limit <= timedelta(0):
-        raise TaskDefinitionError(
-            f'{defined_in}: time_limit: expected a positive timedelta or a text such as "90s", '
-            f"got {said!r}"
-        )
-    return limit
-
-
-def accepts(target: Callable[..., object], *arguments: object, **named: object) -> bool:
-    """Whether ``target`` can be called with these arguments."""
-    try:
-        inspect.signature(target).bind(*arguments, **named)
-    except TypeError:
-        return False
-    return True
+        return as_limit("time_limit", said)
+    except InvalidOptions as exc:
+        raise TaskDefinitionError(f"{defined_in}: {exc}") from exc
 
 
 def identify(target: Any) -> str:

@@ -42,7 +42,7 @@ class BulkTask(BaseTask):
     """
 
     max_batch_size: ClassVar[int] = 100
-    max_wait: ClassVar[timedelta | str] = timedelta(milliseconds=50)
+    max_wait: ClassVar[timedelta | str | float] = timedelta(milliseconds=50)
     bulk: ClassVar[Bulk]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from worker.client.client import client_in_reach
+from worker.client.current import current_client
 from worker.context import current_run
 from worker.errors import StoreUnavailable, TaskDefinitionError
 from worker.jobs.params import NO_PARAMS
@@ -49,7 +49,7 @@ def enqueuing(definition: TaskDefinition, params: object) -> TaskDefinition:
         assert run is not None
         slot = None if run.trigger is Trigger.BACKFILL else run.slot
         which = run.run_id if slot is None else slot.isoformat()
-        client = await client_in_reach()
+        client = await current_client()
         job = await client.enqueue(Asked(definition), params, id=f"{definition.name}:{which}")
         return {"job": job.id, "created": job.created}
 

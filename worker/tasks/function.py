@@ -20,16 +20,17 @@ from typing import (
     get_type_hints,
 )
 
-from worker.client.client import client_in_reach
+from worker.client import current
+from worker.client.current import awaited_by_frameworks
 from worker.context import RunContext, current_run
 from worker.errors import InvalidOptions, TaskDefinitionError
 from worker.jobs.options import JobOptions
 from worker.jobs.params import params_of_function
+from worker.tasks.attributes import accepts, asking_problem, hook_problem
 from worker.tasks.base import (
     HOOKS,
     Defined,
     TaskDefinition,
-    accepts,
     check_keys,
     check_name,
     first_line,
@@ -37,8 +38,9 @@ from worker.tasks.base import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Coroutine, Iterable
     from datetime import timedelta
+    from uuid import UUID
 
     import httpx
 
@@ -74,22 +76,22 @@ class TaskOptions(TypedDict, total=False):
     queue: str
     version: int
     max_retries: int
-    retry_delay: timedelta | str
+    retry_delay: timedelta | str | float
     retry_backoff: bool | float
-    retry_backoff_max: timedelta | str
+    retry_backoff_max: timedelta | str | float
     retry_jitter: bool
     retry_on: tuple[type[Exception], ...]
     dont_retry_on: tuple[type[Exception], ...]
-    time_limit: timedelta | str
-    soft_time_limit: timedelta | str
+    time_limit: timedelta | str | float
+    soft_time_limit: timedelta | str | float
     ignore_result: bool
     track_started: bool
-    result_ttl: timedelta | str
+    result_ttl: timedelta | str | float
     priority: int
     unique: UniquePer | bool
     concurrency: ConcurrencyPer | int
     rate_limit: Rate | str
-    expires: timedelta | str
+    expires: timedelta | str | float
     on_success: Hook
     on_retry: Hook
     on_failure: Hook
@@ -123,21 +125,23 @@ class FunctionTask(Defined, Generic[P, R]):
         """The task's name."""
         return self.definition.name
 
-    async def enqueue(self, params: object = None, **options: Unpack[EnqueueOptions]) -> JobHandle:
-        """Ask for a run of it; see `BaseTask.enqueue`."""
-        client = await client_in_reach()
-        return await client.enqueue(self, params, **options)
+    @awaited_by_frameworks
+    def enqueue(
+        self, params: object = None, **options: Unpack[EnqueueOptions]
+    ) -> Coroutine[Any, Any, JobHandle]:
+        """Enqueue a job of it; see `BaseTask.enqueue`."""
+        return current.enqueue(self, params, options, name=f"{self.name}.enqueue")
 
-    async def enqueue_many(
+    @awaited_by_frameworks
+    def enqueue_many(
         self,
         params: Iterable[object],
         *,
-        ids: Iterable[str] | None = None,
+        ids: Iterable[str | UUID] | None = None,
         **options: Unpack[EnqueueOptions],
-    ) -> list[JobHandle]:
-        """Ask for many runs in one round trip a thousand; see `WorkerClient.enqueue_many`."""
-        client = await client_in_reach()
-        return await client.enqueue_many(self, params, ids=ids, **options)
+    ) -> Coroutine[Any, Any, list[JobHandle]]:
+        """Enqueue many jobs, a thousand in each round trip; see `WorkerClient.enqueue_many`."""
+        return current.enqueue_many(self, params, ids, options, name=f"{self.name}.enqueue_many")
 
 
 class FunctionTaskCode:
@@ -192,8 +196,8 @@ def task(**options: Unpack[TaskOptions]) -> Callable[[Callable[P, R]], FunctionT
 
     The signature says what it takes; a parameter of the type `RunContext` gets the run's context,
     one of the type ``httpx.AsyncClient`` the worker's shared client. A function that is not async
-    runs in a thread, which cannot be cancelled: it looks at ``context.cancelled`` now and then, or
-    goes on to its end.
+    runs in a thread, which cannot be interrupted: long work calls ``context.raise_if_cancelled()``
+    now and then, or goes on to its end.
 
     Raises:
         TaskDefinitionError: An option or the signature is wrong.
@@ -213,19 +217,17 @@ def function_task(function: Any, said: dict[str, Any]) -> FunctionTask[Any, Any]
         raise TaskDefinitionError(f"{of}: expected a function that returns, this one yields")
     hooks = {hook: said.pop(hook) for hook in HOOKS if said.get(hook) is not None}
     for hook, call in hooks.items():
-        if not inspect.iscoroutinefunction(call):
-            raise TaskDefinitionError(f"{of}: {hook}: expected an async function, got {call!r}")
+        if problem := hook_problem(hook, call):
+            raise TaskDefinitionError(f"{of}: {problem}")
     name, retry = said.pop("name", None) or function.__name__, said.pop("retry", None)
     asking = said.pop("enqueue_options", None)
+    if asking is not None and (problem := asking_problem(asking)):
+        raise TaskDefinitionError(f"{of}: {problem}")
     try:
         options = JobOptions.of(said)
     except InvalidOptions as exc:
         raise TaskDefinitionError(f"{of}: {exc}") from exc
     run = FunctionRun(function, hooks, of)
-    if options.soft_time_limit is not None and not run.is_async:
-        raise TaskDefinitionError(
-            f"{of}: soft_time_limit needs an async function: a thread cannot be interrupted"
-        )
     definition = TaskDefinition(
         name=check_name(name, of=of),
         prepare=partial(FunctionTaskCode, run),
@@ -238,7 +240,6 @@ def function_task(function: Any, said: dict[str, Any]) -> FunctionTask[Any, Any]
         options=options,
         hooks=frozenset(hooks),
         asking=asking,
-        blocking=not run.is_async,
     )
     check_keys(definition)
     return FunctionTask(function, run, definition)

@@ -27,6 +27,7 @@ from worker.events import (
     RunFinished,
     RunRetrying,
     RunStarted,
+    RunStuck,
     ScheduleChanged,
     SchedulePaused,
     ScheduleRetired,
@@ -38,7 +39,7 @@ from worker.events import (
     UnknownJobs,
 )
 from worker.ledger.book import Outcome
-from worker.model import State, Trigger
+from worker.model import CancelReason, State, Trigger
 from worker.summary import describe, is_plain, summarize
 from worker.telemetry.job_log import JobLog
 
@@ -48,6 +49,16 @@ if TYPE_CHECKING:
 
 
 __all__ = ["EventLog"]
+
+
+HINT = (
+    "its code goes on although it was cancelled; the run keeps its place and its lease until the "
+    "code ends: have it call context.raise_if_cancelled(), and give blocking calls a timeout"
+)
+HINTS = {
+    CancelReason.LEASE_LOST: "its lease was lost, so another worker may run the same meanwhile, "
+    "and its outcome is not recorded; its code goes on although it was cancelled"
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +111,17 @@ class EventLog:
                 self._log.error(
                     "run.abandoned",
                     waited_s=event.waited_s,
-                    hint="its code goes on after it was cancelled; the task waits for its end",
+                    hint="its code did not end when it was cancelled, and ends with this process",
+                    stack=event.stack,
+                )
+            case RunStuck():
+                self._log.error(
+                    "run.stuck",
+                    reason=event.reason.value,
+                    overdue_s=round(event.overdue_s, 1),
+                    stuck=event.stuck,
+                    hint=HINTS.get(event.reason, HINT),
+                    stack=event.stack,
                 )
             case HookFailed():
                 self._log.error(
@@ -241,6 +262,8 @@ class EventLog:
         }
         if event.calls_retried:
             keys["calls_retried"] = event.calls_retried
+        if run.overtime_ms is not None:
+            keys["overtime_ms"] = run.overtime_ms
         match run.state:
             case State.FAILURE:
                 self._run_failed(event, keys)
@@ -254,7 +277,8 @@ class EventLog:
                         after_failures=failing.count,
                         failing_since=failing.since.isoformat(),
                     )
-                self._log.info("run.finished", **keys, result=summarize(run.result))
+                level = logging.INFO if run.overtime_ms is None else logging.WARNING
+                self._log.log(level, "run.finished", **keys, result=summarize(run.result))
 
     def _run_failed(self, event: RunFinished, keys: dict[str, Any]) -> None:
         failure, error = event.failure, event.run.error

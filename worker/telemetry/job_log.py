@@ -91,6 +91,9 @@ class JobLog:
                 self._tell("job.dead", logging.ERROR, event.task, kind, keys)
             case JobUnrun(state=State.EXPIRED):
                 self._tell("job.expired", logging.WARNING, event.task, "", keys)
+            case JobUnrun(reason=reason) if reason:
+                keys |= {"reason": reason}
+                self._tell("job.duplicate", logging.WARNING, event.task, "", keys)
             case JobUnrun():
                 self._tell("job.cancelled", logging.INFO, event.task, "", keys)
             case LeaseWasLost(reason=reason):
@@ -99,11 +102,18 @@ class JobLog:
     def finished(self, event: RunFinished) -> None:
         """Tell of an attempt."""
         run = event.run
+        keys: dict[str, Any]
         if run.state is State.SUCCESS:  # by the thousand, so it is asked first
-            if self._level.isEnabledFor(logging.DEBUG):
+            if run.overtime_ms is not None:
+                keys = {"attempt": run.attempts, "duration_ms": run.duration_ms}
+                keys["overtime_ms"] = run.overtime_ms
+                self._tell("job.finished_late", logging.WARNING, run.task, "", keys)
+            elif self._level.isEnabledFor(logging.DEBUG):
                 self._log.debug("job.finished", attempt=run.attempts, duration_ms=run.duration_ms)
             return
-        keys: dict[str, Any] = {"attempt": run.attempts, "duration_ms": run.duration_ms}
+        keys = {"attempt": run.attempts, "duration_ms": run.duration_ms}
+        if run.overtime_ms is not None:
+            keys["overtime_ms"] = run.overtime_ms
         if event.calls_retried:
             keys["calls_retried"] = event.calls_retried
         kind = "" if run.error is None else run.error.type
@@ -119,6 +129,8 @@ class JobLog:
                 level = logging.ERROR if run.dead else logging.WARNING
                 self._tell(name, level, run.task, kind, keys, event.failure)
             case State.REVOKED:
+                if run.error is not None:
+                    keys["reason"] = run.error.message
                 self._tell("job.cancelled", logging.INFO, run.task, kind, keys)
             case _:
                 keys["wait_s"] = round(run.delay.total_seconds(), 3)

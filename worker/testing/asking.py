@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 import httpx
@@ -16,6 +18,7 @@ from worker.tasks.base import TaskDefinition
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+    from uuid import UUID
 
     from worker.client.asking import Askable
     from worker.client.enqueue_options import EnqueueOptions
@@ -57,6 +60,8 @@ class WatchedClient(WorkerClient):
     async def enqueue(
         self, task: Askable | str, params: object = None, **options: Unpack[EnqueueOptions]
     ) -> JobHandle:
+        if not self.owner.is_here():
+            return await self.owner.call(partial(self.enqueue, task, params, **options))
         job = await super().enqueue(task, params, **options)
         if self._at_once is not None and job.created:
             await self._at_once([job.id])
@@ -67,9 +72,13 @@ class WatchedClient(WorkerClient):
         task: Askable | str,
         params: Iterable[object],
         *,
-        ids: Iterable[str] | None = None,
+        ids: Iterable[str | UUID | None] | None = None,
         **options: Unpack[EnqueueOptions],
     ) -> list[JobHandle]:
+        if not self.owner.is_here():
+            return await self.owner.call(
+                partial(self.enqueue_many, task, params, ids=ids, **options)
+            )
         jobs = await super().enqueue_many(task, params, ids=ids, **options)
         if self._at_once is not None:
             await self._at_once([job.id for job in jobs if job.created])
@@ -98,7 +107,6 @@ class LoopClient(SyncWorkerClient):
     def __init__(self, client: WatchedClient) -> None:
         super().__init__("memory://")
         self._client = client
-        self._loop = asyncio.get_running_loop()
 
     def open(self) -> SyncWorkerClient:
         return self
@@ -106,18 +114,14 @@ class LoopClient(SyncWorkerClient):
     def close(self) -> None:
         pass
 
-    def _do(self, work: Coroutine[Any, Any, T]) -> T:
-        try:
-            blocked = asyncio.get_running_loop() is self._loop
-        except RuntimeError:
-            blocked = False
-        if blocked:
-            work.close()
-            raise AssertionError(
-                "code that is not async would block the test's event loop here; have it run in a "
-                "thread: await asyncio.to_thread(…)"
-            )
-        return super()._do(work)
+    def _do(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        with suppress(RuntimeError):
+            if asyncio.get_running_loop() is self._client.owner.loop:
+                raise AssertionError(
+                    "code that is not async would block the test's event loop here; have it run in "
+                    "a thread: await asyncio.to_thread(…)"
+                )
+        return self._client.owner.call_blocking(work)
 
 
 class WatchedRunner(Runner):

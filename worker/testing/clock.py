@@ -52,7 +52,7 @@ class FakeClock:
         self._sleepers.append((self._monotonic + seconds, woken))
         await woken
 
-    def advance(self, duration: timedelta | str) -> None:
+    def advance(self, duration: timedelta | str | float) -> None:
         """Move on by ``duration``, a ``timedelta`` or a text such as ``"5m"``."""
         by = as_delay("advance", duration)
         self._now += by

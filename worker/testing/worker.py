@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import timedelta
 from types import ModuleType
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic_core import to_jsonable_python
 
-from worker.config.collecting import call_register, take_in
+from worker.config.collecting import register_module
 from worker.consuming.consumer import Consumer, ConsumerLimits
 from worker.consuming.queue_plan import QueuePlan
 from worker.errors import ConfigurationError, UnknownTaskError
@@ -107,6 +108,7 @@ class InMemoryWorker:
         }
         self._concurrency = concurrency
         self._working = 0
+        self._current = AsyncExitStack()
         self.client = WatchedClient(
             self._jobs,
             self.clock,
@@ -119,14 +121,15 @@ class InMemoryWorker:
     def _register(self, task: Task | ModuleType) -> None:
         if not isinstance(task, ModuleType):
             self._scheduler.register_task(task, interval=OFF)
-        elif not call_register(self._scheduler, task) | take_in(self._scheduler, task):
-            raise ConfigurationError([f"{task.__name__}: expected tasks in it"])
+        else:
+            register_module(self._scheduler, task)
 
     def _learn(self, definition: TaskDefinition) -> None:
         self._tasks.setdefault(definition.name, at_once(definition))
 
     async def __aenter__(self) -> Self:
-        await self.client.__aenter__()
+        await self._current.enter_async_context(self.client)
+        self._current.enter_context(self.client.as_current())
         self.sync_client = LoopClient(self.client)
         return self
 
@@ -136,7 +139,7 @@ class InMemoryWorker:
         exc: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        await self.client.__aexit__(kind, exc, trace)
+        await self._current.aclose()
         if self._owned is not None:
             await self._owned.aclose()
 
@@ -212,7 +215,7 @@ class InMemoryWorker:
         params: object = None,
         *,
         queue: str | None = None,
-        delay: timedelta | str | None = None,
+        delay: timedelta | str | float | None = None,
         count: int | None = None,
         where: Callable[[EnqueuedJob], bool] | None = None,
     ) -> list[EnqueuedJob]:
@@ -346,7 +349,7 @@ class InMemoryWorker:
         self._jobs.on_settled.append(look)
         self._working += 1
         try:
-            with self.client.in_reach():  # of those, too, who asked from a context of their own
+            with self.client.as_current():  # of those, too, who asked from a context of their own
                 async with asyncio.TaskGroup() as group:
                     consumer.start(group)
                     await over.wait()

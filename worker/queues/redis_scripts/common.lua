@@ -22,6 +22,18 @@ end
 
 local NOW = exact(now)
 
+-- An optional step, such as waking those that wait. It comes after the effect of a script, so it
+-- must not fail the script: Redis keeps the writes of one that fails. Returns nil if it fails.
+local refused -- the first reason for which one did
+local function try(...)
+  local answer = redis.pcall(...)
+  if type(answer) == 'table' and answer.err then
+    refused = refused or answer.err
+    return nil
+  end
+  return answer
+end
+
 local function key(name, rest)
   return rest and prefix .. name .. ':' .. rest or prefix .. name
 end

@@ -3,30 +3,34 @@
 -- ARGV: prefix; then for each job: its id, its group ("queue task"), "priority delay expires" with
 -- times in microseconds ('-' for never), what it was made with (a JSON list's inside), and '' or a
 -- JSON list of strings: unique key, states it is held in, for how long, concurrency key, limit.
--- Returns a JSON list of those not taken in: the number of each, from 0, and who is there instead.
--- With: groups, queues.
+-- Returns a JSON list of those not taken in: the number of each, from 0, the id of the job that is
+-- there instead, and its record if it has the same id, else null; at its end, -1, a reason and null
+-- if workers that wait could not be woken.
+-- With: groups, queues, story, unique.
 
 local JOB = 5
+
+-- A key of another type would fail the script between two writes: look before the first one.
+local function look_at(set)
+  local kind = redis.call('TYPE', set).ok
+  if kind ~= 'zset' and kind ~= 'none' then
+    error(set .. ' is a ' .. kind .. ', expected a zset: another program uses this key', 0)
+  end
+end
+
+local seen = {}
+for n = 3, #ARGV, JOB do
+  local group = ARGV[n]
+  if not seen[group] then
+    seen[group] = true
+    look_at(key('ready', group:match('^%S+')))
+    look_at(key('later', group:match('^%S+')))
+    look_at(key('waiting', 'PENDING ' .. group))
+  end
+end
+
 local order = redis.call('INCRBY', key('order'), (#ARGV - 1) / JOB)
 order = order - (#ARGV - 1) / JOB
-
-local function holder_of(name)
-  local states, id = (redis.call('GET', key('unique', name)) or ''):match('^(%S+) (.*)$')
-  local state = id and redis.call('HGET', key('job', id), 'state')
-  if state == 'PROGRESS' then
-    state = 'STARTED'
-  end
-  return state and (',' .. states .. ','):find(',' .. state .. ',', 1, true) and id
-end
-
-local function hold(name, states, id, ttl)
-  if ttl == '' then
-    redis.call('SET', key('unique', name), states .. ' ' .. id)
-  else
-    local millis = math.max(1, math.ceil(tonumber(ttl) / 1000))
-    redis.call('SET', key('unique', name), states .. ' ' .. id, 'PX', exact(millis))
-  end
-end
 
 local plans = {}
 local function plan_of(text)
@@ -81,10 +85,15 @@ for n = 2, #ARGV, JOB do
     end
   end
   if holder then
-    answer[#answer + 1] = '[' .. (n - 2) / JOB .. ',' .. cjson.encode(holder) .. ']'
+    local record = holder == id and story_of(id, true) or 'null'
+    local words = { (n - 2) / JOB, cjson.encode(holder), record }
+    answer[#answer + 1] = '[' .. table.concat(words, ',') .. ']'
   else
     take_in(id, ARGV[n + 1], plan_of(ARGV[n + 2]), ARGV[n + 3], extra)
   end
 end
 finish()
+if refused then
+  answer[#answer + 1] = '[-1,' .. cjson.encode(refused) .. ',null]'
+end
 return '[' .. table.concat(answer, ',') .. ']'

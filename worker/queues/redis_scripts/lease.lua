@@ -2,7 +2,8 @@
 -- Lease the first ready jobs of a queue; leases that ran out, and jobs whose time has come, are
 -- made ready before.
 -- ARGV: prefix, queue, how many at most, for how long in microseconds, the worker's name, who waits
--- ("channel room number", or '' for nobody), and 1 if it goes on to wait when there is none.
+-- ("channel room number", or '' for nobody), 1 if it goes on to wait when there is none, and whose work
+-- begins later (see parts/leases.lua).
 -- Returns a JSON list: whether to ask again at once, microseconds until the next job is due (-1 for
 -- not soon, or for another to look), the moment of these leases, and each of them.
 --
@@ -10,7 +11,7 @@
 -- With: heads, groups, queues, keys, leases.
 
 local queue, limit, ttl = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
-local worker, waiter, stays = ARGV[5], ARGV[6], ARGV[7] == '1'
+local worker, waiter, stays, deferral = ARGV[5], ARGV[6], ARGV[7] == '1', ARGV[8] or ''
 local ready = key('ready', queue)
 local lease_end = now + ttl
 
@@ -69,10 +70,10 @@ while #answer < limit and looked < limit + PORTION do
         queue = queue,
       }
       if not job.key then
-        answer[#answer + 1] = begin(job, found, due, lease_end, worker)
+        answer[#answer + 1] = begin(job, found, due, lease_end, worker, deferral)
       elseif has_room(job) then
         redis.call('SADD', key('holders', job.key), id)
-        answer[#answer + 1] = begin(job, found, due, lease_end, worker)
+        answer[#answer + 1] = begin(job, found, due, lease_end, worker, deferral)
       else
         park(job, score, member)
       end
@@ -91,14 +92,14 @@ end
 local function next_look()
   local moment = now + POLL
   for _, set in ipairs({ key('later', queue), key('leased') }) do
-    local first = redis.call('ZRANGE', set, 0, 0, 'WITHSCORES')
+    local first = try('ZRANGE', set, 0, 0, 'WITHSCORES') or {}
     moment = math.min(moment, tonumber(first[2]) or moment)
   end
   local alarm, holder = alarm_of(queue)
   if moment >= now + POLL or (holder ~= waiter and is_awaited(queue, moment)) then
     return '-1'
   end
-  redis.call('HSET', key('alarms'), queue, exact(moment) .. ' ' .. waiter)
+  try('HSET', key('alarms'), queue, exact(moment) .. ' ' .. waiter)
   return exact(math.max(0, moment - now))
 end
 
@@ -106,14 +107,14 @@ local wait = '-1'
 if waiter ~= '' then
   local waiters = key('waiters', queue)
   if #answer == 0 and stays and not more then
-    redis.call('ZADD', waiters, NOW, waiter)
-    redis.call('PEXPIRE', waiters, STALE / 1000)
+    try('ZADD', waiters, NOW, waiter)
+    try('PEXPIRE', waiters, STALE / 1000)
     wait = next_look()
   else
-    redis.call('ZREM', waiters, waiter)
+    try('ZREM', waiters, waiter)
     local alarm, holder = alarm_of(queue)
     if holder == waiter then
-      redis.call('HDEL', key('alarms'), queue)
+      try('HDEL', key('alarms'), queue)
       expect(queue, alarm)
     end
   end

@@ -3,12 +3,12 @@
 -- ARGV: prefix, queue, who waited.
 -- With: groups, queues.
 
-if redis.call('ZREM', key('waiters', ARGV[2]), ARGV[3]) == 0 then
+if try('ZREM', key('waiters', ARGV[2]), ARGV[3]) == 0 then
   fresh[ARGV[2]] = 1
 end
 local alarm, holder = alarm_of(ARGV[2])
 if holder == ARGV[3] then
-  redis.call('HDEL', key('alarms'), ARGV[2])
+  try('HDEL', key('alarms'), ARGV[2])
   expect(ARGV[2], alarm)
 end
 finish()

@@ -1,9 +1,9 @@
 #!lua flags=allow-oom
 -- Record what came of leased jobs.
 -- ARGV: prefix; a JSON list with, for each: id, receipt, "state attempts refusals delay result_ttl
--- dead" (times in microseconds), result or '', error or '', history or ''. One text, as the client packs each
--- argument for more than it costs to read them here. Returns a digit for each: 1, or 0 for a lost
--- lease.
+-- dead due" (times in microseconds; due is '-' for a job that waits for its delay), result or '', error
+-- or '', history or ''. One text, as the client packs each argument for more than it costs to read
+-- them here. Returns a digit for each: 1, or 0 for a lost lease.
 --
 -- It may be run when the memory is full: only so it empties.
 -- With: heads, groups, queues, keys, ends.
@@ -12,14 +12,15 @@ local verdicts = {}
 local function verdict_of(text)
   local verdict = verdicts[text]
   if not verdict then
-    local state, attempts, refusals, delay, ttl, dead =
-      text:match('^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+)$')
+    local state, attempts, refusals, delay, ttl, dead, due =
+      text:match('^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+)$')
     verdict = {
       state = state,
       attempts = attempts,
       refusals = refusals,
       waits = WAITING[state],
       ready_at = now + math.max(0, tonumber(delay)),
+      due_at = tonumber(due), -- nil for '-'
       result_until = exact(now + tonumber(ttl)),
       result_ms = exact(math.ceil(tonumber(ttl) / 1000)),
       dead = dead == '1',
@@ -69,7 +70,7 @@ local function settle(job, verdict, result, error, history)
   local hash = key('job', job.id)
   end_lease(job)
   leaves(job)
-  local ready_at = job.cancel and now or verdict.ready_at
+  local ready_at = verdict.due_at or (job.cancel and now or verdict.ready_at)
   local changes = record(hash, job, verdict, ready_at, error, history)
   if verdict.waits then
     put(job, verdict.state, ready_at)

@@ -91,13 +91,13 @@ const resume = (schedule) =>
   attempt(async () => learn(await api.resume(schedule.name)), `${schedule.name} is resumed`);
 
 const BECAME = {
-  cancel: { done: "is cancelled", asked: "was asked to end" },
+  cancel: { done: "is cancelled", asked: "still runs: cancel requested" },
   retry: { done: "is back in its queue" },
   drop: { done: "is dropped" },
 };
 
 const QUESTIONS = {
-  cancel: { text: "It ends without a result, and is not tried again.", confirm: "Cancel the job" },
+  cancel: { text: "If it waits, it will not run. If it runs, it is requested to end; code that cannot be interrupted goes on, and its result counts. It is not tried again.", confirm: "Cancel the job" },
   drop: { text: "It is deleted, with its parameters and its error. It cannot be had back.", confirm: "Drop", danger: true },
 };
 

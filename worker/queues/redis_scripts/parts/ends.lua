@@ -13,21 +13,21 @@ local function conclude(job, state, dead, since)
   ended[#ended + 1] = job.id
 end
 
--- Stands at the end of each script that concludes jobs. `watched` names the channels of the clients
+-- Stands at the end of each script that concludes jobs; every step of it is optional. `watched` names the channels of the clients
 -- that wait for one.
 local function tell_watchers()
-  if #ended == 0 or redis.call('EXISTS', key('watched')) == 0 then
+  if #ended == 0 or (try('EXISTS', key('watched')) or 0) == 0 then
     return
   end
   for first = 1, #ended, PORTION do
     local last = math.min(first + PORTION - 1, #ended)
-    local found = redis.call('HMGET', key('watched'), unpack(ended, first, last))
-    for n, channels in ipairs(found) do
+    local found = try('HMGET', key('watched'), unpack(ended, first, last))
+    for n, channels in ipairs(found or {}) do
       if channels then
         local id = ended[first + n - 1]
-        redis.call('HDEL', key('watched'), id)
+        try('HDEL', key('watched'), id)
         for channel in channels:gmatch('%S+') do
-          redis.call('PUBLISH', key('wake', channel), 'ended ' .. id)
+          try('PUBLISH', key('wake', channel), 'ended ' .. id)
         end
       end
     end

@@ -29,17 +29,21 @@ end
 
 -- Workers that wait. Each stands in `waiters` of its queue as "channel room number", by when it
 -- last looked. One that is woken stands there no more: so a job that becomes ready wakes one
--- worker, and not all. PUBLISH tells whether it still listens.
+-- worker, and not all. PUBLISH tells whether it still listens. None of this is needed: whoever is
+-- not woken looks once a second.
 
 local function wake(queue, jobs)
   while jobs > 0 do
-    local first = redis.call('ZPOPMIN', key('waiters', queue))
-    if #first == 0 then
+    local first = try('ZPOPMIN', key('waiters', queue))
+    if not first or #first == 0 then
       return
     end
     if tonumber(first[2]) > now - STALE then
       local channel, room, number = first[1]:match('^(%S+) (%S+) (%S+)$')
-      if redis.call('PUBLISH', key('wake', channel), 'lease ' .. number) > 0 then
+      local heard = try('PUBLISH', key('wake', channel), 'lease ' .. number)
+      if not heard then
+        return
+      elseif heard > 0 then
         jobs = jobs - tonumber(room)
       end
     end
@@ -50,7 +54,7 @@ end
 -- and the worker.
 
 local function alarm_of(queue)
-  local moment, waiter = (redis.call('HGET', key('alarms'), queue) or ''):match('^(%S+) (.*)$')
+  local moment, waiter = (try('HGET', key('alarms'), queue) or ''):match('^(%S+) (.*)$')
   return tonumber(moment), waiter
 end
 
@@ -59,10 +63,10 @@ local function is_awaited(queue, moment)
   return alarm
     and alarm > now
     and alarm <= moment
-    and redis.call('ZSCORE', key('waiters', queue), waiter)
+    and try('ZSCORE', key('waiters', queue), waiter)
 end
 
--- Stands at the end of each script that changes a queue.
+-- Stands at the end of each script that changes a queue. Only flush() is needed.
 local function finish()
   flush()
   for queue, jobs in pairs(fresh) do

@@ -56,12 +56,13 @@ function row(one) {
   const attempt = el("span", { class: "num" });
   const where = el("span", { class: "mono faint" });
   const end = button("Cancel", "stop", "small", () => actOn(one, "cancel"));
-  const asked = el("span", { class: "faint", text: "was asked to end" });
+  const asked = el("span", { class: "faint", text: "cancel requested, still running" });
   const hint = el("span", { class: "faint hint", text: "ends with its worker" });
+  const overdue = el("span", { class: "faint", text: "its code does not end" });
   const node = el(
     "tr",
     {},
-    el("th", { scope: "row" }, el("span", { class: "stack" }, link, id)),
+    el("th", { scope: "row" }, el("span", { class: "stack" }, link, id, overdue)),
     cell("Progress", "", bar.node),
     cell("For", "", since.node),
     cell("Attempt", "right less", attempt),
@@ -81,6 +82,8 @@ function row(one) {
       set(end, "aria-label", `Cancel ${fresh.task} ${fresh.id}`);
       show(end, fresh.kind === "job" && !fresh.cancel);
       show(asked, fresh.cancel);
+      show(overdue, fresh.overdue_s !== null);
+      set(overdue, "title", fresh.stack ?? "");
       show(hint, fresh.kind === "slot" && !fresh.cancel);
     },
   };
