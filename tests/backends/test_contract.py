@@ -85,6 +85,7 @@ def test_a_book_comes_back_as_it_was_written(store: LedgerStore) -> None:
                 sessions=(SessionId(7), SessionId(2**53)),
                 served=SLOT + SECOND,
                 jitter=LONG,
+                max_runs=3,
             ),
             version_at(SLOT),
         ),

@@ -250,6 +250,8 @@ def test_policies_alone_make_no_version(desk: Desk) -> None:
         (Cron(" 05  3 * * mon-fri"), Cron("5 3 * * 1,2,3,4,5")),
         (Cron("*/1 */1 * JAN 7"), Cron("* * * 1 SUN")),
         (Cron("0 3 * * *", "UTC"), Cron("0 3 * * *", "Etc/UTC")),
+        (Cron("0 22-2 * * FRI-MON"), Cron("0 0,1,2,22,23 ? * Monday,0,friday,sat")),
+        (Cron("5-5/15 10/5 * nov-feb 6L"), Cron("5 10,15,20 * 1,2,11,12 SATURDAYL")),
         (Interval(timedelta(minutes=60), DAY), Interval(HOUR)),
         (Once(START), Once(START.astimezone())),
     ],
@@ -340,14 +342,44 @@ def test_a_schedule_that_is_forgotten_while_a_worker_has_it_loses_no_slot(desk: 
     assert minutes_of(desk) == [1, 2]
 
 
-def test_after_max_runs_no_version_runs_any_more_and_the_old_one_is_removed(desk: Desk) -> None:
+@pytest.mark.parametrize("most", [2, 7, None])
+def test_a_version_whose_max_runs_is_used_up_is_over_and_the_next_counts_from_zero(
+    desk: Desk, most: int | None
+) -> None:
     old = Worker(desk, EVEN, max_runs=2)
-    pass_time(desk, 5 * MINUTE, old)
-    new = Worker(desk, ODD, max_runs=2)
+    pass_time(desk, 9 * MINUTE, old)
+    new = Worker(desk, ODD, max_runs=most)
     old.stop()
     pass_time(desk, 5 * MINUTE, new)
-    assert minutes_of(desk) == [2, 4]
+    assert minutes_of(desk) == [2, 4, 11, 13]
+    assert minutes_of(desk, "missed") == []
     assert [one.text for one in desk.book.versions] == [str(ODD)]
+    assert desk.book.runs_of == {spec_of(EVEN): 2, spec_of(ODD): 2}
+
+
+def test_a_slot_counts_for_its_version_whoever_runs_it(desk: Desk) -> None:
+    old, new = Worker(desk, EVEN), Worker(desk, ODD, max_runs=2)
+    pass_time(desk, 30 * SECOND, old, new)
+    old.attend()
+    new.attend()
+    pass_time(desk, 9 * MINUTE, old, new)
+    assert minutes_of(desk) == [1, 2, 3, 4, 6, 8]
+    assert desk.book.runs_of == {spec_of(EVEN): 4, spec_of(ODD): 2}
+
+
+def test_where_a_version_is_over_its_moments_are_slots_of_the_next(desk: Desk) -> None:
+    old = Worker(desk, EVEN, max_runs=1)
+    pass_time(desk, 3 * MINUTE, old)
+    new = Worker(desk, Cron("* * * * *"))
+    pass_time(desk, 4 * MINUTE + SECOND, old, new)
+    assert minutes_of(desk) == [2, 4, 5, 6, 7]
+    assert desk.book.runs_of[spec_of(EVEN)] == 1
+
+
+def test_a_schedule_in_other_words_does_not_count_from_zero(desk: Desk) -> None:
+    pass_time(desk, 61 * MINUTE, Worker(desk, Cron("@hourly"), max_runs=1))
+    pass_time(desk, 2 * HOUR, Worker(desk, Cron("0 * * * *"), max_runs=1))
+    assert minutes_of(desk) == [30]
 
 
 def test_slots_that_ran_without_the_store_are_recorded_under_the_version_they_belong_to(

@@ -109,6 +109,8 @@ def version_to(version: ScheduleVersion) -> dict[str, Any]:
         kept["served"] = to_micros(version.served)
     if version.jitter:
         kept["jitter"] = version.jitter // MICROSECOND
+    if version.max_runs is not None:
+        kept["max_runs"] = version.max_runs
     return kept
 
 
@@ -122,6 +124,7 @@ def version_from(kept: Mapping[str, Any]) -> ScheduleVersion:
         sessions=tuple(map(SessionId, kept["sessions"])),
         served=optional_moment(kept.get("served")),
         jitter=timedelta(microseconds=kept.get("jitter", 0)),
+        max_runs=kept.get("max_runs"),
     )
 
 

@@ -130,6 +130,7 @@ class ScheduleVersion:
         sessions: The sessions that have it. It is in force while the lease of one of them holds.
         served: The latest moment at which it was in force, as far as ``sessions`` do not show it.
         jitter: The longest jitter, as the worker has it that was the last to begin with it.
+        max_runs: How many of its slots may run, as that worker has it.
     """
 
     spec: str
@@ -140,6 +141,7 @@ class ScheduleVersion:
     sessions: tuple[SessionId, ...] = ()
     served: datetime | None = None
     jitter: timedelta = timedelta(0)
+    max_runs: int | None = None
 
 
 NO_COUNTS: Mapping[str, int] = MappingProxyType({})
@@ -157,8 +159,8 @@ class Book:
             for under versions that are gone.
         known_since: When a worker first had the task.
         runs: How many slots were run, ever.
-        runs_of: How many of them under each of the last few schedules, by their words, against
-            ``max_runs``. Two versions of an application that are up at a time count apart.
+        runs_of: How many of them under each of the latest few schedules, by their specs, against
+            ``max_runs``. Versions of the schedule that are in force together count apart.
         failures: How many runs failed since the last success.
         counts: How many slots ended with each outcome, ever.
         active: The entries that wait or run, the oldest first.
@@ -203,6 +205,10 @@ class Book:
     def accounted_until(self, schedule: Schedule | None) -> datetime | None:
         """Up to where a task's slots are accounted for, for a process that has ``schedule``."""
         return self.cursor_of(schedule) or self.cursor
+
+    def runs_under(self, schedule: Schedule | None) -> int:
+        """How many slots were run under a schedule, against ``max_runs``."""
+        return 0 if schedule is None else self.runs_of.get(spec_of(schedule), 0)
 
     def version_of(self, spec: str) -> ScheduleVersion | None:
         """The version with this schedule that is in force."""

@@ -20,6 +20,7 @@ from worker.ledger.book import (
     changed,
 )
 from worker.model import Trigger, new_run_id
+from worker.schedules.spec import schedule_from
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     Lookup = Callable[[Iterable[SessionId]], Sequence[Replica]]
 
-__all__ = ["Answer", "Claimant", "Draft", "Request", "no_sessions"]
+__all__ = ["Answer", "Claimant", "Draft", "Request", "has_slot", "no_sessions"]
 
 ONE_TICK = timedelta(microseconds=1)
 COUNTED_SCHEDULES = 5
@@ -109,11 +110,19 @@ def no_sessions(sessions: Iterable[SessionId]) -> Sequence[Replica]:
     return ()
 
 
+def has_slot(version: ScheduleVersion, slot: datetime) -> bool:
+    """Whether a version names a slot in the time in which it is, or was, in force."""
+    if slot <= version.since or (version.until is not None and slot > version.until):
+        return False
+    schedule = schedule_from(version.spec)
+    return schedule is not None and schedule.until(slot) == slot
+
+
 class Draft:
     """A book that is being changed, with the entries that come with it.
 
     Attributes:
-        schedule: The claimant's schedule in words, for which runs are counted.
+        schedule: The spec of the claimant's schedule; empty if it comes without one.
         sessions: Returns what the store knows of sessions; it takes a round trip.
     """
 
@@ -192,7 +201,7 @@ class Draft:
     def grant(self, entry: Entry) -> Entry:
         """Let the claimant run it."""
         if entry.trigger is Trigger.SCHEDULE and entry.run_id is None:  # never granted before
-            self.count_run()
+            self.count_run(entry.slot)
         late = (self.now - entry.slot) / timedelta(milliseconds=1)
         return self.put(
             changed(
@@ -206,15 +215,19 @@ class Draft:
             )
         )
 
-    @property
-    def runs(self) -> int:
-        """How many slots were run under the claimant's schedule."""
-        return self.book.runs_of.get(self.schedule, 0)
+    def spec_at(self, slot: datetime) -> str:
+        """The spec of the schedule that a slot was accounted for under."""
+        versions = self.book.versions
+        if all(version.spec == self.schedule for version in versions):
+            return self.schedule
+        owners = (v.spec for v in versions if slot <= v.cursor and has_slot(v, slot))
+        return next(owners, self.schedule)
 
-    def count_run(self) -> None:
-        """Count a slot that was run, for the claimant's schedule."""
-        others = [one for one in self.book.runs_of.items() if one[0] != self.schedule]
-        runs_of = dict([*others[1 - COUNTED_SCHEDULES :], (self.schedule, self.runs + 1)])
+    def count_run(self, slot: datetime) -> None:
+        """Count a slot that was run, for the schedule that it is of."""
+        spec, known = self.spec_at(slot), self.book.runs_of
+        others = [one for one in known.items() if one[0] != spec]
+        runs_of = dict([*others[1 - COUNTED_SCHEDULES :], (spec, known.get(spec, 0) + 1)])
         self.book = changed(self.book, runs=self.book.runs + 1, runs_of=runs_of)
 
     def record(self, span: Span | None, outcome: Outcome, note: str | None = None) -> None:

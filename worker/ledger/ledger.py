@@ -29,6 +29,7 @@ from worker.ledger.rules import (
 from worker.ledger.versions import first_cursor
 from worker.model import Trigger
 from worker.schedules.policies import Overlap, Policies, TaskSchedule
+from worker.schedules.spec import spec_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -288,9 +289,10 @@ def decide(request: Request, book: Book, *, claimant: Claimant, now: datetime) -
 
 
 def schedule_of(request: Request) -> str:
-    """The schedule, in words, of the one who makes a request; empty if it comes without one."""
+    """The spec of the schedule of who makes a request; empty if it comes without one."""
     terms = getattr(request, "terms", None)
-    return str(terms.schedule) if isinstance(terms, TaskSchedule) else ""
+    schedule = terms.schedule if isinstance(terms, TaskSchedule) else None
+    return "" if schedule is None else spec_of(schedule)
 
 
 def decided(request: Request, draft: Draft) -> Answer | WorkerError:

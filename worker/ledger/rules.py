@@ -5,6 +5,7 @@ They stand here once, whatever the store. `worker.ledger.ledger` says who asks f
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,7 @@ from worker.schedules.schedule import Schedule, delay_of, due_until
 from worker.schedules.spec import schedule_from, spec_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
 __all__ = [
     "account",
@@ -194,16 +195,23 @@ def account_for(
     several = len(draft.book.versions) > 1
     before = draft.book
     due: list[datetime] = []
+    claimed: Counter[str] = Counter()
+    over: set[str] = set()
     for version in versions:
-        if runs_left_of(draft, terms.policies, len(due)) != 0:
-            base = terms.schedule if version.spec == own else schedule_from(version.spec)
-            jitter = terms.policies.jitter if version.spec == own else version.jitter
-            if base is not None:
-                due += account_version(
-                    draft, terms, version, base, jitter, len(due), offline=offline
-                )
+        spec, is_own = version.spec, version.spec == own
+        base = terms.schedule if is_own else schedule_from(spec)
+        jitter = terms.policies.jitter if is_own else version.jitter
+        most = terms.policies.max_runs if is_own else version.max_runs
+        left = runs_left_of(draft, spec, most, claimed[spec])
+        if base is not None and left != 0:
+            run = account_version(draft, terms, version, base, jitter, left, over, offline=offline)
+            claimed[spec] += len(run)
+            due += run
+            left = None if left is None else left - len(run)
+        if left == 0:
+            over.add(spec)
     if several:
-        remove_finished(draft, over=runs_left_of(draft, terms.policies, len(due)) == 0)
+        remove_finished(draft, over=over)
         if draft.book != before:
             note_served(draft)
     for number, slot in enumerate(sorted(due)):
@@ -220,7 +228,8 @@ def account_version(
     version: ScheduleVersion,
     base: Schedule,
     jitter: timedelta,
-    claimed: int,
+    runs_left: int | None,
+    over: Collection[str],
     *,
     offline: bool,
 ) -> Sequence[datetime]:
@@ -228,7 +237,8 @@ def account_version(
 
     Args:
         base: The version's schedule.
-        claimed: How many slots of other versions are to run.
+        runs_left: How many of its slots may run; ``None`` for any number.
+        over: The versions before it whose ``max_runs`` is used up.
         offline: The store is down: the other versions do not count.
 
     Returns:
@@ -243,7 +253,7 @@ def account_version(
     cursor = version.cursor
     if horizon <= cursor:
         return ()
-    schedule = base if offline else owed_by(draft.book, version, base, horizon)
+    schedule = base if offline else owed_by(draft.book, version, base, horizon, over)
     pause = draft.book.pause
     run: Sequence[datetime] = ()
     if pause is not None:
@@ -255,7 +265,7 @@ def account_version(
         # A slot that jitter puts off is not late for that.
         put_off = delay_of(base, terms.task, jitter, base.until(horizon) or horizon)
         plan = policies.catch_up.plan(schedule, since=cursor, until=horizon, now=now - put_off)
-        run = plan.run[: runs_left_of(draft, policies, claimed)]
+        run = plan.run[:runs_left]
         for span in plan.missed:
             draft.record(span, Outcome.MISSED, why_missed(span, plan.run))
         # The slot that uses up the last run is the schedule's last: none later is accounted for.
@@ -293,12 +303,21 @@ def why_missed(span: Span, run: Sequence[datetime]) -> str:
     return f"no worker looked at it in time; the slot of {made_good:%H:%M:%S}Z ran instead"
 
 
-def runs_left_of(draft: Draft, policies: Policies, claimed: int = 0) -> int | None:
-    """How many more slots may become runs, besides ``claimed`` ones; ``None`` for any number."""
-    if policies.max_runs is None:
+def runs_left_of(draft: Draft, spec: str, most: int | None, claimed: int = 0) -> int | None:
+    """How many more slots of a schedule may become runs, besides those that are claimed or wait.
+
+    Args:
+        most: Its ``max_runs``.
+        claimed: How many slots of it are to run of which the draft does not know yet.
+
+    Returns:
+        ``None`` for any number.
+    """
+    if most is None:
         return None
-    spoken_for = [e for e in draft.waiting if e.trigger is Trigger.SCHEDULE and e.run_id is None]
-    return max(0, policies.max_runs - draft.runs - len(spoken_for) - claimed)
+    waiting = [e for e in draft.waiting if e.trigger is Trigger.SCHEDULE and e.run_id is None]
+    spoken_for = sum(draft.spec_at(entry.slot) == spec for entry in waiting)
+    return max(0, most - draft.book.runs_of.get(spec, 0) - spoken_for - claimed)
 
 
 def record_late(draft: Draft, done: Entry, terms: TaskSchedule, spec: str) -> None:
@@ -325,7 +344,7 @@ def record_late(draft: Draft, done: Entry, terms: TaskSchedule, spec: str) -> No
         draft.put(done, done.recorded_at)
         return
     if done.trigger is Trigger.SCHEDULE:
-        draft.count_run()
+        draft.count_run(done.slot)
     ended(draft, done, done.recorded_at)
     if done.outcome is Outcome.FAILED and not done.cancel:
         count_failure(draft, terms.policies, done.error)

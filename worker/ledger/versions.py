@@ -19,14 +19,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from worker.ledger.book import Book, ScheduleVersion, changed
-from worker.ledger.draft import ONE_TICK, Draft
+from worker.ledger.draft import ONE_TICK, Draft, has_slot
 from worker.schedules.catch_up import CatchUp
 from worker.schedules.policies import TaskSchedule
 from worker.schedules.schedule import Interval, Once, Schedule, Within, just_before
 from worker.schedules.spec import schedule_from, spec_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
     from datetime import datetime
 
     from worker.ledger.book import SessionId
@@ -35,7 +35,6 @@ __all__ = [
     "Owed",
     "enlist",
     "first_cursor",
-    "has_slot",
     "new_version",
     "owed_by",
     "owner_of",
@@ -85,22 +84,25 @@ class Owed:
         return any(has_slot(version, slot) for version in self.before)
 
 
-def has_slot(version: ScheduleVersion, slot: datetime) -> bool:
-    """Whether a version names a slot in the time in which it is, or was, in force."""
-    if slot <= version.since or (version.until is not None and slot > version.until):
-        return False
-    schedule = schedule_from(version.spec)
-    return schedule is not None and schedule.until(slot) == slot
+def owed_by(
+    book: Book,
+    version: ScheduleVersion,
+    schedule: Schedule,
+    end: datetime,
+    over: Collection[str] = (),
+) -> Schedule:
+    """The slots up to ``end`` that a version of the book owes an outcome to.
 
-
-def owed_by(book: Book, version: ScheduleVersion, schedule: Schedule, end: datetime) -> Schedule:
-    """The slots up to ``end`` that a version of the book owes an outcome to."""
+    Args:
+        over: The specs whose ``max_runs`` is used up: they name no slot after their last run.
+    """
     if version.until is None and version is book.versions[0]:
         return schedule
     place = book.versions.index(version)
-    before = tuple(
-        one for one in book.versions[:place] if one.until is None or one.until > version.cursor
-    )
+    earlier = [
+        changed(one, until=one.cursor) if one.spec in over else one for one in book.versions[:place]
+    ]
+    before = tuple(one for one in earlier if one.until is None or one.until > version.cursor)
     return Owed(schedule, end, before)
 
 
@@ -124,6 +126,7 @@ def new_version(terms: TaskSchedule, since: datetime) -> ScheduleVersion:
         since=since,
         cursor=since,
         jitter=terms.policies.jitter,
+        max_runs=terms.policies.max_runs,
     )
 
 
@@ -164,6 +167,7 @@ def enlist(
         sessions=tuple(sorted({*(one.session for one in living), session})),
         served=None if not own.sessions else max(served_until(draft, own)[1], own.cursor),
         jitter=terms.policies.jitter,
+        max_runs=terms.policies.max_runs,
         text=str(terms.schedule),
     )
     draft.book = replace_version(draft.book, own, joined)
@@ -241,11 +245,11 @@ def beginning(
     return max([min(starts), *floors])
 
 
-def remove_finished(draft: Draft, *, over: bool) -> None:
+def remove_finished(draft: Draft, *, over: Collection[str]) -> None:
     """Remove the closed versions that owe nothing, once no later version can meet their slots.
 
     Args:
-        over: ``max_runs`` is used up: no version accounts for anything any more.
+        over: The specs whose ``max_runs`` is used up: they account for nothing any more.
     """
     versions: Sequence[ScheduleVersion] = draft.book.versions
     if all(version.until is None for version in versions):
@@ -253,13 +257,15 @@ def remove_finished(draft: Draft, *, over: bool) -> None:
     settled, kept = draft.book.settled, list(versions)
     for place, version in enumerate(versions):
         end = version.until
-        if end is None or not (over or all(has_passed(one, end) for one in versions[place:])):
+        later = [one for one in versions[place:] if one.spec not in over]
+        if end is None or not all(has_passed(one, end) for one in later):
             continue
         kept.remove(version)
         draft.removed.append(version)
         settled = max(end, version.cursor, settled or end)
-        if over:
-            kept = [changed(one, cursor=max(one.cursor, end)) for one in kept]
+        kept = [
+            changed(one, cursor=max(one.cursor, end)) if one.spec in over else one for one in kept
+        ]
     if len(kept) < len(versions):
         draft.book = changed(draft.book, versions=tuple(kept), settled=settled)
 

@@ -221,7 +221,7 @@ def other_schedules(seen: View, replicas: Sequence[Replica]) -> Iterator[str]:
 
 def why_over(seen: View) -> Iterator[str]:
     most = seen.task.terms.policies.max_runs
-    runs = seen.book.runs_of.get(str(seen.task.terms.schedule), 0)
+    runs = seen.book.runs_under(seen.task.terms.schedule)
     if most is not None and runs >= most:
         yield f"{seen.name} is over: {runs} runs of at most {most} are done"
         return

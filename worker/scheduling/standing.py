@@ -108,7 +108,7 @@ def view(
         missed: As `worker.scheduling.missed` finds it in the history.
     """
     most = task.terms.policies.max_runs
-    over = most is not None and book.runs_of.get(str(task.terms.schedule), 0) >= most
+    over = most is not None and book.runs_under(task.terms.schedule) >= most
     cursor = book.accounted_until(task.terms.schedule)
     start = now if cursor is None else max(now, cursor)
     nexts: tuple[datetime, ...] = ()
