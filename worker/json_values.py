@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from itertools import count
@@ -31,6 +32,10 @@ FORM = bytes.maketrans(
 """What is left of a text to find large numbers in it: ``0`` for each digit, ``e`` and spaces."""
 LARGE_EXPONENT, MANY_DIGITS = b"0e000", b"0" * 309
 """``1e999`` is read as infinity, and so are 309 digits where a float is expected."""
+
+EXPONENT = re.compile(r"[0-9][eE]\+?[0-9]{3}")
+LONGEST_SEARCHED = 309
+"""In characters: no shorter text has 309 digits."""
 
 TEXT = frozenset({str})
 SCALARS = frozenset({str, int, float, bool, type(None)})
@@ -88,6 +93,8 @@ def is_suspicious(text: str) -> bool:
     """Whether a JSON text may hold a number that is not finite. False is certain, True is not."""
     if "NaN" in text or "Infinity" in text:
         return True
+    if len(text) < LONGEST_SEARCHED:  # a translation costs short texts more than a search
+        return EXPONENT.search(text) is not None
     form = text.encode("utf-8", "surrogatepass").translate(FORM, delete=b"+")
     return LARGE_EXPONENT in form or MANY_DIGITS in form
 

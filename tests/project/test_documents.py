@@ -149,6 +149,14 @@ def test_files_that_contributors_are_sent_to_exist() -> None:
     assert {name for name in named if not any((place / name).exists() for place in places)} == set()
 
 
+def test_the_tests_that_show_the_guarantees_exist() -> None:
+    named = set(re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", DOCUMENTS["docs/guarantees.md"]))
+    assert named
+    for path, name in named:
+        text = (ROOT / path).read_text("utf-8")
+        assert not name or re.search(rf"^(async )?def {name}\b", text, re.MULTILINE), (path, name)
+
+
 def test_every_alarm_has_its_place_in_the_runbook() -> None:
     rules = yaml.safe_load((ROOT / "deploy" / "alerts.yaml").read_text("utf-8"))
     alarms = [rule["alert"] for group in rules["groups"] for rule in group["rules"]]

@@ -136,7 +136,7 @@ async def test_a_newer_file_is_refused_and_left_as_it_was(path: Path) -> None:
     await (await opened(path)).close()
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA user_version = 99")
-        with pytest.raises(StoreSchemaError, match="version 99, expected 5 or less"):
+        with pytest.raises(StoreSchemaError, match="version 99, expected 6 or less"):
             await opened(path)
         assert connection.execute("PRAGMA user_version").fetchone() == (99,)
 

@@ -121,7 +121,7 @@ REFUSALS: list[tuple[dict[str, Any], str]] = [
     ({"interval": HOUR, "cron": "@daily", "at": MOMENT}, "got interval and cron and at"),
     (
         {"interval": HOUR, "colour": 1, "jiter": 2},
-        "'sync': unknown option colour, jiter; known: at, ",
+        "'sync': unknown option colour, jiter (did you mean 'jitter'?); known: at, ",
     ),
     ({"interval": -HOUR}, "an interval cannot be negative, got -1 day, 23:00:00"),
     ({"interval_seconds": -1}, "an interval cannot be negative"),

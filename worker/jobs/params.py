@@ -287,7 +287,7 @@ def what_text(quoted: str) -> str:
     try:
         read_json(json.loads(quoted))
     except ValueError as exc:
-        return f"text that is not JSON: {exc}"
+        return f"text that is not JSON: {str(exc).removeprefix('expected JSON: ')}"
     return "a string that holds JSON: it was encoded twice"
 
 

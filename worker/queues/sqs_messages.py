@@ -28,6 +28,7 @@ from base64 import b64decode, b64encode
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from worker.jobs.declaration import FROM_TASK, with_left_open
 from worker.jobs.job import ID, JobId, NewJob
 from worker.queues.sqs_batches import MOST_BYTES, size_of
 
@@ -179,6 +180,10 @@ def as_dead_letter(
     if body is not None:
         entry["MessageBody"] = body
     attributes: dict[str, Any] = entry["MessageAttributes"]
+    if FROM_TASK in job.options:  # that is found out again if it comes back
+        options = with_left_open(job.options, ())
+        attributes.pop("JobOptions")
+        attributes |= {} if options == "{}" else {"JobOptions": string(options)}
     attributes["JobDelivery"] = {"DataType": "Number", "StringValue": str(delivery)}
     told = {} if error is None else {"JobError": string(shortened(error))}
     room = MOST_ATTRIBUTES - len(attributes) - len(told)

@@ -11,7 +11,7 @@ from worker.jobs.job import Job, Lease, Settlement
 from worker.jobs.keys import same_json
 from worker.model import State
 from worker.queues.sqs_dead import Dying
-from worker.queues.sqs_messages import as_dead_letter
+from worker.queues.sqs_messages import as_dead_letter, params_in
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +29,7 @@ def is_another(message: Arrived, known: Lease | Job | None) -> bool:
     job = message.job
     if known is None:
         return False
-    return job.task != known.task or not same_json(job.params, known.params)
+    return job.task != known.task or not same_json(job.params, params_in(known.params))
 
 
 async def refuse_taken(
