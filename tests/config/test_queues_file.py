@@ -174,9 +174,13 @@ def test_every_queue_of_a_known_task_is_polled() -> None:
     ]
 
 
-def test_queues_can_be_chosen_also_those_of_unknown_tasks() -> None:
-    chosen = queue_plans(settings(), ("shared", "billing", "shared"), known(bill, ping))
+def test_queues_can_be_chosen_also_those_that_only_the_file_has(tmp_path: Path) -> None:
+    path = written(tmp_path, "shared: {concurrency: 2}\n")
+    wanted = ("shared", "billing", "shared")
+    chosen = queue_plans(settings(queues_file=path), wanted, known(bill, ping))
     assert names(chosen) == ["shared", "billing"]
+    with pytest.raises(ConfigurationError, match="no task has the queue shared; known"):
+        queue_plans(settings(), wanted, known(bill, ping))
     with pytest.raises(ConfigurationError, match="queue: expected 1 to 80 letters"):
         queue_plans(settings(), ("no spaces",), known(bill))
 

@@ -39,7 +39,7 @@ def queue_plans(
     said = {} if settings.queues_file is None else load_queues(settings.queues_file, default)
     known = {t.options.queue: None for t in tasks.values() if t.options is not None}
     try:
-        names = [as_queue("queue", name) for name in wanted] or list(known)
+        names = list(dict.fromkeys(as_queue("queue", name) for name in wanted)) or list(known)
     except InvalidOptions as exc:
         raise ConfigurationError([str(exc)]) from exc
     every = dict.fromkeys([*known, *others, *said])
@@ -59,7 +59,7 @@ def queue_plans(
         )
     return [
         said.get(name) or QueuePlan(name=name, visibility_timeout=settings.visibility_timeout)
-        for name in dict.fromkeys(names)
+        for name in names
     ]
 
 
