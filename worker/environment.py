@@ -8,7 +8,6 @@ them, so the others may be missing or wrong there.
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from dotenv import dotenv_values
 from dotenv.parser import parse_stream
 
 from worker.errors import ConfigurationError
+from worker.library_log import library_log
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -105,7 +105,7 @@ class QueueLocation:
         hint = self.default_hint
         if hint is not None and not warned:
             warned = True
-            logging.getLogger("worker").warning("%s, in the environment or in .env", hint)
+            library_log().warning("queue.default", hint=f"{hint}, in the environment or in .env")
 
 
 def queue_location(queue_url: str | None = None) -> QueueLocation:

@@ -241,10 +241,21 @@ async def test_a_job_that_has_not_ended_in_time_exits_75_and_goes_on(site: JobSi
 async def test_a_job_that_was_cancelled_is_no_success_for_who_waits(site: JobSite) -> None:
     async with site.engine() as jobs:
         await Clerk(jobs).waits("x")
-    waiting = asyncio.create_task(site.types("enqueue ping --id x --wait"))
+    process = await asyncio.create_subprocess_exec(
+        *(*WORKER, "enqueue", "ping", "--id", "x", "--wait"),
+        env=clean_environment(**site.environment),
+        cwd=site.folder,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stderr is not None
+    async with asyncio.timeout(20):
+        while await process.stderr.readline() != b"worker: waiting for job x\n":
+            pass  # the job is there already, which is reported, too
     await site.told("jobs cancel x")
-    code, out, _ = await waiting
-    assert (code, json.loads(out)["state"]) == (1, "REVOKED")
+    async with asyncio.timeout(20):
+        out, _ = await process.communicate()
+    assert (process.returncode, json.loads(out)["state"]) == (1, "REVOKED")
 
 
 async def test_ctrl_c_ends_the_waiting_and_leaves_the_job(site: JobSite) -> None:

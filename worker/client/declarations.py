@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, NamedTuple
 
-import structlog
+from worker.library_log import library_log
 
 if TYPE_CHECKING:
     from worker.jobs.declaration import Declaration
@@ -58,7 +58,7 @@ class Declarations:
         self._known[task] = Known(found, now + (UNKNOWN_S if found is None else FRESH_S))
         if found is None and task not in self._warned:
             self._warned.add(task)
-            structlog.get_logger("worker").warning(
+            library_log().warning(
                 "task.unpublished",
                 task=task,
                 hint="no worker has published a task of this name yet: its jobs wait until a "

@@ -8,11 +8,11 @@ from itertools import count
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-import structlog
 from redis.exceptions import ConnectionError, NoPermissionError, RedisError
 
 from worker.backends.redis_server import ANSWER_TIMEOUT_S
 from worker.cancelling import end_task
+from worker.library_log import library_log
 from worker.queues.bell import Bell
 from worker.queues.redis_link import client_for
 
@@ -87,7 +87,7 @@ class RedisChannel:
         if self._is_reported:
             return
         self._is_reported = True
-        structlog.get_logger("worker").warning(
+        library_log().warning(
             "queue.not_woken",
             reason=reason,
             hint="workers and clients that wait look once a second; allow this user of Redis "
