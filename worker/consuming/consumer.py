@@ -668,7 +668,7 @@ class Consumer:
         history = remembered(current, run, worker=self._worker)
         if not run.state.final and run.state is not State.RETRY:
             snoozed = outcome_of(run) is AttemptOutcome.SNOOZED
-            given_back = unspent(current, delay=run.delay if snoozed else None)
+            given_back = unspent(current, delay=run.delay if snoozed or run.delay else None)
             given_back = given_back._replace(history=history)
             self._settling.put(plan, given_back, begun=True)
             return
