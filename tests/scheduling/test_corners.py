@@ -254,21 +254,25 @@ async def test_a_slot_that_is_retried_waits_for_the_end_of_its_lost_run(one: Wor
     assert (begun, most) == (2, 1)
 
 
-async def test_a_process_for_one_run_does_not_wait_for_code_left_behind(one: Worker) -> None:
-    clean = asyncio.Event()
+async def test_a_manual_run_ends_when_its_code_does(one: Worker) -> None:
+    clean, swallowed = asyncio.Event(), asyncio.Event()
 
     async def stubborn() -> None:
         while not clean.is_set():
-            with suppress(asyncio.CancelledError):
+            try:
                 await clean.wait()
+            except asyncio.CancelledError:
+                swallowed.set()
 
     one.register(stubborn, name="stubborn", interval="off", time_limit=timedelta(seconds=0.1))
     one.ledger.start()  # as `worker run` does
+    going = asyncio.ensure_future(one.scheduler.run_now("stubborn"))
     try:
-        run = await asyncio.wait_for(one.scheduler.run_now("stubborn"), 3)
-        assert run.state is State.FAILURE
+        await asyncio.wait_for(swallowed.wait(), 10)
+        assert not going.done()
     finally:
         clean.set()
+    assert (await going).state is State.SUCCESS
 
 
 async def test_a_process_for_one_run_does_not_wait_for_ever_for_its_store(
