@@ -16,8 +16,6 @@ from contextlib import suppress
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from worker.threads import GuardedExecutor
-
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
@@ -38,7 +36,6 @@ def run_to_end(work: Coroutine[Any, Any, T]) -> T:
     is kept in the asyncio task that it ended, and what waits for that finds it there.
     """
     loop = asyncio.new_event_loop()
-    loop.set_default_executor(GuardedExecutor(thread_name_prefix="asyncio"))
     main_task = loop.create_task(work, name="worker")
     try:
         while True:

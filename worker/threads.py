@@ -7,22 +7,19 @@ a thread that hangs takes no place from others, and is left behind.
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import copy_context
 from queue import Empty, SimpleQueue
 from threading import Lock, Thread
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from worker.forking import child_ends_here
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from concurrent.futures import Future
 
-__all__ = ["GuardedExecutor", "Threads"]
+__all__ = ["Threads"]
 
-P = ParamSpec("P")
 T = TypeVar("T")
 IDLE_S = 10.0
 
@@ -100,17 +97,6 @@ class Threads:
             del work  # it holds what it was called with
             with self._lock:
                 self._idle.append(given)
-
-
-class GuardedExecutor(ThreadPoolExecutor):
-    """The pool of an event loop. A process that a function forks ends with that function."""
-
-    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        def guarded() -> T:
-            with child_ends_here():
-                return fn(*args, **kwargs)
-
-        return super().submit(guarded)
 
 
 def tell(loop: asyncio.AbstractEventLoop, to: Callable[[Any], None], what: object) -> None:

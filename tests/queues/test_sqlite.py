@@ -6,6 +6,7 @@ import asyncio
 import re
 import sqlite3
 import subprocess
+import sys
 from contextlib import closing, suppress
 from datetime import timedelta
 from importlib.resources import files
@@ -31,6 +32,7 @@ from tests.support.jobs import (
     passed,
 )
 from tests.support.processes import clean_environment
+from tests.support.waiting import wait_until
 from worker.backends import sqlite_file
 from worker.backends.queries import load_queries
 from worker.backends.sqlite import SqliteStore
@@ -98,7 +100,38 @@ async def count(jobs: SqliteJobs) -> int:
     return sum(counted.jobs for counted in await jobs.counts())
 
 
+def enqueue_by_another_process(path: Path) -> None:
+    code = (
+        "import asyncio, sys\n"
+        "from worker import WorkerClient\n"
+        "async def main():\n"
+        f"    async with WorkerClient('sqlite:///{path}') as client:\n"
+        "        await client.enqueue('ping')\n"
+        "asyncio.run(main())\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
+
+
 # The file
+
+
+async def test_a_job_that_comes_while_the_file_is_closed_is_noticed(
+    path: Path, jobs: SqliteJobs
+) -> None:
+    waits = asyncio.create_task(
+        jobs.lease(QUEUE, limit=1, ttl=LONG, wait=LONG, worker="one"), name="waits"
+    )
+    thread = jobs._thread
+    assert thread is not None
+    await wait_until(lambda: thread._version is not None, "it looks for changes of others")
+    sqlite_file.before_fork()
+    try:
+        await asyncio.to_thread(enqueue_by_another_process, path)
+    finally:
+        sqlite_file.after_fork()
+    async with asyncio.timeout(10):
+        (lease,) = await waits
+    assert lease.task == "ping"
 
 
 async def test_the_ledger_and_the_jobs_share_a_file(path: Path, jobs: SqliteJobs) -> None:

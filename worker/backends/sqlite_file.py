@@ -113,6 +113,9 @@ class SqliteFile:
         patience: How long to wait for another process that writes.
         setting: Which setting named it, for messages.
 
+    Attributes:
+        openings: How often it was opened. SQLite counts the changes of others anew after each.
+
     Raises:
         ConfigurationError: The file cannot be made, read or written, or is not ours.
         StoreUnavailable: The disk is full, or another process keeps the file locked.
@@ -135,6 +138,7 @@ class SqliteFile:
         self._identity: Identity | None = None
         self._log_identity: Identity | None = None
         self._connection: sqlite3.Connection | None = None
+        self.openings = 0
         _files.add(self)
         try:
             with self._in_use:
@@ -293,6 +297,7 @@ class SqliteFile:
                 connection.execute("COMMIT")
             self._identity = identity(self._name)
             self._log_identity = identity(self._name + LOG)
+            self.openings += 1
         except BaseException:
             with suppress(sqlite3.Error):
                 connection.close()

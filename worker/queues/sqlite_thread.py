@@ -95,7 +95,7 @@ class SqliteThread:
         self._opened: asyncio.Future[None] = loop.create_future()
         self._closed: asyncio.Future[None] = loop.create_future()
         self._calls: SimpleQueue[Call | None] = SimpleQueue()
-        self._version: int | None = None
+        self._version: tuple[int, int] | None = None
         self._calm_since = time.monotonic()
 
     def start(self) -> asyncio.Future[None]:
@@ -173,7 +173,8 @@ class SqliteThread:
     def _look_out(self, file: SqliteFile) -> None:
         try:
             with file.connected() as connection:
-                (version,) = connection.execute(QUERIES["read_data_version"]).fetchone()
+                (changes,) = connection.execute(QUERIES["read_data_version"]).fetchone()
+            version = (file.openings, changes)
         except StoreUnavailable:
             version = None  # whoever listens is to ask, and hears why
         if version != self._version:

@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from worker.context import current_run
+from worker.forking import child_ends_here
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,12 +25,20 @@ HARMLESS = (socket.getaddrinfo, socket.getnameinfo)
 
 
 class RunExecutor(ThreadPoolExecutor):
-    """Runs functions as its base does, and tells the run that submitted each."""
+    """Runs functions as its base does, and notes each with the run that submitted it.
+
+    A process that a function forks ends with that function.
+    """
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         run = current_run()
+
+        def guarded() -> T:
+            with child_ends_here():
+                return fn(*args, **kwargs)
+
         if run is None or fn in HARMLESS:
-            return super().submit(fn, *args, **kwargs)
-        call = super().submit(run.inside, lambda: fn(*args, **kwargs))
+            return super().submit(guarded)
+        call = super().submit(run.inside, guarded)
         run.note_call(call)
         return call
