@@ -69,15 +69,15 @@ def overdue_jobs(
         by = past_limit(job.started_at, limit, now)
         where = f"job {job.id} still runs on {job.worker}"
         if by is not None:
-            told = (
+            text = (
                 f"{where}, {rough(by)} past its time limit of {format_duration(limit)}: its code "
                 "does not end, so no other attempt begins; run.stuck in the log of that worker "
                 "shows where the code is"
             )
-            found.append(Overdue(job, by, told))
+            found.append(Overdue(job, by, text))
         elif job.cancel:
-            told = f"{where}: its cancellation was requested, and its code has not ended"
-            found.append(Overdue(job, None, told))
+            text = f"{where}: its cancellation was requested, and its code has not ended"
+            found.append(Overdue(job, None, text))
     return sorted(found, key=lambda one: one.by or timedelta(0), reverse=True)
 
 

@@ -114,7 +114,7 @@ class SqliteFile:
         setting: Which setting named it, for messages.
 
     Attributes:
-        openings: How often it was opened. SQLite counts the changes of others anew after each.
+        openings: How often it was opened. SQLite's count of changes starts again each time.
 
     Raises:
         ConfigurationError: The file cannot be made, read or written, or is not ours.

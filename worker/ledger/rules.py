@@ -151,7 +151,7 @@ def account(
 ) -> None:
     """Account for every slot that is due of every version of the schedule that is in force.
 
-    Without the store, for the claimant's own version only: nobody knows of the others.
+    Without the store, for the claimant's own version only: the others are not known.
 
     Args:
         since: From when on the claimant serves the task.

@@ -83,7 +83,7 @@ class RedisChannel:
             again_s = min(2 * again_s, LONGEST_AGAIN_S)
 
     def report(self, reason: str) -> None:
-        """Log, once, that nobody is woken by Redis: those that wait look once a second."""
+        """Log, once, that Redis wakes no one: waiting workers and clients look once a second."""
         if self._is_reported:
             return
         self._is_reported = True
