@@ -337,7 +337,7 @@ async def test_a_pause_is_kept_over_restarts_and_its_slots_are_recorded(tmp_path
         await worker.logged("slot.skipped", task="report", outcome="paused")
         assert not worker.told("run.started")
         (row,) = [row for row in await site.table("schedule list") if row["task"] == "report"]
-        assert row["state"] == f"paused by {ME}: moving house"
+        assert row["state"].startswith(f"paused by {ME}: moving house")
         assert "report is resumed; its next slot is 20" in await site.told("schedule resume report")
         await worker.logged("run.finished", task="report")
         worker.signal(signal.SIGTERM)
