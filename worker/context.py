@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import contextmanager
-from contextvars import ContextVar, copy_context
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
@@ -477,11 +477,9 @@ class RunContext:
         finally:
             _current.reset(token)
 
-    def copied(self) -> Context:
-        """A copy of the caller's context variables, in which this is the current run."""
-        around = copy_context()
-        around.run(_current.set, self)
-        return around
+    def become_current(self) -> None:
+        """Make this the current run of the calling code, and of what it begins."""
+        _current.set(self)
 
 
 def current_run() -> RunContext | None:

@@ -61,21 +61,20 @@ def handlers_in_children(handlers: Mapping[Signals, Any]) -> Iterator[None]:
         _handlers.update(before)
 
 
-@contextmanager
-def child_ends_here() -> Iterator[None]:
+class child_ends_here:
     """End a process that was forked inside of the block when it would leave the block.
 
     Its exit code is that of its ``SystemExit``, 1 after another exception, and otherwise 0.
     """
-    process = os.getpid()
-    try:
-        yield
-    except BaseException as exc:
-        if os.getpid() != process:
-            end_child(exc)
-        raise
-    if os.getpid() != process:
-        end_child(None)
+
+    __slots__ = ("_process",)
+
+    def __enter__(self) -> None:
+        self._process = os.getpid()
+
+    def __exit__(self, kind: object, failure: BaseException | None, place: object) -> None:
+        if os.getpid() != self._process:
+            end_child(failure)
 
 
 def guard_loop(loop: asyncio.AbstractEventLoop) -> None:

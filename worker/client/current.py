@@ -223,7 +223,7 @@ class CallInRun(Coroutine[Any, Any, T]):
 
     def __del__(self) -> None:
         if not self._begun:
-            self._run.unawaited.append(self._name)
+            self._run.unawaited = [*(self._run.unawaited or ()), self._name]
 
 
 class Performed(Coroutine[Any, Any, T]):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -67,12 +67,12 @@ class Chosen:
     Attributes:
         client: ``None`` if it was given none.
         in_run: A run was given it.
-        unawaited: The calls of the run that were made, and never awaited.
+        unawaited: The calls of the run that were made, and never awaited, if any.
     """
 
     client: Any
     in_run: bool
-    unawaited: list[str] = field(default_factory=list)
+    unawaited: list[str] | None = None
 
 
 _chosen: ContextVar[Chosen | None] = ContextVar("worker_client", default=None)

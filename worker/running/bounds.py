@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from contextvars import Context
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from worker.client.open_clients import refuse_unawaited
@@ -30,7 +32,6 @@ from worker.summary import describe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
-    from contextvars import Context
     from datetime import timedelta
 
     from worker.clock import Clock
@@ -57,6 +58,7 @@ class Going:
     Attributes:
         around: What the code and all that concerns it runs in, with the run as the current one.
         limit: How long it may take.
+        until: When its time is up, on the loop's clock; infinite once that was seen to.
         tell: Called with how the code ended, once.
         jobs: The jobs that the code works on, if it is a batch.
         ending: Cancels the code, once it was requested to end.
@@ -68,9 +70,9 @@ class Going:
     context: RunContext
     around: Context
     limit: timedelta
+    until: float
     tell: Callable[[Ending], None]
     jobs: tuple[RunId, ...] = ()
-    timer: asyncio.TimerHandle | None = None
     ending: asyncio.Task[None] | None = None
     leave: asyncio.Future[None] | None = None
     stuck: bool = False
@@ -129,6 +131,9 @@ class Bounds:
         self._redact = redact
         self._running: dict[RunId, Going] = {}
         self._left_behind: set[Going] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._next_look = inf
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
     def busy(self) -> list[str]:
@@ -178,21 +183,40 @@ class Bounds:
         limit_s = limit.total_seconds()
         context.ends = self._clock.monotonic() + limit_s
         loop = asyncio.get_running_loop()
-        guard_loop(loop)
+        if loop is not self._loop:
+            guard_loop(loop)
+            self._loop, self._timer, self._next_look = loop, None, inf
         code = loop.create_task(
             whole(work if soft is None else raising_softly(work, soft, context), context),
             name=f"run:{context.task}:{context.run_id}",
             context=around,
         )
-        going = self._running[context.run_id] = Going(code, context, around, limit, tell, jobs)
-        going.timer = loop.call_later(
-            limit_s, self._end_early, going, CancelReason.TIME_LIMIT, context=around
-        )
+        until = loop.time() + limit_s
+        going = Going(code, context, around, limit, until, tell, jobs)
+        self._running[context.run_id] = going
+        if until < self._next_look:
+            self._look_at(loop, until)
         code.add_done_callback(partial(self._ended, going), context=around)
 
+    def _look_at(self, loop: asyncio.AbstractEventLoop, when: float) -> None:
+        """Look for runs over their limit then. One timer for all costs each run nothing."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._next_look = when
+        self._timer = loop.call_at(when, self._end_overdue, loop, context=Context())
+
+    def _end_overdue(self, loop: asyncio.AbstractEventLoop) -> None:
+        """End the runs whose time is up, and look again when the next one's is."""
+        self._timer, self._next_look = None, inf
+        now = loop.time()
+        for going in [one for one in self._running.values() if one.until <= now]:
+            going.until = inf
+            self._end_early(going, CancelReason.TIME_LIMIT)
+        first = min((one.until for one in self._running.values()), default=inf)
+        if first < inf:
+            self._look_at(loop, first)
+
     def _ended(self, going: Going, code: asyncio.Task[object]) -> None:
-        assert going.timer is not None
-        going.timer.cancel()
         if going.left_behind:
             self._left_behind.discard(going)
             if not code.cancelled():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
@@ -40,7 +41,6 @@ from worker.threads import Threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
-    from contextvars import Context
 
     import httpx
 
@@ -412,9 +412,13 @@ class Runner:
 
     def _around(self, context: RunContext) -> Context:
         """What a run's code runs in. A door may be a timer, or a thread, that knows nothing."""
-        around = context.copied()
-        around.run(partial(choose, self.client, in_run=True))
+        around = copy_context()
+        around.run(self._enter, context)
         return around
+
+    def _enter(self, context: RunContext) -> None:
+        context.become_current()
+        choose(self.client, in_run=True)
 
     def _context(
         self,
