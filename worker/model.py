@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
+from os import urandom
 from typing import TYPE_CHECKING, NamedTuple, NewType
-from uuid import uuid4
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -18,7 +18,7 @@ RunId = NewType("RunId", str)
 
 def new_run_id() -> RunId:
     """A fresh id, unique over all workers."""
-    return RunId(uuid4().hex)
+    return RunId(urandom(16).hex())
 
 
 class Trigger(StrEnum):

@@ -317,7 +317,9 @@ def refuse_unknown_fields(
     known: Collection[str], options: EnqueueOptions, plain: JobOptions
 ) -> None:
     for key in (unique_of(options, plain), concurrency_of(options, plain)):
-        for name in key.by if key is not None else ():
+        if key is None:
+            continue
+        for name in key.by:
             if name not in known:
                 raise InvalidOptions(f"there is no parameter {name!r}{nearest(name, known)}")
 

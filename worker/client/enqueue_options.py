@@ -90,8 +90,8 @@ def checked_names(options: EnqueueOptions) -> None:
         InvalidOptions: There are not.
     """
     known = EnqueueOptions.__annotations__
-    if unknown := sorted(options.keys() - known.keys()):
-        named = ", ".join(f"{name}{hint_at(name, known)}" for name in unknown)
+    if unknown := options.keys() - known.keys():
+        named = ", ".join(f"{name}{hint_at(name, known)}" for name in sorted(unknown))
         raise InvalidOptions(f"unknown option {named}; known: {', '.join(sorted(known))}")
 
 
@@ -161,7 +161,8 @@ def concurrency_of(options: EnqueueOptions, plain: JobOptions) -> ConcurrencyPer
 
 def overrides_of(options: EnqueueOptions, plain: JobOptions) -> str:
     """What travels with the job, if the worker will be able to make sense of it."""
-    text = overrides({key: options.get(key) for key in PER_JOB & options.keys()})
+    own = PER_JOB & options.keys()
+    text = overrides({key: options.get(key) for key in own}) if own else "{}"
     if text != "{}":
         plain.overridden_by(text)
     return text

@@ -10,8 +10,8 @@ import re
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
+from os import urandom
 from typing import NamedTuple, NewType
-from uuid import uuid4
 
 from worker.model import State
 
@@ -47,7 +47,7 @@ NOW = timedelta(0)
 
 def new_job_id() -> JobId:
     """A fresh id, unique over all producers."""
-    return JobId(uuid4().hex)
+    return JobId(urandom(16).hex())
 
 
 def is_carried(queue: str) -> bool:
