@@ -31,6 +31,7 @@ from worker.events import Events, Tally
 from worker.ledger.book import BY_HAND
 from worker.ledger.presence import Presence
 from worker.ledger.thread import Lease, LedgerThread
+from worker.log_stream import LogStream
 from worker.open_files import within_limit
 from worker.redaction import Redaction
 from worker.retry import RetryPolicy
@@ -43,7 +44,7 @@ from worker.settings import SECRETS, variable
 from worker.tasks.call import calling
 from worker.tasks.register import register_all_tasks
 from worker.telemetry.event_log import EventLog
-from worker.telemetry.logs import LogStream, configure_logging
+from worker.telemetry.logs import configure_logging
 from worker.telemetry.watchdog import Watchdog
 from worker.transport import ClientOptions, open_client
 from worker.urls import display_url

@@ -20,6 +20,8 @@ from threading import get_ident, local
 from typing import TYPE_CHECKING, Any, NoReturn
 from weakref import WeakKeyDictionary, WeakSet
 
+from worker.log_stream import write_at_once
+
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Iterator, Mapping
@@ -136,8 +138,7 @@ def end_child(failure: BaseException | None) -> NoReturn:
         report["error_type"] = type(failure).__name__
         report["exception"] = "".join(traceback.format_tb(failure.__traceback__))
     # No logger: a lock of it may have been held when the process was forked.
-    with suppress(OSError):
-        os.write(2, json.dumps(report).encode() + b"\n")
+    write_at_once(2, json.dumps(report).encode() + b"\n")
     leave(0 if failure is None else FAILED)
 
 

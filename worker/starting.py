@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
     from worker.app import Worker
     from worker.events import Tally
+    from worker.log_stream import LogStream
     from worker.ops.opening import Ops
     from worker.settings import Settings
-    from worker.telemetry.logs import LogStream
 
 __all__ = ["ops_of", "side_services", "start_worker"]
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from worker.errors import WorkerError
 from worker.forking import handlers_in_children
+from worker.log_stream import write_at_once
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -102,7 +103,7 @@ class StopRequest:
             if self.signal is not None:
                 if time.monotonic() - first_at < SAME_REQUEST_S:
                     return
-                os.write(2, KILLED % signal.Signals(number).name.encode())
+                write_at_once(2, KILLED % signal.Signals(number).name.encode())
                 os._exit(128 + number)
             first_at = time.monotonic()
             self.signal = signal.Signals(number)

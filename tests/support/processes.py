@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
 import signal
 import sys
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import httpx
 
@@ -77,9 +78,21 @@ class LoggingProcess:
     def hang_up(self) -> None:
         """Close the reading end of the log, as ``head`` does."""
         self._reading.cancel()
-        # asyncio's subprocess has no public way to close a pipe that it reads.
+        self._pipe().close()
+
+    def stop_reading(self) -> None:
+        """Leave the log unread, in a pipe that takes no more than a few lines."""
+        pipe = self._pipe()
+        fcntl.fcntl(pipe.get_extra_info("pipe").fileno(), fcntl.F_SETPIPE_SZ, 4096)
+        pipe.pause_reading()
+
+    def read_on(self) -> None:
+        self._pipe().resume_reading()
+
+    def _pipe(self) -> asyncio.ReadTransport:
+        # asyncio's subprocess has no public way to a pipe that it reads.
         transport = self.process._transport.get_pipe_transport(2)  # type: ignore[attr-defined]
-        transport.close()
+        return cast("asyncio.ReadTransport", transport)
 
     async def ended(self) -> int:
         """The exit code, once the process has ended and its log is read."""

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ExitCode", "main"]
 
+LAST_LINES_S = 1.0
+"""How long the end of the process waits for a reader of the log who stalls."""
 
 app = typer.Typer(
     name="worker",
@@ -125,7 +127,10 @@ def start(
             max_jobs=max_jobs,
             burst=burst,
         )
-        run_to_end(start_worker(settings, doors=doors, output=log))
+        try:
+            run_to_end(start_worker(settings, doors=doors, output=log))
+        finally:
+            log.finish(LAST_LINES_S)
     if log.reader_gone:
         raise typer.Exit(ExitCode.BROKEN_PIPE)
 

@@ -44,8 +44,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from datetime import timedelta
 
+    from worker.log_stream import LogStream
     from worker.settings import Settings
-    from worker.telemetry.logs import LogStream
 
 __all__ = [
     "ExitCode",

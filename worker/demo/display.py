@@ -18,9 +18,9 @@ from worker.redaction import Redaction
 from worker.summary import describe
 
 if TYPE_CHECKING:
+    from worker.log_stream import LogStream
     from worker.model import Run
     from worker.scheduling.scheduler import Scheduler
-    from worker.telemetry.logs import LogStream
 
 __all__ = ["Display", "LiveDisplay", "PlainDisplay"]
 

@@ -25,9 +25,10 @@ from worker.demo.seed import SeedSpec
 from worker.demo.server import DemoServer
 from worker.demo.store import Store
 from worker.demo.traffic import ask_for_jobs, pause_one
+from worker.log_stream import LogStream
 from worker.settings import Settings
 from worker.starting import start_worker
-from worker.telemetry.logs import LogStream, configure_logging
+from worker.telemetry.logs import configure_logging
 
 if TYPE_CHECKING:
     from worker.supervisor import StopRequest

@@ -6,10 +6,8 @@ no secret and no query of a URL, and a JSON line stays one line.
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
-import os
 import re
 import sys
 from typing import TYPE_CHECKING, Any, TextIO, cast
@@ -17,16 +15,15 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 import structlog
 
 from worker.context import current_run
+from worker.log_stream import LogStream
 from worker.redaction import Redaction, plain
 from worker.secret_keys import HIDDEN, is_secret_key, without_secrets
 from worker.summary import format_traceback
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from structlog.typing import EventDict, Processor
 
-__all__ = ["LogStream", "configure_logging"]
+__all__ = ["configure_logging"]
 
 QUIET_LIBRARIES = (
     *("aiobotocore", "alembic", "apscheduler", "asyncio", "botocore", "httpcore", "httpx"),
@@ -96,7 +93,15 @@ def configure_logging(
     for name in QUIET_LIBRARIES:
         logging.getLogger(name).setLevel(max(number, logging.WARNING))
     logging.captureWarnings(True)
+    target.on_dropped = tell_of_dropped
     return target
+
+
+def tell_of_dropped(lines: int) -> None:
+    """Somebody reads the log again, after lines were lost."""
+    structlog.get_logger("worker").warning(
+        "log.dropped", lines=lines, hint="nobody read the log for a while"
+    )
 
 
 def for_machines() -> list[Processor]:
@@ -109,49 +114,6 @@ def for_people(colors: bool) -> list[Processor]:
         escape_controls,
         structlog.dev.ConsoleRenderer(colors=colors, timestamp_key="time", sort_keys=False),
     ]
-
-
-class LogStream:
-    """Standard error, whose reader may go away.
-
-    Nothing is raised into the code that logs. A failure to write is ignored, as a full disk is no
-    reason to stop working; the next line then begins on a line of its own.
-
-    Attributes:
-        reader_gone: Whether the reader went away.
-        on_reader_gone: Called once when it does, by whoever writes.
-    """
-
-    def __init__(self, stream: TextIO) -> None:
-        self.reader_gone = False
-        self.on_reader_gone: Callable[[], None] | None = None
-        self._stream = stream
-        self._torn = False
-
-    def isatty(self) -> bool:
-        return self._stream.isatty()
-
-    def write(self, text: str) -> int:
-        torn, self._torn = self._torn, False
-        try:
-            return self._stream.write(f"\n{text}" if torn else text)
-        except (OSError, ValueError) as exc:
-            self._failed(exc)
-            return len(text)
-
-    def flush(self) -> None:
-        try:
-            self._stream.flush()
-        except (OSError, ValueError) as exc:
-            self._failed(exc)
-
-    def _failed(self, exc: Exception) -> None:
-        self._torn = True
-        if isinstance(exc, OSError) and exc.errno == errno.EPIPE and not self.reader_gone:
-            self.reader_gone = True
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
-            if self.on_reader_gone is not None:
-                self.on_reader_gone()
 
 
 class LibraryLog(logging.StreamHandler[Any]):
