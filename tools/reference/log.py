@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parent.parent.parent / "worker"
 # An event's name begins with what it is about. Other texts of this form are no events.
 EVENT = re.compile(
     r'"((?:run|call|slot|worker|order|reminder|heartbeat|loop|task|ping|store|lease|outcome'
-    r'|schedule|clock|timers|ledger|job|queue|hook|ops|probe|trace|fork)\.[a-z_]+)"'
+    r'|schedule|clock|timers|ledger|job|queue|hook|ops|probe|trace|fork|log)\.[a-z_]+)"'
 )
 NO_EVENTS = {"worker.call", "worker.db"}  # an extension of httpx's requests, and a file
 OF_SPANS = {"sending.py", "tracing.py"}  # what spans are called, and what is said of them
