@@ -616,10 +616,9 @@ class Consumer:
             except Exception as exc:
                 self._surprised(plan, lease, exc)
 
-        def done(runs: list[Run]) -> None:
-            for (plan, lease, terms), run in zip(batch, runs, strict=True):
-                self._settle_run(plan, lease, run, terms.options)
-            self._has_ended(run_id)
+        def ended(place: int, run: Run) -> None:
+            plan, lease, terms = batch[place]
+            self._settle_run(plan, lease, run, terms.options)
 
         if batch:
             self._runs.add(run_id)
@@ -628,7 +627,8 @@ class Consumer:
                 [BatchJob(RunId(lease.id), lease.params, terms) for _, lease, terms in batch],
                 trigger=Trigger.QUEUE,
                 run_id=run_id,
-                done=done,
+                ended=ended,
+                done=partial(self._has_ended, run_id),
             )
 
     def _has_ended(self, run_id: RunId) -> None:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from worker.events import Events
     from worker.model import RunId
 
-__all__ = ["Bounds", "Ending", "StuckRun", "contained", "outlasting"]
+__all__ = ["Bounds", "Ending", "StuckRun", "contained", "crash_of", "outlasting"]
 
 T = TypeVar("T")
 

@@ -88,7 +88,7 @@ def encode_result(result: object, limit: int) -> str:
             check_keys(result)
     except RecursionError as exc:
         raise InvalidResult("expected a result that is not nested so deeply") from exc
-    except Exception as exc:  # a value may have code of its own for this
+    except BaseException as exc:  # a value may have code of its own for this
         said = cut(writable(safe_text(exc)), LONGEST_REASON)
         raise InvalidResult(
             f"expected a result that can be written as JSON, got a {type(result).__name__}: {said}"

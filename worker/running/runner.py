@@ -25,7 +25,7 @@ from worker.groups import leaves
 from worker.jobs.verdict import Snoozed, Verdict, judge
 from worker.model import CancelReason, Run, RunId, State, Trigger, new_run_id
 from worker.retry import RetryPolicy, retry_after_s
-from worker.running.bounds import Bounds, Ending, outlasting
+from worker.running.bounds import Bounds, Ending, crash_of, outlasting
 from worker.running.hooks import Held, Hooks
 from worker.running.outcome import (
     encode_result,
@@ -250,7 +250,8 @@ class Runner:
         *,
         trigger: Trigger,
         run_id: RunId,
-        done: Callable[[list[Run]], None],
+        ended: Callable[[int, Run], None],
+        done: Callable[[], None],
     ) -> None:
         """Run a task that takes many jobs at once.
 
@@ -260,12 +261,14 @@ class Runner:
 
         Args:
             run_id: Of the batch, for `interrupt`.
-            done: Called with what came of each, in their order, once.
+            ended: Called once for each job, with its place in ``jobs`` and what came of it, as soon
+                as that is known: one whose hook takes long holds up no other.
+            done: Called once, after the last of them.
         """
         batch = self._context(task, trigger, run_id, None, None)
         batch.retry = self._retry_of(task, jobs[0].terms)
         batch.is_batch = True
-        self._follow(self._many(task, batch, jobs, done), self._around(batch))
+        self._follow(self._many(task, batch, jobs, ended, done), self._around(batch))
 
     def _follow(self, work: Coroutine[Any, Any, None], around: Context) -> asyncio.Task[None]:
         """Have what belongs to a run go on, in its own surroundings."""
@@ -279,7 +282,8 @@ class Runner:
         task: TaskDefinition,
         batch: RunContext,
         jobs: Sequence[BatchJob],
-        done: Callable[[list[Run]], None],
+        ended: Callable[[int, Run], None],
+        done: Callable[[], None],
     ) -> None:
         held = Held()
         runs = [self._begun(task, batch.trigger, job.id, held, job.terms, None) for job in jobs]
@@ -288,8 +292,9 @@ class Runner:
         for place, job in enumerate(jobs):
             try:
                 arguments, _ = task.params.load(job.params)
-            except Exception as exc:  # a model may have code of its own for this
-                endings[place] = Ending(None, exc)
+            except BaseException as exc:  # a model may have code of its own for this
+                failure = exc if isinstance(exc, Exception) else crash_of(exc)
+                endings[place] = Ending(None, failure)
             else:
                 params = arguments[0] if arguments else None
                 runs[place].context.params = params
@@ -298,15 +303,18 @@ class Runner:
         self._events.announce(BatchStarted(task=task.name, run_id=batch.run_id, jobs=together))
         await self._in_parts(task, batch, held, fit, endings)
         self._events.announce(BatchEnded(task=task.name, run_id=batch.run_id))
-        ended: list[Run] = []
-        for underway, ending in zip(runs, endings, strict=True):
+        hooked: list[asyncio.Task[None]] = []
+        for place, (underway, ending) in enumerate(zip(runs, endings, strict=True)):
             assert ending is not None
+            tell = partial(ended, place)
             self._take(underway, ending)
             if task.hooks:
-                await self._follow(self._with_hooks(underway, ended.append), underway.around)
+                hooked.append(self._follow(self._with_hooks(underway, tell), underway.around))
             else:
-                ended.append(underway.around.run(self._concluded, underway, None))
-        done(ended)
+                underway.around.run(self._conclude, underway, None, tell)
+        if hooked:
+            await asyncio.wait(hooked)
+        done()
 
     async def _in_parts(
         self,
@@ -467,7 +475,7 @@ class Runner:
         if underway.task.hooks:
             self._follow(self._with_hooks(underway, done), underway.around)
         else:
-            done(self._concluded(underway, None))
+            self._conclude(underway, None, done)
 
     def _take(self, underway: Underway, ending: Ending) -> None:
         """Take in how the code ended. A result that cannot be kept is a failure."""
@@ -501,7 +509,19 @@ class Runner:
         await self._hooks.tell(
             underway.task, context, held, verdict.state, failure, underway.result
         )
-        done(self._concluded(underway, verdict))
+        self._conclude(underway, verdict, done)
+
+    def _conclude(
+        self, underway: Underway, verdict: Verdict | None, done: Callable[[Run], None]
+    ) -> None:
+        """Call ``done`` with the run, once, whatever its exception or its result does when asked
+        for its text: a job that nobody settles would be leased for ever."""
+        try:
+            run = self._concluded(underway, verdict)
+        except BaseException as exc:
+            underway.failure = crash_of(exc)
+            run = self._concluded(underway, None)
+        done(run)
 
     def _concluded(self, underway: Underway, verdict: Verdict | None) -> Run:
         """The run, with what became of it, which is announced."""
