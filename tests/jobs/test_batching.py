@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 import pytest
@@ -124,3 +125,18 @@ async def test_what_cannot_be_sent_before_the_end_is_answered_so() -> None:
     await batcher.close(0.01)
     answers = await asyncio.gather(*asked, return_exceptions=True)
     assert [type(answer) for answer in answers] == [StoreUnavailable] * 3
+
+
+async def test_a_batch_belongs_to_none_of_those_that_share_it() -> None:
+    run: ContextVar[str] = ContextVar("run", default="none")
+    seen: list[str] = []
+
+    async def send(items: Sequence[int]) -> list[int]:
+        seen.append(run.get())
+        return list(items)
+
+    batcher = Batcher(send, most=10, name="batch")
+    run.set("one")
+    assert await batcher.ask(1) == 1
+    assert seen == ["none"]
+    assert run.get() == "one"

@@ -447,3 +447,9 @@ def test_what_is_not_to_be_retried_wins(
     said: dict[str, Any], failure: Exception, another: bool
 ) -> None:
     assert of_function(**said).is_worth_another(failure) is another
+
+
+@pytest.mark.parametrize("name", ["", "x" * 201, 7])
+def test_a_name_for_shared_concurrency_has_a_length_that_every_engine_stores(name: Any) -> None:
+    with pytest.raises(InvalidOptions, match="concurrency: name: expected up to 200 characters"):
+        ConcurrencyPer("n", name=name)

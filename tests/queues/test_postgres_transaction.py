@@ -396,6 +396,18 @@ async def test_sql_alone_says_all_that_can_be_said_of_a_job(
         ("'ping', unique_states => '{NEW}'", "unique_states: expected some of PENDING"),
         ("'ping', unique_for => '0'", "unique_for: expected an interval greater than zero"),
         ("'ping', concurrency_limit => 0", "concurrency_limit: expected 1 or more"),
+        ("'ping', delay => '9000 years'", "delay: expected up to 366 days, got 9000 years"),
+        ("'ping', delay => '366 days 1 s'", "delay: expected up to 366 days"),
+        ("'ping', expires => '9000 years'", "expires: expected up to 366 days, got 9000 years"),
+        ("'ping', unique_for => '2 years'", "unique_for: expected up to 366 days, got 2 years"),
+        (
+            "'ping', unique_key => repeat(md5('x'), 300)",
+            "unique_key: expected up to 500 characters, got 9600",
+        ),
+        (
+            "'ping', concurrency_key => repeat(md5('x'), 300)",
+            "concurrency_key: expected up to 500 characters, got 9600",
+        ),
     ],
 )
 async def test_sql_alone_is_told_what_is_wrong(
@@ -520,3 +532,12 @@ async def test_sql_alone_is_told_that_an_id_is_taken(
     await job.cancel()
     with pytest.raises(errors.UniqueViolation, match="it is REVOKED"):
         sql("""'wide', '{"order": 1}', id => 'x'""")
+
+
+@pytest.mark.parametrize("column", ["ready_at", "due_at", "expires_at"])
+async def test_no_moment_is_stored_that_a_worker_cannot_read(
+    url: str, sql: Callable[..., str], store: PostgresJobs, column: str
+) -> None:
+    sql("'ping'")
+    with connect(url) as admin, pytest.raises(errors.CheckViolation, match="readable"):
+        admin.execute(f"UPDATE worker_queue SET {column} = 'infinity'")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from worker.errors import StoreError
 from worker.events import LeaseWasLost
 from worker.model import State
+from worker.shared_tasks import start_shared_task
 
 if TYPE_CHECKING:
     from worker.events import Events
@@ -45,7 +46,7 @@ class Losses:
         Args:
             stalled_s: How long the event loop stood still while the job was leased.
         """
-        asking = asyncio.create_task(self._ask(lease, reason, stalled_s), name="lost-lease")
+        asking = start_shared_task(self._ask(lease, reason, stalled_s), name="lost-lease")
         self._asking.add(asking)
         asking.add_done_callback(self._asking.discard)
 

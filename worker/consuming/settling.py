@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextvars import Context
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -118,7 +119,9 @@ class Settling:
             self._uncertain.add(lease.id)
             self._later.append(settlement)
             if self._timer is None:
-                self._timer = asyncio.get_running_loop().call_later(AGAIN_S, self._again)
+                self._timer = asyncio.get_running_loop().call_later(
+                    AGAIN_S, self._again, context=Context()
+                )
         elif isinstance(answer, Exception):
             self._lost(lease, f"{type(answer).__name__}: {answer}")
         elif lease.receipt != settlement.lease.receipt:

@@ -10,6 +10,7 @@ import asyncio
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from worker.errors import StoreUnavailable
+from worker.shared_tasks import start_shared_task
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -52,7 +53,7 @@ class Batcher(Generic[Item, Answer]):
         """Have ``item`` sent, and ``done`` called with the answer, or with what went wrong."""
         self._waiting.append((item, done))
         if self._sending is None:
-            self._sending = asyncio.get_running_loop().create_task(self._flush(), name=self._name)
+            self._sending = start_shared_task(self._flush(), name=self._name)
 
     async def ask(self, item: Item) -> Answer:
         """Have ``item`` sent; the answer.

@@ -36,6 +36,7 @@ __all__ = [
 ]
 
 LONGEST = timedelta(days=366)
+LONGEST_NAME = 200
 ACTIVE = (State.PENDING, State.STARTED, State.RETRY)
 RATE = re.compile(r"\s*([0-9]+)\s*/\s*([0-9.]*\s*(?:ms|s|m|h|d))\s*")
 PER_JOB = frozenset(
@@ -128,6 +129,10 @@ class ConcurrencyPer:
         put = object.__setattr__
         put(self, "by", by)
         put(self, "limit", as_number("concurrency: limit", limit, 1, 1_000_000))
+        if name is not None and not (isinstance(name, str) and 0 < len(name) <= LONGEST_NAME):
+            raise InvalidOptions(
+                f"concurrency: name: expected up to {LONGEST_NAME} characters, got {quoted(name)}"
+            )
         put(self, "name", name)
 
     def of(self, task: str, params: str | Mapping[str, object]) -> str:

@@ -37,6 +37,7 @@ from worker.queues.postgres_rows import (
     receipts,
     seq_and_token,
 )
+from worker.shared_tasks import start_shared_task
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -306,7 +307,7 @@ class PostgresJobs:
                     break
                 self._news.listen()
                 if self._ends is None or self._ends.done():
-                    self._ends = asyncio.create_task(self._look_for_ends(), name="postgres-ends")
+                    self._ends = start_shared_task(self._look_for_ends(), name="postgres-ends")
                 await topic.wait(seen, left_s)
                 seen = topic.number
                 try:

@@ -14,6 +14,7 @@ import psycopg
 
 from worker.errors import StoreError
 from worker.queues.postgres_connections import run
+from worker.shared_tasks import start_shared_task
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -106,7 +107,7 @@ class News:
     def listen(self) -> None:
         """Have it listen, if it does not yet."""
         if self._listening is None:
-            self._listening = asyncio.create_task(self._listen(), name="postgres-listen")
+            self._listening = start_shared_task(self._listen(), name="postgres-listen")
 
     def ready(self, queues: Iterable[str]) -> None:
         for queue in queues:

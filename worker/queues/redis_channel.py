@@ -15,6 +15,7 @@ from worker.cancelling import end_task
 from worker.library_log import library_log
 from worker.queues.bell import Bell
 from worker.queues.redis_link import client_for
+from worker.shared_tasks import start_shared_task
 
 if TYPE_CHECKING:
     from worker.backends.redis_server import RedisAddress
@@ -56,7 +57,7 @@ class RedisChannel:
     async def listen(self) -> None:
         """Begin to listen. The first call returns once it does, or may not, or after a second."""
         if self._task is None:
-            self._task = asyncio.create_task(self._listen(), name=f"channel:{self.name}")
+            self._task = start_shared_task(self._listen(), name=f"channel:{self.name}")
             with suppress(TimeoutError):
                 async with asyncio.timeout(LISTENING_S):
                     await self._has_answer.wait()

@@ -13,6 +13,7 @@ from worker.jobs.job import JobId, QueueCount, Requeued
 from worker.model import State
 from worker.queues.bell import heard
 from worker.queues.redis_rows import jobs_from, micros
+from worker.shared_tasks import start_shared_task
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -67,7 +68,7 @@ class RedisRecords:
 
     def _look_now_and_then(self) -> None:
         if self._looking is None or self._looking.done():
-            self._looking = asyncio.create_task(self._look(), name="waits for jobs to end")
+            self._looking = start_shared_task(self._look(), name="waits for jobs to end")
 
     async def _look(self) -> None:
         """Look for ends that were not told, for all that wait here, while somebody does."""

@@ -56,7 +56,11 @@ CREATE TABLE worker_queue (
     concurrency_key    text COLLATE "C",
     worker             text,
     progress           text,
-    error              text
+    error              text,
+    -- What a worker in Python cannot read would fail every lease that it is part of.
+    CONSTRAINT worker_queue_readable CHECK (
+        ready_at < '9999-01-01' AND due_at < '9999-01-01' AND expires_at < '9999-01-01'
+    )
 ) WITH (
     fillfactor = 80,
     autovacuum_vacuum_scale_factor = 0,

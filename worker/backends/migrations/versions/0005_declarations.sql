@@ -367,7 +367,11 @@ BEGIN
             THEN 'priority: expected -100 to 100'
         WHEN delay IS NULL OR delay < interval '0'
             THEN 'delay: expected an interval that is not negative'
+        WHEN extract(epoch FROM delay) > 366 * 86400
+            THEN 'delay: expected up to 366 days, got ' || delay
         WHEN expires <= interval '0' THEN 'expires: expected an interval greater than zero'
+        WHEN extract(epoch FROM expires) > 366 * 86400
+            THEN 'expires: expected up to 366 days, got ' || expires
         WHEN jsonb_typeof(options) IS DISTINCT FROM 'object'
             THEN 'options: expected a JSON object'
         WHEN jsonb_typeof(headers) IS DISTINCT FROM 'object'
@@ -377,6 +381,12 @@ BEGIN
             THEN 'unique_states: expected some of PENDING, STARTED, RETRY, SUCCESS, FAILURE, '
                 || 'REVOKED and EXPIRED'
         WHEN unique_for <= interval '0' THEN 'unique_for: expected an interval greater than zero'
+        WHEN extract(epoch FROM unique_for) > 366 * 86400
+            THEN 'unique_for: expected up to 366 days, got ' || unique_for
+        WHEN length(unique_key) > 500
+            THEN 'unique_key: expected up to 500 characters, got ' || length(unique_key)
+        WHEN length(concurrency_key) > 500
+            THEN 'concurrency_key: expected up to 500 characters, got ' || length(concurrency_key)
         WHEN concurrency_limit IS NULL OR concurrency_limit < 1
             THEN 'concurrency_limit: expected 1 or more'
     END;
