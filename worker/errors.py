@@ -79,6 +79,7 @@ __all__ = [
     "MalformedAnswer",
     "NotSupported",
     "RunInterrupted",
+    "ServiceFailed",
     "SoftTimeLimitExceeded",
     "StoreError",
     "StoreSchemaError",
@@ -202,6 +203,10 @@ class RunInterrupted(WorkerError):
 
 class SoftTimeLimitExceeded(WorkerError):
     """Raised inside of a task when its ``soft_time_limit`` is over, so that it can clean up."""
+
+
+class ServiceFailed(WorkerError):
+    """A part of the worker failed, and the worker ended in good order because of that."""
 
 
 class WorkerLost(WorkerError):

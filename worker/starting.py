@@ -16,7 +16,13 @@ import structlog
 from worker.app import Doors, client_options, connections_wanted, open_worker
 from worker.clock import SystemClock
 from worker.config.stores import queue_url, store_url
-from worker.errors import ConfigurationError, StoreUnavailable, installing, nearest
+from worker.errors import (
+    ConfigurationError,
+    ServiceFailed,
+    StoreUnavailable,
+    installing,
+    nearest,
+)
 from worker.jobs.declaration import Declaration
 from worker.open_files import open_files_limit
 from worker.scheduling.freshness import DeadManPing
@@ -123,25 +129,29 @@ async def start_worker(
                     running=worker.runner.busy,
                 )
 
+            failure: ServiceFailed | None = None
             with settled_memory():
-                await supervise(
-                    # The first to start is the last to stop: a worker that drains is alive.
-                    [
-                        worker.ledger,
-                        worker.watchdog,
-                        worker.freshness,
-                        *([ops] if ops is not None else []),
-                        *side_services(worker),
-                        Together(
-                            *([worker.scheduler] if doors.schedules else []),
-                            *([] if worker.consumer is None else [worker.consumer]),
-                        ),
-                    ],
-                    stop=stop,
-                    grace=settings.shutdown_grace,
-                    on_ready=on_ready,
-                    on_stopping=on_stopping,
-                )
+                try:
+                    await supervise(
+                        # The first to start is the last to stop: a worker that drains is alive.
+                        [
+                            worker.ledger,
+                            worker.watchdog,
+                            worker.freshness,
+                            *([ops] if ops is not None else []),
+                            *side_services(worker),
+                            Together(
+                                *([worker.scheduler] if doors.schedules else []),
+                                *([] if worker.consumer is None else [worker.consumer]),
+                            ),
+                        ],
+                        stop=stop,
+                        grace=settings.shutdown_grace,
+                        on_ready=on_ready,
+                        on_stopping=on_stopping,
+                    )
+                except ServiceFailed as exc:
+                    failure = exc
             log.info(
                 "worker.stopped",
                 succeeded=worker.tally.total("success"),
@@ -154,6 +164,8 @@ async def start_worker(
                 unrecorded=worker.scheduler.unrecorded,
                 abandoned=worker.runner.busy,
             )
+            if failure is not None:
+                raise failure
             return worker.tally
 
 

@@ -13,18 +13,25 @@ import os
 import signal
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from worker.errors import WorkerError
+import structlog
+
+from worker.cancelling import end_task
+from worker.errors import ServiceFailed
 from worker.forking import handlers_in_children
 from worker.log_stream import write_at_once
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Coroutine, Iterator, Sequence
     from datetime import timedelta
     from types import FrameType
 
+    from worker.shared_tasks import TaskOwner
+
 __all__ = ["Service", "StopRequest", "Together", "supervise"]
+
+T = TypeVar("T")
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 SAME_REQUEST_S = 1.0
@@ -36,7 +43,7 @@ KILLED = b'{"level": "warning", "event": "worker.killed", "reason": "another sig
 class Service(Protocol):
     """A part of the worker that runs until it is stopped."""
 
-    def start(self, group: asyncio.TaskGroup) -> None:
+    def start(self, group: TaskOwner) -> None:
         """Begin to work; the group owns every asyncio task of the service."""
         ...
 
@@ -51,14 +58,15 @@ class Together:
     def __init__(self, *services: Service) -> None:
         self._services = services
 
-    def start(self, group: asyncio.TaskGroup) -> None:
+    def start(self, group: TaskOwner) -> None:
         for service in self._services:
             service.start(group)
 
     async def stop(self, grace: timedelta) -> None:
-        async with asyncio.TaskGroup() as group:
-            for service in self._services:
-                group.create_task(service.stop(grace), name=f"stop:{type(service).__name__}")
+        stops = [service.stop(grace) for service in self._services]
+        for outcome in await asyncio.gather(*stops, return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                raise outcome
 
 
 class StopRequest:
@@ -118,6 +126,37 @@ class StopRequest:
                 signal.signal(number, handler)
 
 
+class ServiceTasks:
+    """Owns the asyncio tasks of services. One that fails leaves the others alone.
+
+    Args:
+        on_failure: Called with a task's name and what it raised.
+    """
+
+    def __init__(self, on_failure: Callable[[str, BaseException], None]) -> None:
+        self._on_failure = on_failure
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def create_task(
+        self, coro: Coroutine[Any, Any, T], *, name: str | None = None
+    ) -> asyncio.Task[T]:
+        task = asyncio.get_running_loop().create_task(coro, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        failure = None if task.cancelled() else task.exception()
+        if failure is not None:
+            self._on_failure(task.get_name(), failure)
+
+    async def end(self) -> None:
+        """End those that go on although their services were stopped."""
+        for task in list(self._tasks):
+            await end_task(task)
+
+
 async def supervise(
     services: Sequence[Service],
     *,
@@ -128,22 +167,35 @@ async def supervise(
 ) -> None:
     """Start the services, run until ``stop`` is asked for, and stop them in reverse order.
 
+    A service that fails asks for the end, too: what goes on is drained all the same.
+
     Raises:
         WorkerError: A service refused to start; those before it were stopped again.
+        ServiceFailed: A service failed while it ran, or while it was stopped. Raised at the end.
     """
-    refusal: WorkerError | None = None
+    failed: list[ServiceFailed] = []
+
+    def fail(name: str, failure: BaseException) -> None:
+        structlog.get_logger("worker").error(
+            "worker.service_failed", service=name, exc_info=failure
+        )
+        failed.append(ServiceFailed(f"{name} failed: {type(failure).__name__}: {failure}"))
+        stop.ask(f"{name} failed")
+
+    tasks = ServiceTasks(fail)
     started: list[Service] = []
-    async with asyncio.TaskGroup() as group:
-        try:
-            for service in services:
-                service.start(group)
-                started.append(service)
-        except WorkerError as exc:
-            refusal = exc
-        else:
-            on_ready()
-            on_stopping(await stop.wait())
+    try:
+        for service in services:
+            service.start(tasks)
+            started.append(service)
+        on_ready()
+        on_stopping(await stop.wait())
+    finally:
         for service in reversed(started):
-            await service.stop(grace)
-    if refusal is not None:
-        raise refusal
+            try:
+                await service.stop(grace)
+            except Exception as exc:
+                fail(f"the stop of {type(service).__name__}", exc)
+        await tasks.end()
+    for failure in failed[:1]:
+        raise failure

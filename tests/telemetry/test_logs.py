@@ -16,6 +16,7 @@ from tests.support.clock import START
 from worker.context import RunContext
 from worker.errors import DataApiUnreachable
 from worker.events import (
+    BatchEnded,
     CallRetrying,
     LeaseExpired,
     OutcomeRefused,
@@ -211,6 +212,22 @@ def test_an_outage_is_told_without_a_traceback(log: Log) -> None:
     (line,) = log.lines()
     assert line["error"] == "sync: no connection to api:80"
     assert "exception" not in line
+
+
+def test_the_repeated_calls_of_a_batch_are_forgotten_at_its_end(log: Log) -> None:
+    listener = EventLog()
+    retrying = CallRetrying(
+        task="orders",
+        run_id=RunId("batch"),
+        call="orders.process",
+        attempt=1,
+        wait_s=0.1,
+        failure=ValueError("503"),
+    )
+    listener(retrying)
+    listener(BatchEnded(task="orders", run_id=RunId("batch")))
+    listener(retrying)
+    assert [line["event"] for line in log.lines()] == ["call.retrying"] * 2
 
 
 def test_of_the_repeated_calls_of_a_run_the_first_of_each_kind_is_told(log: Log) -> None:

@@ -33,6 +33,7 @@ from worker.durations import parse_duration
 from worker.errors import (
     ConfigurationError,
     JobError,
+    ServiceFailed,
     StoreError,
     StoreSchemaError,
     TaskBusy,
@@ -96,6 +97,9 @@ def complaints() -> Iterator[None]:
     except JobError as exc:
         remark(f"worker: {exc}")
         raise typer.Exit(ExitCode.USAGE) from exc
+    except ServiceFailed as exc:
+        remark(f"worker: {exc}; see worker.service_failed in the log")
+        raise typer.Exit(ExitCode.FAILED) from exc
     except TaskBusy as exc:
         remark(f"worker: {exc}")
         raise typer.Exit(ExitCode.BUSY) from exc

@@ -32,6 +32,7 @@ from worker.jobs.job import NOW, Deferred, Held, Settlement
 from worker.jobs.verdict import unspent
 from worker.model import CancelReason, RunId, State, Trigger, new_run_id
 from worker.running.runner import BatchJob, JobTerms
+from worker.shared_tasks import keep_going
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from worker.model import Run
     from worker.ports import JobStore
     from worker.running.runner import Runner
+    from worker.shared_tasks import TaskOwner
     from worker.tasks.base import TaskDefinition
 
 __all__ = ["Consumer", "ConsumerLimits"]
@@ -158,7 +160,7 @@ class Consumer:
             on_quiet=self._quiet,
             presumes=lambda lease: not self._deferred.covers(lease.task, lease.losses),
         )
-        self._group: asyncio.TaskGroup | None = None
+        self._group: TaskOwner | None = None
         self._batches: set[asyncio.Task[None]] = set()
         self._gatherings: dict[str, Gathering] = {}
         self._unrun = Unrun(
@@ -184,18 +186,21 @@ class Consumer:
         """What is wrong with the engine; ``None`` when nothing is."""
         return next(iter(self._troubles.values()), None)
 
-    def start(self, group: asyncio.TaskGroup) -> None:
+    def start(self, group: TaskOwner) -> None:
         """Begin to poll."""
         self._stopping = False
         self._group = group
-        self._keeper = group.create_task(self._keep(), name="leases")
+        keep = keep_going(self._keep, clock=self._clock, name="leases")
+        self._keeper = group.create_task(keep, name="leases")
         if self.stand_in is not None:
             self.stand_in.start(self._held)
         able = self._jobs.capabilities
         for plan in self.queues:
             most = min(plan.max_batch_size, able.most_leased)
-            poll = self._poll(replace(plan, max_batch_size=most))
-            poller = group.create_task(poll, name=f"poller:{plan.name}")
+            poll = partial(self._poll, replace(plan, max_batch_size=most))
+            name = f"poller:{plan.name}"
+            going = keep_going(poll, clock=self._clock, name=name)
+            poller = group.create_task(going, name=name)
             self._pollers.add(poller)
             poller.add_done_callback(self._pollers.discard)
 

@@ -129,7 +129,8 @@ class ConcurrencyPer:
         put = object.__setattr__
         put(self, "by", by)
         put(self, "limit", as_number("concurrency: limit", limit, 1, 1_000_000))
-        if name is not None and not (isinstance(name, str) and 0 < len(name) <= LONGEST_NAME):
+        said: object = name
+        if said is not None and not (isinstance(said, str) and 0 < len(said) <= LONGEST_NAME):
             raise InvalidOptions(
                 f"concurrency: name: expected up to {LONGEST_NAME} characters, got {quoted(name)}"
             )

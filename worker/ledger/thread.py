@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from worker.ledger.book import Book, SessionId
     from worker.ledger.presence import Presence
     from worker.ports import LedgerStore
+    from worker.shared_tasks import TaskOwner
 
 __all__ = ["Lease", "LedgerThread"]
 
@@ -164,7 +165,7 @@ class LedgerThread:
             self._store = self._open_store()
         return self._store
 
-    def start(self, group: asyncio.TaskGroup | None = None) -> None:
+    def start(self, group: TaskOwner | None = None) -> None:
         """Begin to answer, in the running event loop."""
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._work, name="ledger", daemon=True)

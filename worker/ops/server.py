@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp
 
+    from worker.shared_tasks import TaskOwner
+
 __all__ = ["Listener", "OpsServer", "listen", "most_connections"]
 
 KEEP_ALIVE_S = 75
@@ -78,7 +80,7 @@ class OpsServer:
         for listener in self.listeners:
             listen(listener).close()
 
-    def start(self, group: asyncio.TaskGroup) -> None:
+    def start(self, group: TaskOwner) -> None:
         sockets = [listen(listener) for listener in self.listeners]
         for listener, sock in zip(self.listeners, sockets, strict=True):
             server = QuietServer(listener)

@@ -19,12 +19,14 @@ from worker.errors import ConfigurationError
 from worker.events import Event, Events, RunFinished, TaskFresh, TaskStale
 from worker.model import State
 from worker.network import explain
+from worker.shared_tasks import keep_going
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
     from worker.clock import Clock
+    from worker.shared_tasks import TaskOwner
 
 __all__ = ["DeadManPing", "Freshness", "Stale"]
 
@@ -126,9 +128,12 @@ class Freshness:
                 )
         return found
 
-    def start(self, group: asyncio.TaskGroup) -> None:
+    def start(self, group: TaskOwner) -> None:
         if self._max_ages:
-            self._looking = group.create_task(self._keep_looking(), name="freshness")
+            self._looking = group.create_task(
+                keep_going(self._keep_looking, clock=self._clock, name="freshness"),
+                name="freshness",
+            )
 
     async def stop(self, grace: timedelta) -> None:
         if self._looking is not None:
@@ -212,7 +217,7 @@ class DeadManPing:
         self._host()
         self._open()
 
-    def start(self, group: asyncio.TaskGroup) -> None:
+    def start(self, group: TaskOwner) -> None:
         """Begin to ping.
 
         Raises:

@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from worker.events import Events
     from worker.retry import RetryPolicy
     from worker.running.runner import Runner
+    from worker.shared_tasks import TaskOwner
 
 __all__ = ["FirstRun", "Scheduler"]
 
@@ -126,7 +127,7 @@ class Scheduler:
         self._settling: set[RunId] = set()
         self._unanswered = 0
         self._all_answered = asyncio.Event()
-        self._group: asyncio.TaskGroup | None = None
+        self._group: TaskOwner | None = None
         self._stopping = False
         self._started: float | None = None
 
@@ -194,7 +195,7 @@ class Scheduler:
             override=None if override is None else Override(override, self.schedules_said_by),
         )
 
-    def start(self, group: asyncio.TaskGroup | None = None) -> None:
+    def start(self, group: TaskOwner | None = None) -> None:
         """Begin to take slots, in the running event loop.
 
         Args:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from worker.events import (
+    BatchEnded,
     CallEnded,
     CallRetrying,
     Event,
@@ -97,6 +98,8 @@ class EventLog:
                 pass  # by the hundred; what comes of it is told by its run
             case CallRetrying():
                 self._call_retrying(event)
+            case BatchEnded():
+                self._told.pop(event.run_id, None)
             case RunRetrying():
                 self._log.warning(
                     "run.retrying",

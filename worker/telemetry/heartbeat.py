@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 import structlog
 
 from worker.errors import ConfigurationError
+from worker.shared_tasks import keep_going
 
 if TYPE_CHECKING:
     from datetime import timedelta
     from pathlib import Path
 
     from worker.clock import Clock
+    from worker.shared_tasks import TaskOwner
 
 __all__ = ["Heartbeat"]
 
@@ -48,9 +50,11 @@ class Heartbeat:
         if not existed:
             self._path.unlink(missing_ok=True)
 
-    def start(self, group: asyncio.TaskGroup) -> None:
+    def start(self, group: TaskOwner) -> None:
         self._touch_first()
-        self._beating = group.create_task(self._beat(), name="heartbeat")
+        self._beating = group.create_task(
+            keep_going(self._beat, clock=self._clock, name="heartbeat"), name="heartbeat"
+        )
 
     async def stop(self, grace: timedelta) -> None:
         if self._beating is not None:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from worker.events import Events
+    from worker.shared_tasks import TaskOwner
 
 __all__ = ["Watchdog"]
 
@@ -93,7 +94,7 @@ class Watchdog:
         lasted_s = turns.lasted_s(self._monotonic()) if turns is not None else 0.0
         return lasted_s if lasted_s > 2 * self._period_s else 0.0
 
-    def start(self, group: asyncio.TaskGroup) -> None:
+    def start(self, group: TaskOwner) -> None:
         """Watch the loop that calls this, in a thread; nothing is added to ``group``."""
         loop = asyncio.get_running_loop()
         self._stopping.clear()
