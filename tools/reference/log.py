@@ -33,8 +33,9 @@ The `run_id` of a job is its id. Of jobs that fail in the same way the first ten
 are told, and the next one after it says in `untold` how many were left out; `debug` tells them all.
 
 Tokens, and the queries and credentials of URLs, are taken out of every line. A log that cannot be
-written (a full disk) stops nothing; one that nobody reads any more stops the worker, with exit code
-141, so that whoever supervises it starts it with a new one.
+written (a full disk) stops nothing, nor does a reader that stalls: up to 4 MB of lines wait for it.
+One that nobody reads any more stops the worker, with exit code 141, so that whoever supervises it
+starts it with a new one.
 """
 
 
