@@ -534,10 +534,11 @@ async def test_sql_alone_is_told_that_an_id_is_taken(
         sql("""'wide', '{"order": 1}', id => 'x'""")
 
 
+@pytest.mark.parametrize("moment", ["infinity", "-infinity", "0044-03-15 BC"])
 @pytest.mark.parametrize("column", ["ready_at", "due_at", "expires_at"])
 async def test_no_moment_is_stored_that_a_worker_cannot_read(
-    url: str, sql: Callable[..., str], store: PostgresJobs, column: str
+    url: str, sql: Callable[..., str], store: PostgresJobs, column: str, moment: str
 ) -> None:
     sql("'ping'")
     with connect(url) as admin, pytest.raises(errors.CheckViolation, match="readable"):
-        admin.execute(f"UPDATE worker_queue SET {column} = 'infinity'")
+        admin.execute(f"UPDATE worker_queue SET {column} = '{moment}'")

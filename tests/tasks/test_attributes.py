@@ -207,7 +207,7 @@ HOOKS = ("on_success", "on_retry", "on_failure", "handle_error")
     "value", [sound, with_default, starred, staticmethod(static), classmethod(sound), AsyncMock()]
 )
 def test_a_hook_that_can_be_called_is_taken(hook: str, value: Any) -> None:
-    assert created(name="hooked", **{hook: value}).define().hooks == {hook}
+    assert created(name="takes_hooks", **{hook: value}).define().hooks == {hook}
 
 
 async def too_few(self: Any, outcome: Any) -> None: ...

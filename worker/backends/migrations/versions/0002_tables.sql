@@ -59,7 +59,9 @@ CREATE TABLE worker_queue (
     error              text,
     -- What a worker in Python cannot read would fail every lease that it is part of.
     CONSTRAINT worker_queue_readable CHECK (
-        ready_at < '9999-01-01' AND due_at < '9999-01-01' AND expires_at < '9999-01-01'
+        ready_at BETWEEN '1970-01-01' AND '9999-01-01'
+        AND due_at BETWEEN '1970-01-01' AND '9999-01-01'
+        AND expires_at BETWEEN '1970-01-01' AND '9999-01-01'
     )
 ) WITH (
     fillfactor = 80,
