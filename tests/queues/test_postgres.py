@@ -6,6 +6,7 @@ import asyncio
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,7 @@ from tests.support.postgres import connect, empty_schema, fresh_postgres_url
 from tests.support.processes import clean_environment
 from tests.support.servers import refused_port
 from tests.support.waiting import wait_until
+from worker.backends import migrate as migrate_module
 from worker.backends.migrate import migrate, migration_config
 from worker.backends.opening import open_store
 from worker.backends.postgres import SCHEMA
@@ -146,6 +148,37 @@ def migrated_to(url: str, revision: str, *, down: bool = False) -> None:
     with engine.begin() as connection:
         move = command.downgrade if down else command.upgrade
         move(migration_config(connection), revision)
+
+
+async def test_a_migration_that_waits_for_a_transaction_holds_up_nobody_else(
+    unmigrated: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(migrate_module, "PAUSE_S", 0.1)
+    migrated_to(unmigrated, "0005")
+    told: list[str] = []
+    with connect(unmigrated) as holder, connect(unmigrated) as other, ThreadPoolExecutor(1) as pool:
+        with holder.transaction():
+            holder.execute("SELECT FROM worker_queue")
+            migration = pool.submit(migrate, unmigrated, on_wait=told.append)
+            await wait_until(lambda: bool(told), "the migration gave way")
+            assert asked(other, "SELECT worker_enqueue('ping', id => 'a')") == "a"
+            assert not migration.done()
+        assert migration.result(30) == ("0005", SCHEMA)
+        assert "another transaction holds a lock on one of the tables" in told[0]
+        assert f"process {holder.info.backend_pid} (" in told[0]
+
+
+def test_a_migration_gives_up_and_has_changed_nothing(
+    unmigrated: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(migrate_module, "PATIENCE_S", 0.0)
+    migrated_to(unmigrated, "0005")
+    with connect(unmigrated) as holder:
+        with holder.transaction():
+            holder.execute("SELECT FROM worker_queue")
+            with pytest.raises(StoreUnavailable, match="another transaction holds a lock"):
+                migrate(unmigrated)
+        assert migrate(unmigrated) == ("0005", SCHEMA)
 
 
 async def test_a_worker_without_histories_goes_on_over_its_connections(unmigrated: str) -> None:

@@ -494,4 +494,4 @@ def migrate() -> None:
 
     with complaints():
         settings, _ = ready_settings()
-        say(migrate_store(settings))
+        say(migrate_store(settings, on_wait=lambda told: remark(visible(f"worker: {told}"))))

@@ -13,7 +13,7 @@ from worker.settings import variable
 from worker.urls import display_url
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from worker.clock import Clock
@@ -102,8 +102,11 @@ def named_as_given(settings: Settings) -> Iterator[None]:
         raise ConfigurationError(p.replace(queue, store) for p in exc.problems) from exc
 
 
-def migrate_store(settings: Settings) -> str:
+def migrate_store(settings: Settings, *, on_wait: Callable[[str], None]) -> str:
     """Create or update the tables of the store and of the queue; what was done, in words.
+
+    Args:
+        on_wait: Called with what is in the way, while something is.
 
     Raises:
         ConfigurationError: A URL, a folder or a library is wrong.
@@ -112,13 +115,13 @@ def migrate_store(settings: Settings) -> str:
     urls = [store_url(settings)]
     if queue_url(settings) != urls[0] and QUEUES.of(queue_url(settings)) == "postgres":
         urls.append(queue_url(settings))
-    return "\n".join(migrated(url) for url in urls)
+    return "\n".join(migrated(url, on_wait) for url in urls)
 
 
-def migrated(url: str) -> str:
+def migrated(url: str, on_wait: Callable[[str], None]) -> str:
     where = display_url(url)
     if STORES.of(url) == "postgres":
-        before, after = STORES.module("postgres", "migrate").migrate(url)
+        before, after = STORES.module("postgres", "migrate").migrate(url, on_wait=on_wait)
         if before == after:
             return f"{where} is up to date, at {after}"
         return f"{where} was migrated from {before or 'nothing'} to {after}"
