@@ -272,7 +272,8 @@ def awaited_by_frameworks(function: F) -> F:
     if sys.version_info >= (3, 12):
         import inspect
 
-        return inspect.markcoroutinefunction(function)
-    marker = getattr(asyncio.coroutines, "_is_coroutine", True)
-    cast("Any", function)._is_coroutine = marker
+        function = inspect.markcoroutinefunction(function)
+    else:
+        marker = getattr(asyncio.coroutines, "_is_coroutine", True)
+        cast("Any", function)._is_coroutine = marker
     return function
